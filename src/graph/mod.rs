@@ -1,0 +1,239 @@
+//! The typed intermediate representation: a list of single-output nodes with static shapes.
+//!
+//! A [`Graph`] is in topological order by construction: a node's inputs stand before it. Graphs
+//! are made and extended by a [`Builder`]; transformations take a graph and return a new one.
+
+mod builder;
+mod eval;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use builder::Builder;
+pub use eval::{eval, eval_values};
+
+use crate::error::{Error, Result};
+use crate::ops::Op;
+use crate::tensor::{DType, Tensor};
+
+/// A value of a graph: the output of one of its nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Value(pub(crate) u32);
+
+impl Value {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What is known of a value before anything runs: its dtype and its full shape.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Fact {
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions, all known; empty for a scalar.
+    pub shape: Vec<usize>,
+}
+
+impl Fact {
+    /// A fact from its parts.
+    pub fn new(dtype: DType, shape: impl Into<Vec<usize>>) -> Self {
+        Fact { dtype, shape: shape.into() }
+    }
+
+    /// The fact of `tensor`.
+    pub fn of(tensor: &Tensor) -> Self {
+        Fact::new(tensor.dtype(), tensor.shape())
+    }
+
+    /// The number of dimensions.
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:?}", self.dtype, self.shape)
+    }
+}
+
+/// An operation applied to earlier values.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What is computed, with its attributes parsed.
+    pub op: Op,
+    /// The operands.
+    pub inputs: Vec<Value>,
+    /// Dtype and shape of the result.
+    pub fact: Fact,
+    /// Where the node comes from: the model's node name, under `grad/` for what `grad` adds.
+    pub scope: Arc<str>,
+}
+
+/// A named result of a graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The name, unique among the outputs.
+    pub name: String,
+    /// The value.
+    pub value: Value,
+}
+
+/// A computation: nodes in topological order, named inputs and outputs.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) inputs: Vec<Value>,
+    pub(crate) outputs: Vec<Output>,
+}
+
+impl Graph {
+    /// The node that computes `value`.
+    pub fn node(&self, value: Value) -> &Node {
+        &self.nodes[value.index()]
+    }
+
+    /// Dtype and shape of `value`.
+    pub fn fact(&self, value: Value) -> &Fact {
+        &self.node(value).fact
+    }
+
+    /// The shape of `value`.
+    pub fn shape(&self, value: Value) -> &[usize] {
+        &self.fact(value).shape
+    }
+
+    /// All values with their nodes, in topological order.
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (Value, &Node)> + ExactSizeIterator {
+        self.nodes.iter().enumerate().map(|(i, node)| (Value(i as u32), node))
+    }
+
+    /// The inputs, in declaration order.
+    pub fn inputs(&self) -> &[Value] {
+        &self.inputs
+    }
+
+    /// The outputs, in declaration order.
+    pub fn outputs(&self) -> &[Output] {
+        &self.outputs
+    }
+
+    /// The name of an input or a parameter; `None` for other values.
+    pub fn name(&self, value: Value) -> Option<&str> {
+        match &self.node(value).op {
+            Op::Input(name) => Some(name),
+            Op::Parameter(parameter) => Some(&parameter.name),
+            _ => None,
+        }
+    }
+
+    /// The input called `name`.
+    pub fn input(&self, name: &str) -> Option<Value> {
+        self.inputs.iter().copied().find(|&v| self.name(v) == Some(name))
+    }
+
+    /// The output called `name`. Errs, listing those there are, when it is missing.
+    pub fn output(&self, name: &str) -> Result<Value> {
+        self.outputs.iter().find(|o| o.name == name).map(|o| o.value).ok_or_else(|| {
+            let names: Vec<_> = self.outputs.iter().map(|o| o.name.as_str()).collect();
+            Error::Usage(format!("no output '{name}'; there are: {}", names.join(", ")))
+        })
+    }
+
+    /// The trainable parameters, in the order of the model file.
+    pub fn parameters(&self) -> impl Iterator<Item = (Value, &Parameter)> {
+        self.nodes().filter_map(|(value, node)| match &node.op {
+            Op::Parameter(parameter) => Some((value, parameter)),
+            _ => None,
+        })
+    }
+
+    /// The constant that `value` is, if it is one.
+    pub fn constant(&self, value: Value) -> Option<&Tensor> {
+        match &self.node(value).op {
+            Op::Constant(tensor) => Some(tensor),
+            _ => None,
+        }
+    }
+
+    /// For each value, whether an output depends on it.
+    pub fn live(&self) -> Vec<bool> {
+        let mut live = vec![false; self.nodes.len()];
+        for output in &self.outputs {
+            live[output.value.index()] = true;
+        }
+        for (value, node) in self.nodes().rev() {
+            if live[value.index()] {
+                for input in &node.inputs {
+                    live[input.index()] = true;
+                }
+            }
+        }
+        live
+    }
+
+    /// For each value, whether it depends on any of `sources` (a source depends on itself).
+    pub fn dependents(&self, sources: &[Value]) -> Vec<bool> {
+        let mut depends = vec![false; self.nodes.len()];
+        for source in sources {
+            depends[source.index()] = true;
+        }
+        for (value, node) in self.nodes() {
+            if node.inputs.iter().any(|input| depends[input.index()]) {
+                depends[value.index()] = true;
+            }
+        }
+        depends
+    }
+
+    /// The graph with only the given outputs, and only the nodes these depend on. Inputs stay.
+    pub fn with_outputs(&self, outputs: Vec<Output>) -> Graph {
+        let graph = Graph { outputs, ..self.clone() };
+        graph.pruned()
+    }
+
+    /// The graph without the nodes that no output depends on. Inputs stay.
+    pub fn pruned(&self) -> Graph {
+        let mut keep = self.live();
+        for input in &self.inputs {
+            keep[input.index()] = true;
+        }
+        let mut map = vec![Value(u32::MAX); self.nodes.len()];
+        let mut nodes = Vec::new();
+        for (value, node) in self.nodes() {
+            if keep[value.index()] {
+                map[value.index()] = Value(nodes.len() as u32);
+                let inputs = node.inputs.iter().map(|v| map[v.index()]).collect();
+                nodes.push(Node { inputs, ..node.clone() });
+            }
+        }
+        let outputs = self.outputs.iter();
+        Graph {
+            nodes,
+            inputs: self.inputs.iter().map(|v| map[v.index()]).collect(),
+            outputs: outputs
+                .map(|o| Output { name: o.name.clone(), value: map[o.value.index()] })
+                .collect(),
+        }
+    }
+}
+
+/// A trainable tensor of a model.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// The initializer's name in the model file.
+    pub name: Arc<str>,
+    /// Its values; shared, not copied, by clones of the graph.
+    pub tensor: Tensor,
+}

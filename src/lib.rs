@@ -1,0 +1,7 @@
+//! Training-free performance inference for neural networks given as ONNX files.
+
+pub mod engine;
+pub mod error;
+pub mod tensor;
+
+pub use error::{Error, Result};
