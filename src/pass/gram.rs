@@ -5,7 +5,7 @@ use ndarray::Array2;
 use super::memory::peak_bytes;
 use super::plan::{Plan, members, plan};
 use super::training::{Reduction, TrainingGraph, training_graph};
-use super::Samples;
+use super::Batch;
 use crate::emit::emit_bytes;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -71,7 +71,7 @@ pub struct ClassGram {
 /// [`transform::batch_norm`]: crate::transform::batch_norm
 pub fn class_grams(
     model: &Graph,
-    samples: &Samples,
+    samples: &Batch,
     request: &GramRequest,
     engine: &dyn Engine,
 ) -> Result<Vec<ClassGram>> {
@@ -142,7 +142,7 @@ fn check_finite(losses: &Tensor, sums: &Tensor, parameters: &[String]) -> Result
 /// output `sums`.
 fn build(
     model: &Graph,
-    samples: &Samples,
+    samples: &Batch,
     request: &GramRequest,
 ) -> Result<(Plan, Graph, Vec<String>)> {
     let largest = members(&samples.classes).values().map(Vec::len).max().unwrap_or(1);

@@ -6,10 +6,12 @@
 mod gram;
 mod memory;
 mod plan;
+mod size;
 mod training;
 
 pub use gram::{ClassGram, GramKind, GramRequest, class_grams};
 pub use memory::peak_bytes;
+pub use size::{flops, has_batch_norm, parameters};
 pub use training::{Reduction, TrainingGraph, training_graph};
 
 use crate::error::{Error, Result};
@@ -17,7 +19,7 @@ use crate::tensor::{Tensor, map_same};
 
 /// The samples that a model is scored on, fitted to its inputs.
 #[derive(Clone, Debug)]
-pub struct Samples {
+pub struct Batch {
     /// One tensor per model input, `[N, …]`: the leading axis takes the place of the batch axis.
     pub inputs: Vec<Tensor>,
     /// The targets of the loss, `[N, …]`.
@@ -26,7 +28,7 @@ pub struct Samples {
     pub classes: Vec<i64>,
 }
 
-impl Samples {
+impl Batch {
     /// The number of samples.
     pub fn len(&self) -> usize {
         self.classes.len()

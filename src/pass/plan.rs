@@ -10,14 +10,14 @@ use crate::error::{Error, Result};
 pub(crate) struct Plan {
     /// Groups in a run.
     pub groups: usize,
-    /// Samples in a group.
+    /// Batch in a group.
     pub size: usize,
     /// For each run, for each group, the samples in it; a short group has free places.
     pub runs: Vec<Vec<Vec<usize>>>,
 }
 
 impl Plan {
-    /// Samples in a run.
+    /// Batch in a run.
     pub fn lanes(&self) -> usize {
         self.groups * self.size
     }

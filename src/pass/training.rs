@@ -1,6 +1,6 @@
 //! Training graphs: forward, loss and backward in one.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{Builder, Fact, Graph, Output, Value};
 use crate::ops::Op;
 use crate::transform::{self, Loss};
@@ -106,10 +106,6 @@ fn with_flat_inputs(graph: &Graph, n: usize) -> Result<Graph> {
             _ => Ok(None),
         }
     })?;
-    for output in graph.outputs() {
-        let value = map[output.value.index()]
-            .ok_or_else(|| Error::Shape(format!("output '{}' is missing", output.name)))?;
-        b.output(output.name.clone(), value);
-    }
+    b.copy_outputs(graph, &map)?;
     Ok(b.finish())
 }

@@ -9,16 +9,16 @@ use rand_distr::{Distribution, StandardNormal};
 
 use super::roles::{Role, roles};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Parameter};
+use crate::graph::{Builder, Graph, Parameter};
 use crate::linalg;
-use crate::ops::Op;
+use crate::ops::{Op, Primitive};
 use crate::tensor::Tensor;
 
 /// Where the parameters come from.
 ///
 /// A scheme sets kernels and matrices. Unless it is [`Init::Keep`], biases are drawn from
 /// `U(−1/√fan_in, 1/√fan_in)` under [`Init::PyTorch`] and are 0 otherwise, the scales of
-/// normalisations are 1, their shifts 0, embeddings are `N(0, 1)`, and free parameters (class
+/// normalisations are 1, their shifts 0, running means and variances are 0 and 1, embeddings are `N(0, 1)`, and free parameters (class
 /// tokens, position tables, slopes) stay as they are in the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Init {
@@ -95,7 +95,21 @@ pub fn initialise(graph: &Graph, init: Init, seed: u64) -> Result<Graph> {
         };
         *tensor = Tensor::f32(&shape, values)?.cast(node.fact.dtype);
     }
-    Ok(graph)
+    with_fresh_statistics(&graph)
+}
+
+/// `graph` with running means of 0 and variances of 1: those stored belong to the old parameters.
+fn with_fresh_statistics(graph: &Graph) -> Result<Graph> {
+    let mut b = Builder::default();
+    let map = b.import(graph, |b, _, node, inputs| {
+        let Op::Apply(Primitive::BatchNorm(norm)) = &node.op else { return Ok(None) };
+        let fact = b.fact(inputs[3]).clone();
+        let mean = b.constant(Tensor::full(fact.dtype, &fact.shape, 0.0));
+        let variance = b.constant(Tensor::full(fact.dtype, &fact.shape, 1.0));
+        b.push(*norm, &[inputs[0], inputs[1], inputs[2], mean, variance]).map(Some)
+    })?;
+    b.copy_outputs(graph, &map)?;
+    Ok(b.finish())
 }
 
 /// The values of one parameter, or `None` to keep them.

@@ -75,36 +75,6 @@ impl Loss {
             }
         }
     }
-
-    /// Class labels as the targets of this loss, one row per label, for a model output of shape
-    /// `output`: the labels themselves for cross-entropy; otherwise 0 and 1 for a single output,
-    /// and one-hot rows for several. Errs when a label is not a class.
-    pub fn targets(self, labels: &[i64], output: &Fact) -> Result<Tensor> {
-        if self == Loss::CrossEntropy {
-            return Ok(Tensor::index(labels.iter().copied()));
-        }
-        let fact = self.target(output)?;
-        let width = fact.len();
-        let classes = if width == 1 { 2 } else { width };
-        if self == Loss::TokenCrossEntropy {
-            return Err(Error::Data(
-                "token-cross-entropy needs a label for each position: an array 'labels' of shape \
-                 [samples, positions]"
-                    .into(),
-            ));
-        }
-        let mut values = vec![0.0; labels.len() * width];
-        for (i, &label) in labels.iter().enumerate() {
-            let class = usize::try_from(label).ok().filter(|&c| c < classes).ok_or_else(|| {
-                Error::Data(format!("label {label} of sample {i} is not one of {classes} classes"))
-            })?;
-            match width {
-                1 => values[i] = class as f32,
-                _ => values[i * width + class] = 1.0,
-            }
-        }
-        Tensor::f32(&[&[labels.len()], fact.shape.as_slice()].concat(), values)
-    }
 }
 
 /// Extends a model graph, whose first output is its prediction for one sample, by the input
@@ -217,15 +187,5 @@ mod tests {
         let (graph, _) = model(&[1, 1]);
         assert!(loss(&graph, Loss::CrossEntropy).is_err());
         assert!(loss(&graph, Loss::BinaryCrossEntropy).is_ok());
-    }
-
-    #[test]
-    fn labels_become_targets() {
-        let output = Fact::new(DType::F32, [1, 3]);
-        let rows = Loss::MeanSquaredError.targets(&[2, 0], &output).unwrap();
-        assert_eq!(rows, Tensor::f32(&[2, 3], vec![0., 0., 1., 1., 0., 0.]).unwrap());
-        assert!(Loss::MeanSquaredError.targets(&[3], &output).is_err());
-        let single = Fact::new(DType::F32, [1, 1]);
-        assert!(Loss::BinaryCrossEntropy.targets(&[2], &single).is_err());
     }
 }
