@@ -9,4 +9,7 @@ pub mod ops;
 pub mod tensor;
 pub mod transform;
 
+#[cfg(test)]
+mod testing;
+
 pub use error::{Error, Result};
