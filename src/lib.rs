@@ -1,5 +1,6 @@
 //! Training-free performance inference for neural networks given as ONNX files.
 
+pub mod data;
 pub mod engine;
 pub mod error;
 pub mod tensor;
