@@ -3,6 +3,7 @@
 pub mod data;
 pub mod engine;
 pub mod error;
+pub mod stats;
 pub mod tensor;
 
 pub use error::{Error, Result};
