@@ -3,6 +3,7 @@
 pub mod data;
 pub mod engine;
 pub mod error;
+pub mod report;
 pub mod stats;
 pub mod tensor;
 
