@@ -1,0 +1,232 @@
+//! The primitive operations, one family a file: shape rule, gradient rule, batching rule, meaning
+//! and emission stand side by side, with their tests below.
+//!
+//! The set is small and closed: every gradient and batching rule is written in terms of the same
+//! primitives, so both transformations can be applied again to their own results. Everything else
+//! that ONNX knows is lowered to these at import.
+
+mod binary;
+mod cumsum;
+mod gather;
+mod matmul;
+mod norm;
+mod reduce;
+mod select;
+mod shape;
+mod slice;
+mod softmax;
+mod unary;
+
+use std::sync::Arc;
+
+pub use binary::Binary;
+pub use cumsum::CumSum;
+pub use gather::{Gather, ScatterAdd};
+pub use matmul::MatMul;
+pub use norm::{BatchNorm, BatchNormMode};
+pub use reduce::{Reduce, Reduction};
+pub use select::{Cast, Detach, Where};
+pub use shape::{Expand, Reshape, Transpose};
+pub use slice::{Concat, Pad, Slice};
+pub use softmax::Softmax;
+pub use unary::Unary;
+
+use crate::emit::Emitter;
+use crate::error::{Error, Result};
+use crate::graph::{Builder, Fact, Parameter, Value};
+use crate::tensor::Tensor;
+
+/// What a node is: a leaf, or a primitive applied to operands.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// A named tensor given at run time.
+    Input(Arc<str>),
+    /// A trainable tensor of the model.
+    Parameter(Parameter),
+    /// A tensor that is known and not trained.
+    Constant(Tensor),
+    /// A primitive operation.
+    Apply(Primitive),
+}
+
+/// The operands and the result at which a rule is applied.
+pub struct Site<'a> {
+    /// The operands.
+    pub inputs: &'a [Value],
+    /// The result.
+    pub output: Value,
+    /// For each operand, whether its cotangent is wanted.
+    pub wants: &'a [bool],
+}
+
+impl Site<'_> {
+    /// Operand `i`.
+    pub fn input(&self, i: usize) -> Value {
+        self.inputs[i]
+    }
+
+    /// Whether the cotangent of operand `i` is wanted.
+    pub fn wants(&self, i: usize) -> bool {
+        self.wants[i]
+    }
+}
+
+/// The cotangents of the operands, in order; `None` is a cotangent that is zero or not wanted.
+pub type Cotangents = Vec<Option<Value>>;
+
+/// An operand under `vmap`: with a leading lane axis, or the same for all lanes.
+#[derive(Clone, Copy, Debug)]
+pub struct Lane {
+    /// The operand in the new graph.
+    pub value: Value,
+    /// Whether its leading axis is the lane axis.
+    pub batched: bool,
+}
+
+impl Lane {
+    /// The operand with a lane axis of size `n`, by broadcasting where it has none.
+    pub fn spread(self, b: &mut Builder, n: usize) -> Result<Value> {
+        if self.batched {
+            return Ok(self.value);
+        }
+        let shape = b.shape(self.value);
+        let mut target = vec![n];
+        target.extend(shape);
+        b.expand(self.value, &target)
+    }
+}
+
+/// Whether and how an operation can be differentiated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Derivative {
+    /// By its gradient rule.
+    Rule,
+    /// It is zero wherever it is defined.
+    Zero,
+    /// Not at all, for this reason.
+    Unsupported(&'static str),
+}
+
+/// What every primitive says of itself.
+pub trait Rule {
+    /// Dtype and shape of the result. Errs when the operands do not fit.
+    fn infer(&self, inputs: &[&Fact]) -> Result<Fact>;
+
+    /// The result, computed plainly (floats in float64, then rounded to the result's dtype).
+    fn eval(&self, inputs: &[&Tensor], output: &Fact) -> Result<Tensor>;
+
+    /// Whether [`Rule::vjp`] applies.
+    fn derivative(&self) -> Derivative {
+        Derivative::Rule
+    }
+
+    /// The vector-Jacobian product: cotangents of the operands from the cotangent `dy` of the
+    /// result.
+    fn vjp(&self, b: &mut Builder, site: &Site, dy: Value) -> Result<Cotangents>;
+
+    /// The result for `n` lanes at once, with the lane axis leading. At least one operand is
+    /// batched.
+    fn batch(&self, b: &mut Builder, lanes: &[Lane], n: usize) -> Result<Value>;
+
+    /// An operand or simpler operation that equals this one, if there is one.
+    fn simplify(&self, _: &mut Builder, _: &[Value], _: &Fact) -> Result<Option<Value>> {
+        Ok(None)
+    }
+
+    /// Writes the operation as ONNX nodes and returns the name of the result.
+    fn emit(&self, e: &mut Emitter, inputs: &[Value], output: &Fact) -> Result<String>;
+}
+
+/// Declares [`Primitive`] as the sum of the op families, each reachable as a [`Rule`].
+macro_rules! primitives {
+    ($($family:ident),* $(,)?) => {
+        /// A primitive operation with its attributes.
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        #[allow(missing_docs)]
+        pub enum Primitive {
+            $($family($family)),*
+        }
+
+        impl Primitive {
+            /// The rules of the operation.
+            pub fn rule(&self) -> &dyn Rule {
+                match self {
+                    $(Primitive::$family(op) => op),*
+                }
+            }
+
+            /// The family's name.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Primitive::$family(_) => stringify!($family)),*
+                }
+            }
+        }
+
+        $(impl From<$family> for Primitive {
+            fn from(op: $family) -> Self {
+                Primitive::$family(op)
+            }
+        })*
+    };
+}
+
+primitives!(
+    BatchNorm, Binary, Cast, Concat, CumSum, Detach, Expand, Gather, MatMul, Pad, Reduce, Reshape,
+    ScatterAdd, Slice, Softmax, Transpose, Unary, Where,
+);
+
+/// A float attribute that can be compared and hashed: by its bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Float(u64);
+
+impl From<f64> for Float {
+    fn from(value: f64) -> Self {
+        Float(value.to_bits())
+    }
+}
+
+impl Float {
+    /// The value.
+    pub fn get(self) -> f64 {
+        f64::from_bits(self.0)
+    }
+}
+
+/// The shape that operands of shapes `a` and `b` broadcast to.
+pub(crate) fn broadcast(a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
+    let rank = a.len().max(b.len());
+    let dim = |s: &[usize], i: usize| (i + s.len()).checked_sub(rank).map_or(1, |j| s[j]);
+    (0..rank)
+        .map(|i| match (dim(a, i), dim(b, i)) {
+            (x, y) if x == y => Ok(x),
+            (1, y) => Ok(y),
+            (x, 1) => Ok(x),
+            _ => Err(Error::Shape(format!("shapes {a:?} and {b:?} do not broadcast"))),
+        })
+        .collect()
+}
+
+/// Brings lanes of differing logical rank to one rank, so that broadcasting aligns the lane axes.
+pub(crate) fn align(b: &mut Builder, lanes: &[Lane]) -> Result<Vec<Value>> {
+    let logical = |b: &Builder, l: &Lane| b.rank(l.value) - usize::from(l.batched);
+    let rank = lanes.iter().map(|l| logical(b, l)).max().unwrap_or(0);
+    lanes
+        .iter()
+        .map(|lane| {
+            let missing = rank - logical(b, lane);
+            if !lane.batched || missing == 0 {
+                return Ok(lane.value);
+            }
+            let mut shape = b.shape(lane.value);
+            shape.splice(1..1, std::iter::repeat_n(1, missing));
+            b.reshape(lane.value, &shape)
+        })
+        .collect()
+}
+
+/// The shape without its lane axis, for a batched operand.
+pub(crate) fn unlaned(b: &Builder, lane: Lane) -> Vec<usize> {
+    let shape = b.shape(lane.value);
+    if lane.batched { shape[1..].to_vec() } else { shape }
+}
