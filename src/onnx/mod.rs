@@ -1,0 +1,21 @@
+//! ONNX files: reading and checking them, and a plain representation of what they hold.
+//!
+//! Protobuf ends here. [`load`] yields a [`Model`] whose tensors are decoded, whose external data
+//! is read, and whose attributes are typed; [`crate::import`] lowers it to the graph IR.
+
+mod decode;
+mod external;
+mod load;
+mod model;
+pub mod proto;
+mod tensor;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use load::{NEWEST_KNOWN_OPSET, load, read};
+pub use model::{
+    Attribute, Dim, Function, FunctionKey, Graph, Initializer, Literal, Model, Node, Opsets, Type,
+    ValueInfo,
+};
+pub use proto::tensor_proto::DataType;
+pub use tensor::dtype_of;
