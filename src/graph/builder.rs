@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Fact, Graph, Node, Output, Parameter, Value};
 use crate::error::{Error, Result};
-use crate::ops::{Op, Simplified};
+use crate::ops::{Op, Primitive};
 use crate::tensor::{DType, Tensor};
 
 /// Constant results larger than this many elements are left to the engine to compute.
@@ -19,7 +19,7 @@ const SHARE_LIMIT: usize = 64;
 /// yield their operand.
 pub struct Builder {
     graph: Graph,
-    known: HashMap<(Op, Vec<Value>), Value>,
+    known: HashMap<(Primitive, Vec<Value>), Value>,
     constants: HashMap<(DType, Vec<usize>, Vec<u64>), Value>,
     scope: Arc<str>,
 }
@@ -36,12 +36,16 @@ impl Builder {
         let mut known = HashMap::new();
         let mut constants = HashMap::new();
         for (value, node) in graph.nodes() {
-            if let Op::Constant(tensor) = &node.op {
-                if let Some(key) = constant_key(tensor) {
-                    constants.entry(key).or_insert(value);
+            match &node.op {
+                Op::Constant(tensor) => {
+                    if let Some(key) = constant_key(tensor) {
+                        constants.entry(key).or_insert(value);
+                    }
                 }
-            } else if node.op.is_shareable() {
-                known.entry((node.op.clone(), node.inputs.clone())).or_insert(value);
+                Op::Apply(op) => {
+                    known.entry((op.clone(), node.inputs.clone())).or_insert(value);
+                }
+                Op::Input(_) | Op::Parameter(_) => {}
             }
         }
         Builder { graph, known, constants, scope: "".into() }
@@ -137,13 +141,12 @@ impl Builder {
     }
 
     /// Applies `op` to `inputs`. Errs when their shapes or dtypes do not fit.
-    pub fn push(&mut self, op: impl Into<Op>, inputs: &[Value]) -> Result<Value> {
+    pub fn push(&mut self, op: impl Into<Primitive>, inputs: &[Value]) -> Result<Value> {
         let op = op.into();
         let facts: Vec<&Fact> = inputs.iter().map(|&v| self.graph.fact(v)).collect();
-        let fact = op.infer(&facts)?;
-        match op.simplify(self, inputs, &fact)? {
-            Simplified::To(value) => return Ok(value),
-            Simplified::No => {}
+        let fact = op.rule().infer(&facts)?;
+        if let Some(value) = op.rule().simplify(self, inputs, &fact)? {
+            return Ok(value);
         }
         if let Some(value) = self.fold(&op, inputs, &fact)? {
             return Ok(value);
@@ -152,25 +155,23 @@ impl Builder {
         if let Some(&value) = self.known.get(&key) {
             return Ok(value);
         }
-        let value = self.append(key.0.clone(), key.1.clone(), fact);
-        if key.0.is_shareable() {
-            self.known.insert(key, value);
-        }
+        let value = self.append(Op::Apply(key.0.clone()), key.1.clone(), fact);
+        self.known.insert(key, value);
         Ok(value)
     }
 
-    fn fold(&mut self, op: &Op, inputs: &[Value], fact: &Fact) -> Result<Option<Value>> {
+    fn fold(&mut self, op: &Primitive, inputs: &[Value], fact: &Fact) -> Result<Option<Value>> {
         if inputs.is_empty() || fact.len() > FOLD_LIMIT {
             return Ok(None);
         }
         // A broadcast scalar stays one: what uses it broadcasts by itself.
-        if matches!(op, Op::Expand(_)) && fact.len() > SHARE_LIMIT {
+        if matches!(op, Primitive::Expand(_)) && fact.len() > SHARE_LIMIT {
             return Ok(None);
         }
         let operands: Option<Vec<&Tensor>> =
             inputs.iter().map(|&v| self.graph.constant(v)).collect();
         let Some(operands) = operands else { return Ok(None) };
-        let tensor = op.eval(&operands, fact)?;
+        let tensor = op.rule().eval(&operands, fact)?;
         debug_assert_eq!(Fact::of(&tensor), *fact, "{op:?} evaluates to its inferred fact");
         Ok(Some(self.constant(tensor)))
     }
@@ -210,7 +211,7 @@ impl Builder {
                     Op::Input(name) => self.input(name.clone(), node.fact.clone()),
                     Op::Parameter(_) => self.append(node.op.clone(), vec![], node.fact.clone()),
                     Op::Constant(tensor) => self.constant(tensor.clone()),
-                    op => self.push(op.clone(), &inputs)?,
+                    Op::Apply(op) => self.push(op.clone(), &inputs)?,
                 },
             };
             map[value.index()] = Some(new);

@@ -42,12 +42,12 @@ pub fn eval_values(graph: &Graph, inputs: &[Tensor], wanted: &[Value]) -> Result
             Op::Input(_) => continue,
             Op::Constant(tensor) => tensor.clone(),
             Op::Parameter(parameter) => parameter.tensor.clone(),
-            op => {
+            Op::Apply(op) => {
                 let operands: Option<Vec<&Tensor>> =
                     node.inputs.iter().map(|v| values[v.index()].as_ref()).collect();
                 let operands = operands
                     .ok_or_else(|| Error::Shape("a node reads a value not yet computed".into()))?;
-                op.eval(&operands, &node.fact)?
+                op.rule().eval(&operands, &node.fact)?
             }
         };
         values[value.index()] = Some(tensor);

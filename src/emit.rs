@@ -1,0 +1,325 @@
+//! Writing a graph as a standard ONNX model.
+//!
+//! Opset 17 of `ai.onnx` only: both engines know it, and so does every other ONNX runtime.
+
+use std::collections::HashMap;
+
+use prost::Message;
+
+use crate::error::{Error, Result};
+use crate::graph::{Fact, Graph, Value};
+use crate::onnx::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
+    tensor_proto::DataType, tensor_shape_proto, type_proto,
+};
+use crate::ops::Op;
+use crate::tensor::{DType, Tensor};
+
+/// The version of `ai.onnx` that is written.
+pub const OPSET: i64 = 17;
+
+/// An attribute of an ONNX node.
+#[derive(Clone, Debug)]
+pub enum Attr {
+    /// An integer.
+    Int(i64),
+    /// A list of integers.
+    Ints(Vec<i64>),
+    /// A float.
+    Float(f32),
+    /// A string.
+    Str(&'static str),
+}
+
+impl From<&[usize]> for Attr {
+    fn from(values: &[usize]) -> Self {
+        Attr::Ints(values.iter().map(|&v| v as i64).collect())
+    }
+}
+
+impl From<&'static str> for Attr {
+    fn from(value: &'static str) -> Self {
+        Attr::Str(value)
+    }
+}
+
+/// Collects the ONNX nodes that a graph is written as.
+pub struct Emitter<'a> {
+    graph: &'a Graph,
+    names: Vec<Option<String>>,
+    proto: GraphProto,
+    constants: HashMap<(DType, Vec<usize>, Vec<u8>), String>,
+    scope: String,
+    counter: usize,
+}
+
+/// `graph` as an ONNX model. Its inputs, parameters and outputs keep their names.
+pub fn emit(graph: &Graph) -> Result<ModelProto> {
+    let mut e = Emitter {
+        graph,
+        names: vec![None; graph.nodes().len()],
+        proto: GraphProto { name: Some("gradalign".into()), ..Default::default() },
+        constants: HashMap::new(),
+        scope: String::new(),
+        counter: 0,
+    };
+    let live = graph.live();
+    for &input in graph.inputs() {
+        let name = graph.name(input).unwrap_or_default().to_string();
+        e.proto.input.push(value_info(&name, graph.fact(input)));
+        e.names[input.index()] = Some(name);
+    }
+    for (value, node) in graph.nodes() {
+        if !live[value.index()] {
+            continue;
+        }
+        e.scope = node.scope.to_string();
+        let name = match &node.op {
+            Op::Input(_) => continue,
+            Op::Parameter(parameter) => {
+                e.proto.initializer.push(tensor_proto(&parameter.name, &parameter.tensor));
+                parameter.name.to_string()
+            }
+            Op::Constant(tensor) => e.tensor(tensor),
+            Op::Apply(op) => op.rule().emit(&mut e, &node.inputs, &node.fact)?,
+        };
+        e.names[value.index()] = Some(name);
+    }
+    let mut proto = e.finish()?;
+    let mut taken = std::collections::HashSet::new();
+    for name in proto.input.iter().map(|i| &i.name).chain(proto.initializer.iter().map(|i| &i.name))
+    {
+        if !taken.insert(name.clone()) {
+            let name = name.clone().unwrap_or_default();
+            return Err(Error::InvalidModel(format!("two tensors are called '{name}'")));
+        }
+    }
+    proto.node.shrink_to_fit();
+    Ok(ModelProto {
+        ir_version: Some(8),
+        producer_name: Some("gradalign".into()),
+        producer_version: Some(env!("CARGO_PKG_VERSION").into()),
+        opset_import: vec![OperatorSetIdProto {
+            domain: Some(String::new()),
+            version: Some(OPSET),
+        }],
+        graph: Some(proto),
+        ..Default::default()
+    })
+}
+
+/// `graph` as the bytes of an ONNX model.
+pub fn emit_bytes(graph: &Graph) -> Result<Vec<u8>> {
+    Ok(emit(graph)?.encode_to_vec())
+}
+
+impl Emitter<'_> {
+    /// The name of an earlier value.
+    pub fn name(&self, value: Value) -> String {
+        self.names[value.index()].clone().unwrap_or_default()
+    }
+
+    /// Dtype and shape of a value.
+    pub fn fact(&self, value: Value) -> &Fact {
+        self.graph.fact(value)
+    }
+
+    /// The tensor that a value is known to be: a constant or a parameter.
+    pub fn constant(&self, value: Value) -> Option<&Tensor> {
+        match &self.graph.node(value).op {
+            Op::Constant(tensor) => Some(tensor),
+            Op::Parameter(parameter) => Some(&parameter.tensor),
+            _ => None,
+        }
+    }
+
+    fn fresh(&mut self, op: &str) -> String {
+        self.counter += 1;
+        match self.scope.is_empty() {
+            true => format!("{op}_{}", self.counter),
+            false => format!("{}/{op}_{}", self.scope, self.counter),
+        }
+    }
+
+    /// Adds a node with one output and returns that output's name.
+    pub fn node(&mut self, op: &str, inputs: &[&str], attrs: &[(&str, Attr)]) -> String {
+        self.nodes(op, inputs, 1, attrs).swap_remove(0)
+    }
+
+    /// Adds a node with `outputs` outputs and returns their names.
+    pub fn nodes(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        outputs: usize,
+        attrs: &[(&str, Attr)],
+    ) -> Vec<String> {
+        let name = self.fresh(op);
+        let outputs: Vec<String> = match outputs {
+            1 => vec![name.clone()],
+            n => (0..n).map(|i| format!("{name}:{i}")).collect(),
+        };
+        self.proto.node.push(NodeProto {
+            name: Some(name),
+            op_type: Some(op.into()),
+            input: inputs.iter().map(|&s| s.to_string()).collect(),
+            output: outputs.clone(),
+            attribute: attrs.iter().map(|(name, value)| attribute(name, value)).collect(),
+            ..Default::default()
+        });
+        outputs
+    }
+
+    /// The name of an initializer that holds `tensor`; equal small ones are shared.
+    pub fn tensor(&mut self, tensor: &Tensor) -> String {
+        let key = (tensor.len() <= 64)
+            .then(|| (tensor.dtype(), tensor.shape().to_vec(), raw_bytes(tensor)));
+        if let Some(name) = key.as_ref().and_then(|key| self.constants.get(key)) {
+            return name.clone();
+        }
+        self.counter += 1;
+        let name = format!("constant_{}", self.counter);
+        self.proto.initializer.push(tensor_proto(&name, tensor));
+        if let Some(key) = key {
+            self.constants.insert(key, name.clone());
+        }
+        name
+    }
+
+    /// The name of a one-dimensional int64 initializer.
+    pub fn i64s(&mut self, values: &[i64]) -> String {
+        self.tensor(&Tensor::index(values.iter().copied()))
+    }
+
+    /// The name of a one-dimensional int64 initializer of sizes or axes.
+    pub fn i64s_of(&mut self, values: &[usize]) -> String {
+        self.tensor(&Tensor::index(values.iter().map(|&v| v as i64)))
+    }
+
+    /// The name of a scalar initializer.
+    pub fn scalar(&mut self, dtype: DType, value: f64) -> String {
+        self.tensor(&Tensor::full(dtype, &[], value))
+    }
+
+    /// Adds a reshape of the tensor called `x`.
+    pub fn reshape(&mut self, x: &str, shape: &[usize]) -> String {
+        let shape = self.i64s_of(shape);
+        self.node("Reshape", &[x, &shape], &[])
+    }
+
+    /// Adds zeros of dtype and shape `fact`.
+    pub fn zeros(&mut self, fact: &Fact) -> String {
+        let zero = self.scalar(fact.dtype, 0.0);
+        let shape = self.i64s_of(&fact.shape);
+        self.node("Expand", &[&zero, &shape], &[])
+    }
+
+    /// Names the outputs as the graph does.
+    fn finish(mut self) -> Result<GraphProto> {
+        let mut renamed: HashMap<String, String> = HashMap::new();
+        let made: std::collections::HashSet<String> =
+            self.proto.node.iter().flat_map(|n| n.output.iter().cloned()).collect();
+        self.scope.clear();
+        for output in self.graph.outputs() {
+            let source = self.name(output.value);
+            // An input, an initializer or a tensor that is an output already is copied.
+            if !made.contains(&source) || renamed.contains_key(&source) {
+                let copied = renamed.get(&source).cloned().unwrap_or(source);
+                let copy = self.node("Identity", &[&copied], &[]);
+                if let Some(node) = self.proto.node.last_mut() {
+                    node.output = vec![output.name.clone()];
+                    debug_assert_ne!(copy, output.name);
+                }
+            } else {
+                renamed.insert(source, output.name.clone());
+            }
+            self.proto.output.push(value_info(&output.name, self.graph.fact(output.value)));
+        }
+        for node in &mut self.proto.node {
+            for name in node.input.iter_mut().chain(&mut node.output) {
+                if let Some(new) = renamed.get(name) {
+                    new.clone_into(name);
+                }
+            }
+        }
+        Ok(self.proto)
+    }
+}
+
+fn attribute(name: &str, value: &Attr) -> AttributeProto {
+    let mut proto = AttributeProto { name: Some(name.into()), ..Default::default() };
+    let kind = match value {
+        Attr::Int(v) => {
+            proto.i = Some(*v);
+            AttributeType::Int
+        }
+        Attr::Ints(v) => {
+            proto.ints.clone_from(v);
+            AttributeType::Ints
+        }
+        Attr::Float(v) => {
+            proto.f = Some(*v);
+            AttributeType::Float
+        }
+        Attr::Str(v) => {
+            proto.s = Some((*v).into());
+            AttributeType::String
+        }
+    };
+    proto.set_type(kind);
+    proto
+}
+
+/// The ONNX element type of a dtype.
+pub(crate) fn onnx_dtype(dtype: DType) -> i32 {
+    let kind = match dtype {
+        DType::F32 => DataType::Float,
+        DType::F64 => DataType::Double,
+        DType::I32 => DataType::Int32,
+        DType::I64 => DataType::Int64,
+        DType::Bool => DataType::Bool,
+    };
+    kind as i32
+}
+
+fn raw_bytes(tensor: &Tensor) -> Vec<u8> {
+    match tensor {
+        Tensor::F32(a) => a.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Tensor::F64(a) => a.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Tensor::I32(a) => a.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Tensor::I64(a) => a.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Tensor::Bool(a) => a.iter().map(|&v| u8::from(v)).collect(),
+    }
+}
+
+fn tensor_proto(name: &str, tensor: &Tensor) -> TensorProto {
+    TensorProto {
+        name: Some(name.into()),
+        dims: tensor.shape().iter().map(|&d| d as i64).collect(),
+        data_type: Some(onnx_dtype(tensor.dtype())),
+        raw_data: Some(raw_bytes(tensor).into()),
+        ..Default::default()
+    }
+}
+
+fn value_info(name: &str, fact: &Fact) -> ValueInfoProto {
+    use tensor_shape_proto::{Dimension, dimension::Value::DimValue};
+    let dim = fact
+        .shape
+        .iter()
+        .map(|&d| Dimension { value: Some(DimValue(d as i64)), ..Default::default() })
+        .collect();
+    let tensor = type_proto::Tensor {
+        elem_type: Some(onnx_dtype(fact.dtype)),
+        shape: Some(TensorShapeProto { dim }),
+    };
+    ValueInfoProto {
+        name: Some(name.into()),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(tensor)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,479 @@
+//! Elementwise functions of two operands, with broadcasting.
+
+use ndarray::{ArrayD, IxDyn, Zip};
+
+use super::{Cotangents, Derivative, Lane, Rule, Site, Unary, align, broadcast};
+use crate::emit::Emitter;
+use crate::error::{Error, Result, bail_shape};
+use crate::graph::{Builder, Fact, Value};
+use crate::tensor::{DType, Tensor};
+
+/// An elementwise function of two operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Binary {
+    Add,
+    And,
+    Div,
+    Equal,
+    Greater,
+    GreaterOrEqual,
+    Less,
+    LessOrEqual,
+    Max,
+    Min,
+    /// The remainder with the sign of the divisor.
+    Mod,
+    Mul,
+    Or,
+    Pow,
+    Sub,
+    Xor,
+}
+
+use Binary::*;
+
+impl Binary {
+    fn is_comparison(self) -> bool {
+        matches!(self, Equal | Greater | GreaterOrEqual | Less | LessOrEqual)
+    }
+
+    fn is_logic(self) -> bool {
+        matches!(self, And | Or | Xor)
+    }
+
+    fn is_commutative(self) -> bool {
+        matches!(self, Add | And | Equal | Max | Min | Mul | Or | Xor)
+    }
+
+    fn apply(self, x: f64, y: f64) -> f64 {
+        let truth = |t: bool| f64::from(u8::from(t));
+        match self {
+            Add => x + y,
+            And => truth(x != 0.0 && y != 0.0),
+            Div => x / y,
+            Equal => truth(x == y),
+            Greater => truth(x > y),
+            GreaterOrEqual => truth(x >= y),
+            Less => truth(x < y),
+            LessOrEqual => truth(x <= y),
+            Max => x.max(y),
+            Min => x.min(y),
+            Mod => x - y * (x / y).floor(),
+            Mul => x * y,
+            Or => truth(x != 0.0 || y != 0.0),
+            Pow => x.powf(y),
+            Sub => x - y,
+            Xor => truth((x != 0.0) != (y != 0.0)),
+        }
+    }
+
+    /// Integer arithmetic, exact where float64 is not; `None` where it is undefined.
+    fn apply_integers(self, x: i64, y: i64) -> Option<i64> {
+        Some(match self {
+            Add => x.wrapping_add(y),
+            Sub => x.wrapping_sub(y),
+            Mul => x.wrapping_mul(y),
+            Div => x.checked_div(y)?,
+            Mod => {
+                x.checked_rem(y).map(|r| if r != 0 && (r < 0) != (y < 0) { r + y } else { r })?
+            }
+            Max => x.max(y),
+            Min => x.min(y),
+            Pow => x.wrapping_pow(u32::try_from(y).ok()?),
+            Equal => i64::from(x == y),
+            Greater => i64::from(x > y),
+            GreaterOrEqual => i64::from(x >= y),
+            Less => i64::from(x < y),
+            LessOrEqual => i64::from(x <= y),
+            And => i64::from(x != 0 && y != 0),
+            Or => i64::from(x != 0 || y != 0),
+            Xor => i64::from((x != 0) != (y != 0)),
+        })
+    }
+}
+
+impl Rule for Binary {
+    fn infer(&self, x: &[&Fact]) -> Result<Fact> {
+        let (a, c) = (x[0], x[1]);
+        if a.dtype != c.dtype {
+            bail_shape!("{self:?} of {} and {}: the dtypes differ", a.dtype, c.dtype);
+        }
+        if self.is_logic() != (a.dtype == DType::Bool) && *self != Equal {
+            bail_shape!("{self:?} is not defined for {}", a.dtype);
+        }
+        let dtype = if self.is_comparison() { DType::Bool } else { a.dtype };
+        Ok(Fact::new(dtype, broadcast(&a.shape, &c.shape)?))
+    }
+
+    fn eval(&self, x: &[&Tensor], out: &Fact) -> Result<Tensor> {
+        if let (Some(p), Some(q)) = (x[0].to_i64(), x[1].to_i64()) {
+            let undefined = || Error::Shape(format!("{self:?} of integers is not defined here"));
+            let mut failed = false;
+            let values = zip(&p, &q, &out.shape, |a, b| {
+                self.apply_integers(a, b).unwrap_or_else(|| {
+                    failed = true;
+                    0
+                })
+            })?;
+            return if failed { Err(undefined()) } else { Ok(Tensor::from_i64(values, out.dtype)) };
+        }
+        let values = zip(&x[0].to_f64(), &x[1].to_f64(), &out.shape, |a, b| self.apply(a, b))?;
+        Ok(Tensor::from_f64(values, out.dtype))
+    }
+
+    fn derivative(&self) -> Derivative {
+        match self {
+            Add | Sub | Mul | Div | Pow | Max | Min | Mod => Derivative::Rule,
+            _ => Derivative::Zero,
+        }
+    }
+
+    /// `δ·∂f/∂a` and `δ·∂f/∂b`, each summed over the axes along which that operand was broadcast.
+    ///
+    /// `max` and `min` split the cotangent evenly where the operands are equal, as PyTorch.
+    fn vjp(&self, b: &mut Builder, site: &Site, dy: Value) -> Result<Cotangents> {
+        let (p, q, y) = (site.input(0), site.input(1), site.output);
+        let mut dp = None;
+        let mut dq = None;
+        match self {
+            Add => (dp, dq) = (Some(dy), Some(dy)),
+            Sub => {
+                dp = Some(dy);
+                if site.wants(1) {
+                    dq = Some(b.neg(dy)?);
+                }
+            }
+            Mul => {
+                if site.wants(0) {
+                    dp = Some(b.mul(dy, q)?);
+                }
+                if site.wants(1) {
+                    dq = Some(b.mul(dy, p)?);
+                }
+            }
+            Div => {
+                let scaled = b.div(dy, q)?;
+                dp = Some(scaled);
+                if site.wants(1) {
+                    let moved = b.mul(scaled, y)?;
+                    dq = Some(b.neg(moved)?);
+                }
+            }
+            Pow => {
+                if site.wants(0) {
+                    let lower = b.shift(q, -1.0)?;
+                    let power = b.pow(p, lower)?;
+                    let slope = b.mul(q, power)?;
+                    dp = Some(b.mul(dy, slope)?);
+                }
+                if site.wants(1) {
+                    // 0^q does not change with q > 0; log 0 must not poison it.
+                    let zero = b.scalar_like(p, 0.0);
+                    let one = b.scalar_like(p, 1.0);
+                    let positive = b.push(Greater, &[p, zero])?;
+                    let base = b.select(positive, p, one)?;
+                    let log = b.unary(Unary::Log, base)?;
+                    let slope = b.mul(y, log)?;
+                    dq = Some(b.mul(dy, slope)?);
+                }
+            }
+            Max | Min => {
+                let (for_p, for_q) = if *self == Max { (Greater, Less) } else { (Less, Greater) };
+                let equal = b.push(Equal, &[p, q])?;
+                let dtype = b.dtype(dy);
+                let tie = b.cast(equal, dtype)?;
+                let half = b.scale(tie, 0.5)?;
+                for (wins, cotangent, i) in [(for_p, &mut dp, 0), (for_q, &mut dq, 1)] {
+                    if site.wants(i) {
+                        let wins = b.push(wins, &[p, q])?;
+                        let wins = b.cast(wins, dtype)?;
+                        let share = b.add(wins, half)?;
+                        *cotangent = Some(b.mul(dy, share)?);
+                    }
+                }
+            }
+            // a mod b = a − b·⌊a/b⌋
+            Mod => {
+                dp = Some(dy);
+                if site.wants(1) {
+                    let ratio = b.div(p, q)?;
+                    let floor = b.unary(Unary::Floor, ratio)?;
+                    let slope = b.neg(floor)?;
+                    dq = Some(b.mul(dy, slope)?);
+                }
+            }
+            _ => {}
+        }
+        let mut narrow = |d: Option<Value>, to: Value, wanted: bool| -> Result<Option<Value>> {
+            match d {
+                Some(d) if wanted => b.unbroadcast(d, to).map(Some),
+                _ => Ok(None),
+            }
+        };
+        Ok(vec![narrow(dp, p, site.wants(0))?, narrow(dq, q, site.wants(1))?])
+    }
+
+    fn batch(&self, b: &mut Builder, lanes: &[Lane], _: usize) -> Result<Value> {
+        let x = align(b, lanes)?;
+        b.push(*self, &x)
+    }
+
+    fn simplify(&self, b: &mut Builder, x: &[Value], out: &Fact) -> Result<Option<Value>> {
+        let is = |b: &Builder, v: Value, c: f64| b.as_uniform(v) == Some(c);
+        let same = |b: &Builder, v: Value| b.fact(v) == out;
+        let (p, q) = (x[0], x[1]);
+        let kept = match self {
+            Add if is(b, q, 0.0) => Some(p),
+            Add if is(b, p, 0.0) => Some(q),
+            Sub if is(b, q, 0.0) => Some(p),
+            Mul | Div | Pow if is(b, q, 1.0) => Some(p),
+            Mul if is(b, p, 1.0) => Some(q),
+            _ => None,
+        };
+        if let Some(kept) = kept.filter(|&v| same(b, v)) {
+            return Ok(Some(kept));
+        }
+        if *self == Pow && is(b, q, 2.0) && same(b, p) {
+            return b.mul(p, p).map(Some);
+        }
+        if self.is_commutative() && q < p {
+            return b.push(*self, &[q, p]).map(Some);
+        }
+        self.through_reshape(b, p, q, out)
+    }
+
+    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+        let (p, q) = (e.name(x[0]), e.name(x[1]));
+        if *self == Mod && out.dtype.is_float() {
+            // Mod of floats exists only with the sign of the dividend.
+            let ratio = e.node("Div", &[&p, &q], &[]);
+            let floor = e.node("Floor", &[&ratio], &[]);
+            let whole = e.node("Mul", &[&floor, &q], &[]);
+            return Ok(e.node("Sub", &[&p, &whole], &[]));
+        }
+        Ok(e.node(&format!("{self:?}"), &[&p, &q], &[]))
+    }
+}
+
+impl Binary {
+    /// Moves reshapes of the operands behind the operation where both shapes allow it, so that
+    /// they meet others and cancel: `f(reshape(p), c)` is `reshape(f(p, c′))`.
+    fn through_reshape(
+        &self,
+        b: &mut Builder,
+        p: Value,
+        q: Value,
+        out: &Fact,
+    ) -> Result<Option<Value>> {
+        let inner = |b: &Builder, v: Value| {
+            b.as_reshape(v).filter(|&u| b.as_constant(u).is_none() && b.shape(v) == out.shape)
+        };
+        let (left, right) = match (inner(b, p), inner(b, q)) {
+            (Some(u), Some(v)) if b.shape(u) == b.shape(v) => (u, v),
+            (Some(u), _) => match b.reshape_operand(q, &out.shape, &b.shape(u))? {
+                Some(v) => (u, v),
+                None => return Ok(None),
+            },
+            (_, Some(v)) => match b.reshape_operand(p, &out.shape, &b.shape(v))? {
+                Some(u) => (u, v),
+                None => return Ok(None),
+            },
+            _ => return Ok(None),
+        };
+        let y = b.push(*self, &[left, right])?;
+        b.reshape(y, &out.shape).map(Some)
+    }
+}
+
+/// `f` of two arrays broadcast to `shape`.
+fn zip<T: Copy + Default>(
+    p: &ArrayD<T>,
+    q: &ArrayD<T>,
+    shape: &[usize],
+    mut f: impl FnMut(T, T) -> T,
+) -> Result<ArrayD<T>> {
+    let (Some(p), Some(q)) = (p.broadcast(IxDyn(shape)), q.broadcast(IxDyn(shape))) else {
+        bail_shape!("{:?} and {:?} do not broadcast to {shape:?}", p.shape(), q.shape());
+    };
+    let mut out = ArrayD::default(IxDyn(shape));
+    Zip::from(&mut out).and(p).and(q).for_each(|o, &a, &b| *o = f(a, b));
+    Ok(out)
+}
+
+macro_rules! methods {
+    ($($(#[$doc:meta])* $name:ident $op:ident),* $(,)?) => {
+        impl Builder {
+            $($(#[$doc])* pub fn $name(&mut self, a: Value, b: Value) -> Result<Value> {
+                self.push($op, &[a, b])
+            })*
+        }
+    };
+}
+methods!(
+    /// `a + b`, broadcast.
+    add Add,
+    /// `a − b`, broadcast.
+    sub Sub,
+    /// `a · b`, elementwise and broadcast.
+    mul Mul,
+    /// `a / b`, broadcast.
+    div Div,
+    /// `aᵇ`, broadcast.
+    pow Pow,
+    /// The larger operand, broadcast.
+    max Max,
+    /// The smaller operand, broadcast.
+    min Min,
+    /// `a = b`, as booleans.
+    equal Equal,
+    /// `a < b`, as booleans.
+    less Less,
+    /// `a ≤ b`, as booleans.
+    less_or_equal LessOrEqual,
+    /// `a > b`, as booleans.
+    greater Greater,
+    /// `a ≥ b`, as booleans.
+    greater_or_equal GreaterOrEqual,
+    /// Logical and.
+    and And,
+    /// Logical or.
+    or Or,
+);
+
+impl Builder {
+    /// `c · x` for a number `c`.
+    pub fn scale(&mut self, x: Value, c: f64) -> Result<Value> {
+        let c = self.scalar_like(x, c);
+        self.mul(x, c)
+    }
+
+    /// `x + c` for a number `c`.
+    pub fn shift(&mut self, x: Value, c: f64) -> Result<Value> {
+        let c = self.scalar_like(x, c);
+        self.add(x, c)
+    }
+
+    /// `1 − x`.
+    pub fn one_minus(&mut self, x: Value) -> Result<Value> {
+        let one = self.scalar_like(x, 1.0);
+        self.sub(one, x)
+    }
+
+    /// Sums `dy` over the axes along which an operand like `to` was broadcast.
+    pub fn unbroadcast(&mut self, dy: Value, to: Value) -> Result<Value> {
+        let target = self.shape(to);
+        self.sum_to(dy, &target)
+    }
+
+    /// The adjoint of broadcasting `shape` to the shape of `x`.
+    pub(crate) fn sum_to(&mut self, x: Value, shape: &[usize]) -> Result<Value> {
+        let from = self.shape(x);
+        if from == shape {
+            return Ok(x);
+        }
+        let extra = from.len().saturating_sub(shape.len());
+        let axes: Vec<usize> = (0..from.len())
+            .filter(|&i| i < extra || (shape[i - extra] == 1 && from[i] != 1))
+            .collect();
+        let sum = self.reduce_sum(x, &axes)?;
+        // What was not broadcast so far: a scalar cotangent that stands for a full one.
+        let sum = if self.shape(sum).len() < shape.len() { self.expand(sum, shape)? } else { sum };
+        self.reshape(sum, shape)
+    }
+
+    /// The number that all elements of a constant (or of a broadcast one) share.
+    pub(crate) fn as_uniform(&self, value: Value) -> Option<f64> {
+        use super::{Op, Primitive};
+        match &self.graph().node(value).op {
+            Op::Constant(tensor) => {
+                let first = tensor.len().min(1);
+                (first == 1 && tensor.len() <= 64)
+                    .then(|| tensor.to_f64().first().copied())
+                    .flatten()
+                    .filter(|&v| tensor.is_all(v))
+            }
+            Op::Apply(Primitive::Expand(_)) => self.as_uniform(self.graph().node(value).inputs[0]),
+            _ => None,
+        }
+    }
+
+    /// `value`, which broadcasts to `outer`, shaped so that it broadcasts alike to `inner`, where
+    /// `inner` is `outer` with unit axes left out or put in; `None` where that cannot be.
+    fn reshape_operand(
+        &mut self,
+        value: Value,
+        outer: &[usize],
+        inner: &[usize],
+    ) -> Result<Option<Value>> {
+        let squeezed = |s: &[usize]| s.iter().copied().filter(|&d| d != 1).collect::<Vec<_>>();
+        if self.rank(value) == 0 {
+            return Ok(Some(value));
+        }
+        if squeezed(outer) != squeezed(inner) || outer.contains(&0) {
+            return Ok(None);
+        }
+        let shape = self.shape(value);
+        let mut padded = vec![1; outer.len() - shape.len()];
+        padded.extend(shape);
+        // The operand's extent along each axis of `outer` that is not a unit axis, in order.
+        let mut extents = padded.iter().zip(outer).filter(|(_, o)| **o != 1).map(|(p, _)| *p);
+        let target: Vec<usize> =
+            inner.iter().map(|&d| if d == 1 { 1 } else { extents.next().unwrap_or(1) }).collect();
+        self.reshape(value, &target).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Case;
+
+    const SHAPES: [(&[usize], &[usize]); 5] =
+        [(&[2, 3], &[2, 3]), (&[2, 3], &[3]), (&[2, 1], &[1, 3]), (&[], &[2, 2]), (&[2, 3], &[1])];
+
+    #[test]
+    fn arithmetic_with_broadcasting() {
+        for op in [Add, Sub, Mul, Max, Min] {
+            for (p, q) in SHAPES {
+                Case::new(format!("{op:?} {p:?} {q:?}"))
+                    .input(p, -2.0, 2.0)
+                    .input(q, -2.0, 2.0)
+                    .check(|b, x| b.push(op, x));
+            }
+        }
+    }
+
+    #[test]
+    fn division_and_powers_of_positive_numbers() {
+        for op in [Div, Pow] {
+            for (p, q) in SHAPES {
+                Case::new(format!("{op:?} {p:?} {q:?}"))
+                    .input(p, 0.5, 2.0)
+                    .input(q, 0.5, 2.0)
+                    .check(|b, x| b.push(op, x));
+            }
+        }
+    }
+
+    #[test]
+    fn remainder() {
+        Case::new("Mod").input(&[4], 2.1, 2.9).input(&[4], 0.95, 1.0).check(|b, x| b.push(Mod, x));
+    }
+
+    #[test]
+    fn an_operand_used_twice() {
+        Case::new("x·x + x").input(&[3], -1.0, 1.0).check(|b, x| {
+            let square = b.mul(x[0], x[0])?;
+            b.add(square, x[0])
+        });
+    }
+
+    #[test]
+    fn integer_remainder_has_the_sign_of_the_divisor() {
+        assert_eq!(Mod.apply_integers(-7, 3), Some(2));
+        assert_eq!(Mod.apply_integers(7, -3), Some(-2));
+        assert_eq!(Mod.apply(-7.0, 3.0), 2.0);
+        assert_eq!(Div.apply_integers(1, 0), None);
+    }
+}

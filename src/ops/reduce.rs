@@ -1,0 +1,218 @@
+//! Reductions over axes. The reduced axes stay, with length 1.
+
+use ndarray::{ArrayD, Axis};
+
+use super::{Cotangents, Lane, Rule, Site, Unary};
+use crate::emit::{Attr, Emitter};
+use crate::error::{Result, bail_shape};
+use crate::graph::{Builder, Fact, Value};
+use crate::tensor::{DType, Tensor};
+
+/// How a reduction combines elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Reduction {
+    Max,
+    Mean,
+    Min,
+    Prod,
+    Sum,
+}
+
+/// A reduction over `axes`, which keep length 1.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Reduce {
+    /// How elements combine.
+    pub kind: Reduction,
+    /// The axes reduced, ascending.
+    pub axes: Vec<usize>,
+}
+
+impl Rule for Reduce {
+    fn infer(&self, x: &[&Fact]) -> Result<Fact> {
+        let mut shape = x[0].shape.clone();
+        if x[0].dtype == DType::Bool || !self.axes.is_sorted_by(|a, b| a < b) {
+            bail_shape!("cannot reduce {} over axes {:?}", x[0], self.axes);
+        }
+        for &axis in &self.axes {
+            match shape.get_mut(axis) {
+                Some(dim) => *dim = 1,
+                None => bail_shape!("no axis {axis} to reduce in {:?}", x[0].shape),
+            }
+        }
+        Ok(Fact::new(x[0].dtype, shape))
+    }
+
+    fn eval(&self, x: &[&Tensor], out: &Fact) -> Result<Tensor> {
+        if let (Some(v), Reduction::Sum | Reduction::Prod) = (x[0].to_i64(), self.kind) {
+            let (start, f): (i64, fn(i64, i64) -> i64) = match self.kind {
+                Reduction::Sum => (0, i64::wrapping_add),
+                _ => (1, i64::wrapping_mul),
+            };
+            let mut v: ArrayD<i64> = v;
+            for &axis in &self.axes {
+                v = v.fold_axis(Axis(axis), start, |&a, &b| f(a, b)).insert_axis(Axis(axis));
+            }
+            return Ok(Tensor::from_i64(v, out.dtype));
+        }
+        let mut v = x[0].to_f64();
+        for &axis in &self.axes {
+            let ax = Axis(axis);
+            let n = v.len_of(ax) as f64;
+            v = match self.kind {
+                Reduction::Max => v.fold_axis(ax, f64::NEG_INFINITY, |&a, &b| a.max(b)),
+                Reduction::Min => v.fold_axis(ax, f64::INFINITY, |&a, &b| a.min(b)),
+                Reduction::Prod => v.fold_axis(ax, 1.0, |&a, &b| a * b),
+                Reduction::Sum => v.sum_axis(ax),
+                Reduction::Mean => v.sum_axis(ax) / n,
+            }
+            .insert_axis(ax);
+        }
+        Ok(Tensor::from_f64(v, out.dtype))
+    }
+
+    /// `δ` broadcast back, times
+    /// - 1 for a sum and 1/n for a mean;
+    /// - for a maximum or minimum, `1[x = y]` over the number of such elements (as PyTorch's
+    ///   `amax`);
+    /// - for a product, `y / x` (undefined where an element is 0).
+    fn vjp(&self, b: &mut Builder, site: &Site, dy: Value) -> Result<Cotangents> {
+        let (x, y) = (site.input(0), site.output);
+        let shape = b.shape(x);
+        let dx = match self.kind {
+            Reduction::Sum => b.expand(dy, &shape)?,
+            Reduction::Mean => {
+                let n: usize = self.axes.iter().map(|&i| shape[i]).product();
+                let share = b.scale(dy, 1.0 / n as f64)?;
+                b.expand(share, &shape)?
+            }
+            Reduction::Max | Reduction::Min => {
+                let equal = b.equal(x, y)?;
+                let dtype = b.dtype(dy);
+                let winners = b.cast(equal, dtype)?;
+                let count = b.reduce_sum(winners, &self.axes)?;
+                let share = b.div(dy, count)?;
+                b.mul(winners, share)?
+            }
+            Reduction::Prod => {
+                let whole = b.mul(dy, y)?;
+                b.div(whole, x)?
+            }
+        };
+        Ok(vec![Some(dx)])
+    }
+
+    fn batch(&self, b: &mut Builder, lanes: &[Lane], _: usize) -> Result<Value> {
+        let axes: Vec<usize> = self.axes.iter().map(|i| i + 1).collect();
+        b.reduce(self.kind, lanes[0].value, &axes)
+    }
+
+    fn simplify(&self, b: &mut Builder, x: &[Value], out: &Fact) -> Result<Option<Value>> {
+        let axes: Vec<usize> =
+            self.axes.iter().copied().filter(|&i| b.fact(x[0]).shape[i] != 1).collect();
+        if axes.is_empty() {
+            return Ok(Some(x[0]));
+        }
+        if axes != self.axes {
+            return b.reduce(self.kind, x[0], &axes).map(Some);
+        }
+        // The sum of a broadcast number: a multiple of it.
+        if self.kind == Reduction::Sum
+            && out.dtype.is_float()
+            && let Some(value) = b.as_uniform(x[0])
+        {
+            let n: usize = axes.iter().map(|&i| b.fact(x[0]).shape[i]).product();
+            let total = b.scalar(out.dtype, value * n as f64);
+            return b.expand(total, &out.shape).map(Some);
+        }
+        Ok(None)
+    }
+
+    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+        let x = e.name(x[0]);
+        let op = format!("Reduce{:?}", self.kind);
+        // Opset 17: the axes of ReduceSum are an input, those of the others an attribute.
+        if self.kind == Reduction::Sum {
+            let axes = e.i64s_of(&self.axes);
+            return Ok(e.node(&op, &[&x, &axes], &[]));
+        }
+        Ok(e.node(&op, &[&x], &[("axes", Attr::from(self.axes.as_slice()))]))
+    }
+}
+
+impl Builder {
+    /// A reduction over `axes` (in any order), which keep length 1.
+    pub fn reduce(&mut self, kind: Reduction, x: Value, axes: &[usize]) -> Result<Value> {
+        let mut axes = axes.to_vec();
+        axes.sort_unstable();
+        axes.dedup();
+        self.push(Reduce { kind, axes }, &[x])
+    }
+
+    /// The sum over `axes`, which keep length 1.
+    pub fn reduce_sum(&mut self, x: Value, axes: &[usize]) -> Result<Value> {
+        self.reduce(Reduction::Sum, x, axes)
+    }
+
+    /// The mean over `axes`, which keep length 1.
+    pub fn reduce_mean(&mut self, x: Value, axes: &[usize]) -> Result<Value> {
+        self.reduce(Reduction::Mean, x, axes)
+    }
+
+    /// The maximum over `axes`, which keep length 1.
+    pub fn reduce_max(&mut self, x: Value, axes: &[usize]) -> Result<Value> {
+        self.reduce(Reduction::Max, x, axes)
+    }
+
+    /// The minimum over `axes`, which keep length 1.
+    pub fn reduce_min(&mut self, x: Value, axes: &[usize]) -> Result<Value> {
+        self.reduce(Reduction::Min, x, axes)
+    }
+
+    /// The product over `axes`, which keep length 1.
+    pub fn reduce_prod(&mut self, x: Value, axes: &[usize]) -> Result<Value> {
+        self.reduce(Reduction::Prod, x, axes)
+    }
+
+    /// The sum of all elements, as a scalar.
+    pub fn sum_all(&mut self, x: Value) -> Result<Value> {
+        let axes: Vec<usize> = (0..self.rank(x)).collect();
+        let sum = self.reduce_sum(x, &axes)?;
+        self.reshape(sum, &[])
+    }
+
+    /// `1[x > 0] − 1[x < 0]`.
+    pub fn sign(&mut self, x: Value) -> Result<Value> {
+        self.unary(Unary::Sign, x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Case;
+
+    #[test]
+    fn reductions() {
+        use Reduction::*;
+        for kind in [Sum, Mean, Max, Min, Prod] {
+            for axes in [&[0][..], &[1, 2], &[0, 1, 2], &[2]] {
+                Case::new(format!("{kind:?} {axes:?}"))
+                    .input(&[2, 3, 2], 0.5, 1.5)
+                    .check(|b, x| b.reduce(kind, x[0], axes));
+            }
+        }
+    }
+
+    #[test]
+    fn tied_maxima_share_the_cotangent() {
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F64, [3]));
+        let y = b.reduce_max(x, &[0]).unwrap();
+        let y = b.reshape(y, &[]).unwrap();
+        let (graph, d) = crate::transform::grad(&b.finish(), y, &[x]).unwrap();
+        let at = Tensor::f64(&[3], vec![2.0, 1.0, 2.0]).unwrap();
+        let dx = crate::graph::eval_values(&graph, &[at], &[d[0].unwrap()]).unwrap();
+        assert_eq!(dx[0], Tensor::f64(&[3], vec![0.5, 0.0, 0.5]).unwrap());
+    }
+}
