@@ -2,9 +2,27 @@
 //!
 //! An engine takes a standard ONNX model with fixed shapes and runs it on named tensors. It knows
 //! nothing of gradients or scores, and nothing outside this module names an engine's own types.
+//!
+//! ONNX Runtime is the engine for work. It is a shared library that the user installs; it is found
+//! and loaded at run time. tract is compiled in: it needs nothing, and gives a second opinion.
 
-use crate::error::Result;
+mod doctor;
+mod guard;
+mod locate;
+mod ort;
+#[cfg(test)]
+mod tests;
+mod tract;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+pub use doctor::{Doctor, EngineReport, LookedAt, doctor};
+
+use crate::error::{Error, Result};
 use crate::tensor::Tensor;
+use guard::guarded;
 
 /// What an engine says of itself, for reports.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -15,6 +33,9 @@ pub struct Description {
     pub version: String,
     /// `cpu` or `cuda:N`.
     pub device: String,
+    /// Why the choice fell on this engine or device, where `auto` could not have the better one.
+    #[serde(skip)]
+    pub note: Option<String>,
 }
 
 /// Something that can run ONNX models.
@@ -31,4 +52,143 @@ pub trait Session: Send {
     /// Runs on one tensor per input, in the order of the model's inputs; the results are in the
     /// order of its outputs. Errs when the engine fails or panics.
     fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>>;
+}
+
+/// Which engine to run models with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// ONNX Runtime where its library is found, else tract.
+    #[default]
+    Auto,
+    /// ONNX Runtime.
+    Ort,
+    /// tract.
+    Tract,
+}
+
+impl FromStr for EngineChoice {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "auto" => Ok(EngineChoice::Auto),
+            "ort" | "onnxruntime" => Ok(EngineChoice::Ort),
+            "tract" => Ok(EngineChoice::Tract),
+            _ => Err(Error::Usage(format!("unknown engine '{s}'; one of auto, ort, tract"))),
+        }
+    }
+}
+
+impl fmt::Display for EngineChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            EngineChoice::Auto => "auto",
+            EngineChoice::Ort => "ort",
+            EngineChoice::Tract => "tract",
+        })
+    }
+}
+
+/// Where an engine computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The first NVIDIA GPU where the engine can use it, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The NVIDIA GPU of this number, and nothing else.
+    Cuda(u32),
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "auto" => return Ok(Device::Auto),
+            "cpu" => return Ok(Device::Cpu),
+            "cuda" => return Ok(Device::Cuda(0)),
+            _ => {}
+        }
+        s.strip_prefix("cuda:")
+            .filter(|index| index.bytes().all(|b| b.is_ascii_digit()))
+            .and_then(|index| index.parse().ok())
+            .map(Device::Cuda)
+            .ok_or_else(|| {
+                Error::Usage(format!("unknown device '{s}'; one of auto, cpu, cuda, cuda:N"))
+            })
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Auto => f.write_str("auto"),
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// How an engine is to run.
+#[derive(Clone, Debug, Default)]
+pub struct EngineOptions {
+    /// Where to compute.
+    pub device: Device,
+    /// Threads within an operator; 0 leaves it to the engine, which takes all cores. tract always
+    /// uses one.
+    pub threads: usize,
+    /// ONNX Runtime's library or the folder that it is in; searched for where it is `None`.
+    pub ort_lib: Option<PathBuf>,
+}
+
+/// Opens an engine.
+///
+/// `Auto` takes ONNX Runtime if it can be used and tract otherwise, and then says why in
+/// [`Description::note`]; it does not go past an explicit library or an explicit GPU.
+pub fn open(choice: EngineChoice, options: &EngineOptions) -> Result<Box<dyn Engine>> {
+    let engine: Box<dyn Engine> = match choice {
+        EngineChoice::Ort => Box::new(ort::open(options)?),
+        EngineChoice::Tract => Box::new(tract::open(options, None)?),
+        EngineChoice::Auto => match ort::open(options) {
+            Ok(engine) => Box::new(engine),
+            Err(e) if options.ort_lib.is_some() || matches!(options.device, Device::Cuda(_)) => {
+                return Err(e);
+            }
+            Err(reason) => {
+                let note = format!("using the built-in engine tract, which is slower ({reason})");
+                Box::new(tract::open(options, Some(note))?)
+            }
+        },
+    };
+    let Description { name, version, device, note } = engine.describe();
+    match note {
+        Some(note) => tracing::warn!("{name} {version} on {device}: {note}"),
+        None => tracing::info!("{name} {version} on {device}"),
+    }
+    Ok(engine)
+}
+
+/// Every engine that this machine has, for tests that must hold on each.
+///
+/// tract is always among them. ONNX Runtime is left out with a message where it is not found,
+/// except with `GRADALIGN_REQUIRE_ORT=1`, under which its absence is a failure.
+#[doc(hidden)]
+#[allow(clippy::print_stderr)]
+pub fn all_for_tests() -> Vec<Box<dyn Engine>> {
+    let options = EngineOptions { device: Device::Cpu, ..EngineOptions::default() };
+    [EngineChoice::Tract, EngineChoice::Ort]
+        .into_iter()
+        .filter_map(|choice| match open(choice, &options) {
+            Ok(engine) => Some(engine),
+            Err(e) if std::env::var_os("GRADALIGN_REQUIRE_ORT").is_some_and(|v| v == "1") => {
+                panic!("an engine that the tests need is missing: {e}")
+            }
+            Err(e) => {
+                eprintln!("tested without {choice}: {e}");
+                None
+            }
+        })
+        .collect()
 }

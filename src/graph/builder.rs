@@ -218,6 +218,16 @@ impl Builder {
         }
         Ok(map)
     }
+
+    /// Names as outputs what the outputs of `graph` became under the map of [`Builder::import`].
+    pub(crate) fn copy_outputs(&mut self, graph: &Graph, map: &[Option<Value>]) -> Result<()> {
+        for output in graph.outputs() {
+            let value = map[output.value.index()]
+                .ok_or_else(|| Error::Shape(format!("output '{}' is missing", output.name)))?;
+            self.output(output.name.clone(), value);
+        }
+        Ok(())
+    }
 }
 
 fn constant_key(tensor: &Tensor) -> Option<(DType, Vec<usize>, Vec<u64>)> {

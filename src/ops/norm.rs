@@ -12,7 +12,8 @@ use crate::graph::{Builder, Fact, Value, eval};
 use crate::tensor::Tensor;
 
 /// Which mean and variance batch normalisation uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BatchNormMode {
     /// Those stored in the file.
     Running,
@@ -20,6 +21,16 @@ pub enum BatchNormMode {
     Sample,
     /// Those of all samples under `vmap` together.
     Batch,
+}
+
+impl std::fmt::Display for BatchNormMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            BatchNormMode::Running => "running",
+            BatchNormMode::Sample => "sample",
+            BatchNormMode::Batch => "batch",
+        })
+    }
 }
 
 /// `(x − μ) / √(σ² + ε) · scale + bias` per channel. Operands: `x` of shape `[1, C, S…]`, then

@@ -1,0 +1,412 @@
+//! ONNX Runtime as an engine, loaded when it is first asked for.
+//!
+//! The library is a process-wide thing: it is found and loaded once, with one environment, and all
+//! engines of the process share it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ort::environment::Environment;
+use ort::ep::{self, ExecutionProvider, ExecutionProviderDispatch};
+use ort::logging::LogLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{Session as OrtSession, SessionInputValue};
+use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
+
+use super::locate::{self, Place};
+use super::{Description, Device, Engine, EngineOptions, Session, guarded};
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Tensor, dispatch};
+
+pub(super) const NAME: &str = "onnxruntime";
+
+/// How a user gets the library.
+pub(super) const INSTALL: &str = "install it with `pip install onnxruntime`, or name the library \
+     with --ort-lib or ORT_DYLIB_PATH";
+
+/// How a user gets a library that can use an NVIDIA GPU.
+pub(super) const INSTALL_CUDA: &str = "install the GPU build with `pip install \
+     'onnxruntime-gpu[cuda,cudnn]'` (beside an NVIDIA driver), or use --device cpu";
+
+/// The loaded library and its environment.
+pub(super) struct Library {
+    /// The file it was loaded from.
+    pub path: PathBuf,
+    /// Its version, as far as it can be told: the minor version at least.
+    pub version: String,
+    environment: Environment,
+}
+
+/// A place that was looked at and what came of it.
+pub(super) struct Attempt {
+    pub source: &'static str,
+    pub path: Option<PathBuf>,
+    pub outcome: String,
+}
+
+/// The outcome of a search: the loaded library or the reason, and every place looked at.
+pub(super) struct Search {
+    pub library: Result<Arc<Library>>,
+    pub attempts: Vec<Attempt>,
+}
+
+static LIBRARY: Mutex<Option<Arc<Library>>> = Mutex::new(None);
+
+/// The latest errors that the library logged: the cause of a provider's failure stands only there.
+static ERRORS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Finds and loads the library; later calls return what the first successful one loaded.
+pub(super) fn search(explicit: Option<&Path>) -> Search {
+    let mut loaded = lock(&LIBRARY);
+    let places = locate::places(explicit);
+    let mut attempts = Vec::new();
+    for Place { source, path, libraries } in &places {
+        let mut note = |path: Option<&PathBuf>, outcome: String| {
+            attempts.push(Attempt { source, path: path.cloned(), outcome });
+        };
+        let Some(folder) = path else {
+            note(None, "not set".into());
+            continue;
+        };
+        if libraries.is_empty() {
+            let outcome = if folder.exists() { "no library in it" } else { "not there" };
+            note(Some(folder), outcome.into());
+        }
+        for library in libraries {
+            let outcome = match &*loaded {
+                Some(used) if same_file(&used.path, library) => "used".into(),
+                Some(_) => "not needed".into(),
+                None => match load(library) {
+                    Ok(used) => {
+                        *loaded = Some(Arc::new(used));
+                        "used".into()
+                    }
+                    Err(reason) => reason,
+                },
+            };
+            note(Some(library), outcome);
+        }
+    }
+    let library = match (&*loaded, explicit) {
+        (Some(used), Some(path)) if !attempts.iter().any(|a| a.outcome == "used") => {
+            Err(error(format!(
+                "cannot load {}: this process already uses {}, and can use only one",
+                path.display(),
+                used.path.display()
+            )))
+        }
+        (Some(used), _) => Ok(Arc::clone(used)),
+        (None, _) => Err(not_found(&attempts, explicit)),
+    };
+    Search { library, attempts }
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+fn not_found(attempts: &[Attempt], explicit: Option<&Path>) -> Error {
+    let unusable: Vec<String> = attempts
+        .iter()
+        .filter(|a| explicit.is_some() || !is_absence(&a.outcome))
+        .filter_map(|a| Some(format!("{}: {}", a.path.as_ref()?.display(), a.outcome)))
+        .collect();
+    error(if unusable.is_empty() {
+        format!(
+            "no shared library found; {INSTALL} (`gradalign doctor` lists the places looked at)"
+        )
+    } else {
+        format!("no usable shared library ({}); {INSTALL}", unusable.join("; "))
+    })
+}
+
+/// Whether an outcome says only that there was nothing to try.
+fn is_absence(outcome: &str) -> bool {
+    matches!(outcome, "not set" | "not there" | "no library in it")
+}
+
+/// Loads a library and makes the process's environment. The error is one line without the path.
+fn load(path: &Path) -> Result<Library, String> {
+    let path = std::path::absolute(path).map_err(|e| e.to_string())?;
+    let environment = guarded(NAME, || {
+        let builder = ort::init_from(&path).map_err(|e| error(load_failure(&e)))?;
+        let environment = builder
+            .with_name("gradalign")
+            .with_telemetry(false)
+            .with_logger(Arc::new(|level, _, _, _, message| log(level, message)))
+            .build()
+            .map_err(failed)?;
+        environment.set_log_level(LogLevel::Error);
+        Ok(environment)
+    })
+    .map_err(bare)?;
+    let version = version(&path);
+    tracing::debug!("loaded ONNX Runtime {version} from {}", path.display());
+    Ok(Library { path, version, environment })
+}
+
+/// The message of an error without the engine's name before it.
+pub(super) fn bare(error: Error) -> String {
+    match error {
+        Error::Engine { message, .. } => message,
+        other => other.to_string(),
+    }
+}
+
+fn load_failure(error: &ort::LoadDynamicError) -> String {
+    use ort::LoadDynamicError as E;
+    match error {
+        E::Dlopen { error, path } => {
+            let reason = std::error::Error::source(error).unwrap_or(error).to_string();
+            let reason = reason.trim_start_matches(&format!("{}: ", path.display()));
+            format!("cannot be loaded: {reason}")
+        }
+        E::MissingApi { .. } => "not an ONNX Runtime library (no OrtGetApiBase)".into(),
+        E::InvalidVersionString => "its version cannot be read".into(),
+        E::BadVersion { version_str, .. } => {
+            format!("version {version_str} is too old; 1.{} or newer is needed", ort::MINOR_VERSION)
+        }
+    }
+}
+
+/// The version by the file's own name, which packages give in full, else what the library says.
+fn version(path: &Path) -> String {
+    let file = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    match locate::version_in(locate::name_of(&file))[..] {
+        [major, minor, patch] => format!("{major}.{minor}.{patch}"),
+        _ => ort::util::probe(path).map_or("unknown".into(), |minor| format!("1.{minor}")),
+    }
+}
+
+fn log(level: LogLevel, message: &str) {
+    // Failures also arrive as errors of the call that failed, so the log is only for the curious.
+    tracing::debug!(target: "onnxruntime", "{message}");
+    if level >= LogLevel::Error {
+        let mut errors = lock(&ERRORS);
+        errors.truncate(7);
+        errors.insert(0, essence(message));
+    }
+}
+
+fn error(message: impl Into<String>) -> Error {
+    Error::Engine { engine: NAME, message: message.into() }
+}
+
+fn failed<R>(error: ort::Error<R>) -> Error {
+    self::error(essence(error.message()))
+}
+
+/// A message on one line without the places in ONNX Runtime's own source that it begins with.
+fn essence(message: &str) -> String {
+    let words = message.split_whitespace().filter(|word| !word.contains("onnxruntime_src/"));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// ONNX Runtime on one device.
+pub(super) struct OrtEngine {
+    library: Arc<Library>,
+    device: Device,
+    threads: usize,
+    note: Option<String>,
+}
+
+/// Opens ONNX Runtime, settling on the device. `--device auto` takes a GPU if it works; `cuda`
+/// insists on it.
+pub(super) fn open(options: &EngineOptions) -> Result<OrtEngine> {
+    let library = search(options.ort_lib.as_deref()).library?;
+    let mut engine =
+        OrtEngine { library, device: Device::Cpu, threads: options.threads, note: None };
+    match options.device {
+        Device::Cpu => {}
+        Device::Cuda(index) => {
+            if !has_cuda() {
+                return Err(error(format!(
+                    "{} is a build for the CPU only, so --device cuda cannot be had; {INSTALL_CUDA}",
+                    engine.library.path.display()
+                )));
+            }
+            engine.use_cuda(index).map_err(|reason| {
+                error(format!("CUDA device {index} cannot be used: {reason}; {INSTALL_CUDA}"))
+            })?;
+        }
+        Device::Auto => {
+            if has_cuda()
+                && let Err(reason) = engine.use_cuda(0)
+            {
+                engine.note =
+                    Some(format!("running on the CPU, because CUDA cannot be used: {reason}"));
+            }
+        }
+    }
+    Ok(engine)
+}
+
+/// Whether the loaded library was built with CUDA.
+pub(super) fn has_cuda() -> bool {
+    ep::CUDA::is_available().unwrap_or(false)
+}
+
+impl OrtEngine {
+    /// Moves to a GPU if a small model really runs there.
+    fn use_cuda(&mut self, index: u32) -> Result<(), String> {
+        preload_cuda(&self.library.path);
+        lock(&ERRORS).clear();
+        let before = std::mem::replace(&mut self.device, Device::Cuda(index));
+        let probe = self
+            .load(PROBE)
+            .and_then(|mut session| session.run(&[Tensor::full(DType::F32, &[1], 1.0)]));
+        probe.map(drop).map_err(|e| {
+            self.device = before;
+            let logged = lock(&ERRORS).drain(..).next_back();
+            let reason = bare(e);
+            match logged {
+                Some(cause) if !reason.contains(&cause) => format!("{reason} ({cause})"),
+                _ => reason,
+            }
+        })
+    }
+
+    fn builder(&self) -> ort::Result<SessionBuilder> {
+        let builder = OrtSession::builder(&self.library.environment)?
+            .with_log_level(LogLevel::Error)?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_intra_threads(self.threads)?
+            .with_execution_providers(self.providers())?;
+        Ok(builder)
+    }
+
+    fn providers(&self) -> Vec<ExecutionProviderDispatch> {
+        match self.device {
+            // Full float32 precision, and never a silent fall-back to the CPU.
+            Device::Cuda(index) => {
+                let index = i32::try_from(index).unwrap_or(i32::MAX);
+                let cuda = ep::CUDA::default().with_device_id(index).with_tf32(false);
+                vec![cuda.build().error_on_failure()]
+            }
+            Device::Auto | Device::Cpu => Vec::new(),
+        }
+    }
+}
+
+impl Engine for OrtEngine {
+    fn describe(&self) -> Description {
+        Description {
+            name: NAME,
+            version: self.library.version.clone(),
+            device: self.device.to_string(),
+            note: self.note.clone(),
+        }
+    }
+
+    fn load(&self, model: &[u8]) -> Result<Box<dyn Session>> {
+        guarded(NAME, || {
+            let session =
+                self.builder().and_then(|mut b| b.commit_from_memory(model)).map_err(failed)?;
+            Ok(Box::new(Loaded(session)) as Box<dyn Session>)
+        })
+    }
+}
+
+struct Loaded(OrtSession);
+
+impl Session for Loaded {
+    fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        guarded(NAME, || {
+            let wanted = self.0.inputs().len();
+            if inputs.len() != wanted {
+                return Err(error(format!(
+                    "the model takes {wanted} inputs, but {} were given",
+                    inputs.len()
+                )));
+            }
+            let views: Vec<SessionInputValue> =
+                inputs.iter().map(view).collect::<ort::Result<_>>().map_err(failed)?;
+            let outputs = self.0.run(views.as_slice()).map_err(failed)?;
+            outputs.iter().map(|(name, value)| tensor(name, &value)).collect()
+        })
+    }
+}
+
+/// A tensor as ONNX Runtime takes it, without a copy.
+fn view(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
+    dispatch!(tensor, a => Ok(TensorRef::from_array_view(a.view())?.into()))
+}
+
+/// An output, copied out of ONNX Runtime's memory.
+fn tensor(name: &str, value: &DynValue) -> Result<Tensor> {
+    use TensorElementType as T;
+    let ValueType::Tensor { ty, .. } = value.dtype() else {
+        return Err(error(format!("output '{name}' is not a tensor but {}", value.dtype())));
+    };
+    match ty {
+        T::Float32 => value.try_extract_array::<f32>().map(|a| a.to_owned().into()),
+        T::Float64 => value.try_extract_array::<f64>().map(|a| a.to_owned().into()),
+        T::Int32 => value.try_extract_array::<i32>().map(|a| a.to_owned().into()),
+        T::Int64 => value.try_extract_array::<i64>().map(|a| a.to_owned().into()),
+        T::Bool => value.try_extract_array::<bool>().map(|a| a.to_owned().into()),
+        other => return Err(error(format!("output '{name}' has the unsupported type {other}"))),
+    }
+    .map_err(failed)
+}
+
+/// Loads the CUDA libraries that pip puts beside the `onnxruntime` package, where the system's
+/// loader does not look. Whatever is missing shows in the probe that follows.
+fn preload_cuda(library: &Path) {
+    // The libraries depend on one another in this order.
+    const FAMILIES: [&str; 8] = [
+        "libcudart.",
+        "libnvJitLink.",
+        "libcublasLt.",
+        "libcublas.",
+        "libnvrtc.",
+        "libcurand.",
+        "libcufft.",
+        "libcudnn",
+    ];
+    let Some(packages) = library.ancestors().find(|dir| dir.join("nvidia").is_dir()) else {
+        return;
+    };
+    let mut libraries: Vec<PathBuf> = locate::entries(&packages.join("nvidia"))
+        .iter()
+        .flat_map(|package| locate::entries(&package.join("lib")))
+        .collect();
+    libraries.sort();
+    for family in FAMILIES {
+        for path in libraries.iter().filter(|p| locate::name_of(p).starts_with(family)) {
+            if let Err(e) = ort::util::preload_dylib(path) {
+                tracing::debug!("{} cannot be loaded: {e}", path.display());
+            }
+        }
+    }
+}
+
+/// The serialised model `y = Identity(x)` on one float32, opset 17, to see whether a device works.
+pub(super) const PROBE: &[u8] = b"\x08\x08\x3a\x3b\
+    \x0a\x10\x0a\x01x\x12\x01y\x22\x08Identity\
+    \x12\x05probe\
+    \x5a\x0f\x0a\x01x\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x01\
+    \x62\x0f\x0a\x01y\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x01\
+    \x42\x04\x0a\x00\x10\x11";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_lose_source_positions_and_line_breaks() {
+        assert_eq!(
+            essence("/onnxruntime_src/onnxruntime/core/graph/graph.cc:12 bad\n  graph"),
+            "bad graph"
+        );
+    }
+
+    #[test]
+    fn versions_come_from_file_names() {
+        assert_eq!(version(Path::new("/nowhere/libonnxruntime.so.1.32.0")), "1.32.0");
+        assert_eq!(version(Path::new("/nowhere/libonnxruntime.so")), "unknown");
+    }
+}

@@ -1,0 +1,191 @@
+//! Losses, appended to a model's output.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+use crate::graph::{Builder, Fact, Graph, Value};
+use crate::ops::Unary;
+use crate::tensor::{DType, Tensor};
+
+/// The name of the input that the targets are given by.
+pub const LABELS: &str = "labels";
+
+/// The loss of one sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Loss {
+    /// `−log softmax(z)_y` on logits `z` of `K` classes; the label `y` is an int64 scalar.
+    CrossEntropy,
+    /// The mean of `softplus(z) − t·z` over the logits; the target `t` has the output's shape.
+    BinaryCrossEntropy,
+    /// The mean of `(z − t)²` over the outputs; the target `t` has the output's shape.
+    MeanSquaredError,
+    /// The mean cross-entropy over `T` positions of logits `[1, T, K]`; the labels are int64 `[T]`.
+    TokenCrossEntropy,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Loss::CrossEntropy => "cross-entropy",
+            Loss::BinaryCrossEntropy => "bce",
+            Loss::MeanSquaredError => "mse",
+            Loss::TokenCrossEntropy => "token-cross-entropy",
+        })
+    }
+}
+
+impl FromStr for Loss {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        [Loss::CrossEntropy, Loss::BinaryCrossEntropy, Loss::MeanSquaredError, Loss::TokenCrossEntropy]
+            .into_iter()
+            .find(|loss| loss.to_string() == s)
+            .ok_or_else(|| {
+                Error::Usage(format!(
+                    "unknown loss '{s}': choose cross-entropy, bce, mse or token-cross-entropy"
+                ))
+            })
+    }
+}
+
+impl Loss {
+    /// Dtype and shape of one sample's target for a model output of shape `output` (batch 1).
+    /// Errs when the output cannot be meant for this loss.
+    pub fn target(self, output: &Fact) -> Result<Fact> {
+        let unfit = |wanted: &str| {
+            Error::Usage(format!(
+                "{self} needs an output of {wanted}, this model's is {:?}: choose another --loss \
+                 or another --output",
+                output.shape
+            ))
+        };
+        let classes = |shape: &[usize]| shape.iter().filter(|&&d| d != 1).count() <= 1;
+        match self {
+            Loss::CrossEntropy if output.len() < 2 => Err(unfit("at least two classes")),
+            Loss::CrossEntropy if !classes(&output.shape) => Err(unfit("shape [1, classes]")),
+            Loss::CrossEntropy => Ok(Fact::new(DType::I64, [])),
+            Loss::TokenCrossEntropy => match output.shape[..] {
+                [1, positions, _] => Ok(Fact::new(DType::I64, [positions])),
+                _ => Err(unfit("shape [1, positions, classes]")),
+            },
+            Loss::BinaryCrossEntropy | Loss::MeanSquaredError => {
+                Ok(Fact::new(output.dtype, output.shape.get(1..).unwrap_or_default()))
+            }
+        }
+    }
+}
+
+/// Extends a model graph, whose first output is its prediction for one sample, by the input
+/// [`LABELS`] and the scalar loss. Returns the new graph and the loss; earlier values keep their
+/// identity.
+///
+/// # Errors
+/// When the model's output cannot be meant for `loss` (see [`Loss::target`]).
+pub fn loss(graph: &Graph, loss: Loss) -> Result<(Graph, Value)> {
+    let output = graph
+        .outputs()
+        .first()
+        .ok_or_else(|| Error::InvalidModel("the model has no output".into()))?
+        .value;
+    let target_fact = loss.target(graph.fact(output))?;
+    if graph.input(LABELS).is_some() {
+        return Err(Error::InvalidModel(format!(
+            "the model has an input '{LABELS}' of its own, the name that the loss needs"
+        )));
+    }
+    let mut b = Builder::new(graph.clone());
+    b.set_scope("loss");
+    let target = b.input(LABELS, target_fact.clone());
+    let scalar = match loss {
+        Loss::CrossEntropy => {
+            let classes = b.fact(output).len();
+            let logits = b.reshape(output, &[1, classes])?;
+            let label = b.reshape(target, &[1])?;
+            cross_entropy(&mut b, logits, label)?
+        }
+        Loss::TokenCrossEntropy => {
+            let shape = b.shape(output);
+            let logits = b.reshape(output, &shape[1..])?;
+            cross_entropy(&mut b, logits, target)?
+        }
+        Loss::BinaryCrossEntropy => {
+            let logits = b.reshape(output, &target_fact.shape)?;
+            let softplus = b.unary(Unary::Softplus, logits)?;
+            let agreement = b.mul(logits, target)?;
+            let terms = b.sub(softplus, agreement)?;
+            mean(&mut b, terms)?
+        }
+        Loss::MeanSquaredError => {
+            let prediction = b.reshape(output, &target_fact.shape)?;
+            let error = b.sub(prediction, target)?;
+            let terms = b.mul(error, error)?;
+            mean(&mut b, terms)?
+        }
+    };
+    Ok((b.finish(), scalar))
+}
+
+/// The mean over rows of `−log softmax(logits)_label`, for logits `[T, K]` and labels `[T]`.
+fn cross_entropy(b: &mut Builder, logits: Value, labels: Value) -> Result<Value> {
+    let shape = b.shape(logits);
+    let (rows, classes) = (shape[0], shape[1]);
+    let log_p = b.log_softmax(logits, 1)?;
+    let all = b.constant(Tensor::index(0..classes as i64).reshape(&[1, classes])?);
+    let labels = b.reshape(labels, &[rows, 1])?;
+    let hit = b.equal(labels, all)?;
+    let dtype = b.dtype(log_p);
+    let hit = b.cast(hit, dtype)?;
+    let chosen = b.mul(log_p, hit)?;
+    let total = b.sum_all(chosen)?;
+    b.scale(total, -1.0 / rows as f64)
+}
+
+fn mean(b: &mut Builder, terms: Value) -> Result<Value> {
+    let n = b.fact(terms).len().max(1);
+    let total = b.sum_all(terms)?;
+    b.scale(total, 1.0 / n as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::eval_values;
+    use crate::transform::grad;
+
+    fn model(shape: &[usize]) -> (Graph, Value) {
+        let mut b = Builder::default();
+        let z = b.input("z", Fact::new(DType::F64, shape));
+        b.output("z", z);
+        (b.finish(), z)
+    }
+
+    #[test]
+    fn cross_entropy_and_its_gradient() {
+        // torch.nn.functional.cross_entropy(tensor([[1., 2., 0.5]]), tensor([2]))
+        let (graph, z) = model(&[1, 3]);
+        let (graph, value) = loss(&graph, Loss::CrossEntropy).unwrap();
+        let (graph, d) = grad(&graph, value, &[z]).unwrap();
+        let inputs = [
+            Tensor::f64(&[1, 3], vec![1.0, 2.0, 0.5]).unwrap(),
+            Tensor::full(DType::I64, &[], 2.0),
+        ];
+        let out = eval_values(&graph, &inputs, &[value, d[0].unwrap()]).unwrap();
+        assert!((out[0].scalar().unwrap() - 1.964_356_3).abs() < 1e-6);
+        let p = [0.231_223_9, 0.628_531_7, 0.140_244_4];
+        for (g, expected) in out[1].to_f64().iter().zip([p[0], p[1], p[2] - 1.0]) {
+            assert!((g - expected).abs() < 1e-6, "{g} {expected}");
+        }
+    }
+
+    #[test]
+    fn unfit_outputs_are_refused() {
+        let (graph, _) = model(&[1, 3, 4, 4]);
+        assert!(loss(&graph, Loss::CrossEntropy).is_err());
+        assert!(loss(&graph, Loss::TokenCrossEntropy).is_err());
+        let (graph, _) = model(&[1, 1]);
+        assert!(loss(&graph, Loss::CrossEntropy).is_err());
+        assert!(loss(&graph, Loss::BinaryCrossEntropy).is_ok());
+    }
+}
