@@ -1,4 +1,21 @@
-//! The ONNX file format.
+//! ONNX files: reading and checking them, and a plain representation of what they hold.
+//!
+//! Protobuf ends here. [`load`] yields a [`Model`] whose tensors are decoded, whose external data
+//! is read, and whose attributes are typed; [`crate::import`] lowers it to the graph IR.
 
-#[allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all)]
+mod decode;
+mod external;
+mod load;
+mod model;
 pub mod proto;
+mod tensor;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use load::{NEWEST_KNOWN_OPSET, load, read};
+pub use model::{
+    Attribute, Dim, Function, FunctionKey, Graph, Initializer, Literal, Model, Node, Opsets, Type,
+    ValueInfo,
+};
+pub use proto::tensor_proto::DataType;
+pub use tensor::dtype_of;

@@ -1,0 +1,396 @@
+//! The state of an import: names in scope, stored tensors, and the graph so far.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::call::Call;
+use super::inputs::Shapes;
+use super::literal::{Patterns, Role, Stored};
+use super::scan::{MAX_DEPTH, function_of, live_nodes};
+use super::table::{Lowering, lookup};
+use super::{ImportOptions, Imported, Info, finish};
+use crate::error::{Error, Result};
+use crate::graph::{Builder, Value};
+use crate::onnx::{Attribute, Function, Graph, Initializer, Model, Node, Opsets};
+use crate::tensor::Tensor;
+
+/// Values with more elements than this are refused: no network has them, damaged files do.
+pub(crate) const MAX_ELEMENTS: usize = 1 << 31;
+
+/// Local functions that call each other can describe exponentially many nodes; this many are
+/// lowered at most.
+const MAX_NODES: usize = 2_000_000;
+
+/// What a name stands for.
+#[derive(Clone, Debug)]
+pub(crate) enum Binding {
+    /// A value of the graph.
+    Value(Value),
+    /// A tensor of the file, by index.
+    Stored(usize),
+    /// A sequence.
+    List(Vec<Binding>),
+    /// A result that is not computed, and why.
+    Absent(&'static str),
+}
+
+impl From<Value> for Binding {
+    fn from(value: Value) -> Self {
+        Binding::Value(value)
+    }
+}
+
+/// The names visible in a graph, a branch, or the body of a function.
+struct Frame<'m> {
+    names: HashMap<&'m str, Binding>,
+    /// Whether the names of the surrounding frames are hidden.
+    closed: bool,
+    opsets: &'m Opsets,
+    /// The attributes that the body of a function refers to.
+    attributes: HashMap<&'m str, &'m Attribute>,
+    /// What the frame's nodes are called by: prefix of their origins.
+    path: String,
+}
+
+/// An import in progress.
+pub(crate) struct Importer<'m> {
+    /// The graph so far.
+    pub b: Builder,
+    /// What makes scores mean something else than the user may expect.
+    pub warnings: Vec<String>,
+    /// What was decided on the way.
+    pub notes: Vec<String>,
+    /// How many batch normalisations were lowered.
+    pub batch_norms: usize,
+    model: &'m Model,
+    patterns: Patterns,
+    shapes: Shapes<'m>,
+    stored: Vec<Stored>,
+    frames: Vec<Frame<'m>>,
+    operators: BTreeMap<String, usize>,
+    lowered: usize,
+}
+
+impl<'m> Importer<'m> {
+    /// An import of `model` of which nothing is lowered yet.
+    pub fn new(model: &'m Model, options: &'m ImportOptions) -> Result<Self> {
+        let mut importer = Importer {
+            b: Builder::default(),
+            warnings: model.warnings.clone(),
+            notes: Vec::new(),
+            batch_norms: 0,
+            model,
+            patterns: Patterns::new(options)?,
+            shapes: Shapes::new(model, options)?,
+            stored: Vec::new(),
+            frames: Vec::new(),
+            operators: BTreeMap::new(),
+            lowered: 0,
+        };
+        importer.frames.push(Frame {
+            names: HashMap::new(),
+            closed: true,
+            opsets: &model.opsets,
+            attributes: HashMap::new(),
+            path: String::new(),
+        });
+        Ok(importer)
+    }
+
+    /// The batch size that the file fixes, where it is not 1.
+    pub fn fixed_batch(&self) -> Option<usize> {
+        self.shapes.fixed_batch()
+    }
+
+    /// Lowers what `output` depends on.
+    pub fn run(&mut self, output: &str) -> Result<Value> {
+        let model = self.model;
+        self.bind_initializers(&model.graph.initializers);
+        let (_, needed) = live_nodes(&model.graph.nodes, [output]);
+        for info in self.shapes.declared() {
+            if needed.contains(info.name.as_str()) {
+                let fact = self.shapes.fact(info)?;
+                let value = self.b.input(info.name.as_str(), fact);
+                self.bind(&info.name, value.into());
+            }
+        }
+        self.lower_nodes(&model.graph.nodes, [output])?;
+        let binding = self.resolve(output).cloned();
+        match binding {
+            Some(Binding::Value(value)) => Ok(value),
+            Some(Binding::Stored(i)) => self.stored_value(i, Role::Operand),
+            Some(Binding::List(_)) => Err(Error::UnsupportedModel(format!(
+                "{}: the output '{output}' is a sequence; choose another",
+                model.source
+            ))),
+            Some(Binding::Absent(why)) => Err(Error::UnsupportedModel(format!(
+                "{}: the output '{output}' cannot be taken: {why}",
+                model.source
+            ))),
+            None => Err(self.undefined(output)),
+        }
+    }
+
+    /// Ends the import with `value` as the output called `output`.
+    pub fn finish(mut self, output: String, value: Value) -> Result<Imported> {
+        if let Some(k) = self.fixed_batch() {
+            self.notes.push(format!("the file fixes the batch at {k}; it is taken at 1"));
+        }
+        self.warnings.extend(finish::folded_batch_norm(self.model, self.batch_norms));
+        self.b.set_scope("");
+        let (logits, final_activation) = finish::split_activation(&mut self.b, value)?;
+        self.b.output(output.clone(), logits);
+        Ok(Imported {
+            graph: self.b.finish().pruned(),
+            output,
+            final_activation,
+            batch_norms: self.batch_norms,
+            warnings: self.warnings,
+            notes: self.notes,
+            info: Info {
+                ir_version: self.model.ir_version,
+                producer: self.model.producer.clone(),
+                opsets: self.model.opsets.clone(),
+                operators: self.operators,
+            },
+        })
+    }
+
+    /// What `name` stands for in the innermost frame that knows it.
+    pub fn resolve(&self, name: &str) -> Option<&Binding> {
+        for frame in self.frames.iter().rev() {
+            if let Some(binding) = frame.names.get(name) {
+                return Some(binding);
+            }
+            if frame.closed {
+                break;
+            }
+        }
+        None
+    }
+
+    /// The attribute that the calling node gave as `name`.
+    pub fn outer_attribute(&self, name: &str) -> Option<&'m Attribute> {
+        self.frames.last().and_then(|frame| frame.attributes.get(name).copied())
+    }
+
+    /// A stored tensor.
+    pub fn stored(&mut self, i: usize) -> &mut Stored {
+        &mut self.stored[i]
+    }
+
+    /// A stored tensor's value in the graph for a use as `role`.
+    pub fn stored_value(&mut self, i: usize, role: Role) -> Result<Value> {
+        let stored = &mut self.stored[i];
+        let name = stored.name.clone();
+        stored.value(&mut self.b, role).map_err(|why| {
+            Error::UnsupportedModel(format!(
+                "{}: tensor '{name}' cannot be used: {why}",
+                self.model.source
+            ))
+        })
+    }
+
+    /// Stores the tensor of a constant node whose output is `name`.
+    pub fn store_constant(&mut self, name: &str, tensor: Result<Tensor, String>) -> Binding {
+        let name = self.qualified(name);
+        self.stored.push(self.patterns.store(name, tensor, false));
+        Binding::Stored(self.stored.len() - 1)
+    }
+
+    /// Lowers a branch in a scope inside the present one, and returns its outputs.
+    pub fn lower_graph(&mut self, graph: &'m Graph, label: &str) -> Result<Vec<Binding>> {
+        let outer = self.frame()?;
+        let (opsets, attributes) = (outer.opsets, outer.attributes.clone());
+        self.enter(Frame {
+            names: HashMap::new(),
+            closed: false,
+            opsets,
+            attributes,
+            path: self.qualified(label).to_string(),
+        })?;
+        self.bind_initializers(&graph.initializers);
+        let wanted: Vec<&'m str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
+        self.lower_nodes(&graph.nodes, wanted.iter().copied())?;
+        self.leave(&wanted)
+    }
+
+    fn frame(&self) -> Result<&Frame<'m>> {
+        self.frames.last().ok_or_else(|| Error::InvalidModel("no graph to lower in".into()))
+    }
+
+    fn enter(&mut self, frame: Frame<'m>) -> Result<()> {
+        if self.frames.len() >= MAX_DEPTH {
+            return Err(Error::InvalidModel(format!(
+                "{}: functions and branches are nested more than {MAX_DEPTH} deep, or call \
+                 themselves",
+                self.model.source
+            )));
+        }
+        self.frames.push(frame);
+        Ok(())
+    }
+
+    fn leave(&mut self, outputs: &[&str]) -> Result<Vec<Binding>> {
+        let bindings = outputs
+            .iter()
+            .map(|name| match self.resolve(name) {
+                Some(binding) => Ok(binding.clone()),
+                None if name.is_empty() => Ok(Binding::Absent("it is left out")),
+                None => Err(self.undefined(name)),
+            })
+            .collect();
+        self.frames.pop();
+        bindings
+    }
+
+    fn bind(&mut self, name: &'m str, binding: Binding) {
+        if let Some(frame) = self.frames.last_mut() {
+            frame.names.insert(name, binding);
+        }
+    }
+
+    fn bind_initializers(&mut self, initializers: &'m [Initializer]) {
+        for Initializer { name, literal } in initializers {
+            let qualified = self.qualified(name);
+            let mut stored = self.patterns.store(qualified, literal.tensor.clone(), true);
+            stored.reserve(&mut self.b);
+            self.stored.push(stored);
+            self.bind(name, Binding::Stored(self.stored.len() - 1));
+        }
+    }
+
+    /// `name` with the calls that lead to it.
+    fn qualified(&self, name: &str) -> Arc<str> {
+        match self.frames.last() {
+            Some(frame) if !frame.path.is_empty() => format!("{}/{name}", frame.path).into(),
+            _ => name.into(),
+        }
+    }
+
+    fn undefined(&self, name: &str) -> Error {
+        Error::InvalidModel(format!(
+            "{}: '{name}' is used but nothing before it computes it; the file is damaged or its \
+             nodes are out of order",
+            self.model.source
+        ))
+    }
+
+    fn lower_nodes(
+        &mut self,
+        nodes: &'m [Node],
+        wanted: impl IntoIterator<Item = &'m str>,
+    ) -> Result<()> {
+        let (live, needed) = live_nodes(nodes, wanted);
+        for i in live {
+            self.lower_node(&nodes[i], &needed)?;
+        }
+        Ok(())
+    }
+
+    fn lower_node(&mut self, node: &'m Node, needed: &HashSet<&'m str>) -> Result<()> {
+        self.lowered += 1;
+        if self.lowered > MAX_NODES {
+            return Err(Error::InvalidModel(format!(
+                "{}: more than {MAX_NODES} nodes with its functions inlined",
+                self.model.source
+            )));
+        }
+        let mut inputs = Vec::with_capacity(node.inputs.len());
+        for name in &node.inputs {
+            inputs.push(match name.as_str() {
+                "" => None,
+                name => Some(self.resolve(name).cloned().ok_or_else(|| self.undefined(name))?),
+            });
+        }
+        let outputs = match function_of(self.model, node) {
+            Some(function) => self.inline(node, function, inputs, needed)?,
+            None => self.lower_operator(node, inputs)?,
+        };
+        let mut outputs = outputs.into_iter();
+        for name in &node.outputs {
+            let binding = outputs.next().unwrap_or(Binding::Absent(
+                "the operator's further results are not supported",
+            ));
+            self.bind(name, binding);
+        }
+        Ok(())
+    }
+
+    fn lower_operator(
+        &mut self,
+        node: &'m Node,
+        inputs: Vec<Option<Binding>>,
+    ) -> Result<Vec<Binding>> {
+        let opset = self.frame()?.opsets.get(&node.domain).copied().unwrap_or(1);
+        let scope = self.qualified(node.label());
+        self.b.set_scope(scope.clone());
+        *self.operators.entry(node.full_op()).or_default() += 1;
+        let unsupported = |reason: &str| Error::UnsupportedOp {
+            node: scope.to_string(),
+            op: node.full_op(),
+            opset,
+            reason: reason.to_owned(),
+        };
+        let entry = lookup(&node.domain, &node.op).ok_or_else(|| unsupported("it is not known"))?;
+        let mut call = Call::new(self, node, inputs, opset);
+        let outputs = match entry.lowering {
+            Lowering::One(lower) => lower(&mut call).map(|value| vec![value.into()]),
+            Lowering::Many(lower) => lower(&mut call),
+            Lowering::Refused(reason) => Err(unsupported(reason)),
+        };
+        let in_node =
+            |why: String| Error::Shape(format!("node '{scope}' ({}): {why}", node.full_op()));
+        let outputs = outputs.map_err(|error| match error {
+            Error::Shape(why) | Error::Data(why) => in_node(why),
+            other => other,
+        })?;
+        for output in &outputs {
+            if let Binding::Value(value) = output
+                && self.b.fact(*value).len() > MAX_ELEMENTS
+            {
+                let shape = self.b.graph().shape(*value);
+                return Err(in_node(format!("a result of shape {shape:?} is too large")));
+            }
+        }
+        Ok(outputs)
+    }
+
+    fn inline(
+        &mut self,
+        node: &'m Node,
+        function: &'m Function,
+        inputs: Vec<Option<Binding>>,
+        needed: &HashSet<&'m str>,
+    ) -> Result<Vec<Binding>> {
+        let mut attributes: HashMap<&str, &Attribute> =
+            function.defaults.iter().map(|(name, value)| (name.as_str(), value)).collect();
+        for (name, value) in &node.attributes {
+            let value = match value {
+                Attribute::Reference(outer) => self.outer_attribute(outer),
+                value => Some(value),
+            };
+            if let Some(value) = value {
+                attributes.insert(name, value);
+            }
+        }
+        let given = inputs.into_iter().chain(std::iter::repeat(None));
+        let names = function.inputs.iter().zip(given).map(|(name, binding)| {
+            let left_out = Binding::Absent("the call of the function leaves it out");
+            (name.as_str(), binding.unwrap_or(left_out))
+        });
+        self.enter(Frame {
+            names: names.collect(),
+            closed: true,
+            opsets: &function.opsets,
+            attributes,
+            path: self.qualified(node.label()).to_string(),
+        })?;
+        let used = |(inner, outer): (&'m String, &'m String)| {
+            if needed.contains(outer.as_str()) { inner.as_str() } else { "" }
+        };
+        let wanted: Vec<&str> = function.outputs.iter().zip(&node.outputs).map(used).collect();
+        self.lower_nodes(&function.nodes, wanted.iter().copied())?;
+        self.leave(&wanted)
+    }
+}

@@ -1,0 +1,209 @@
+//! Activation functions.
+
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+
+use super::elementwise::clamp;
+use crate::error::Result;
+use crate::graph::Value;
+use crate::import::call::Call;
+use crate::import::table::{Entry, MICROSOFT, rule};
+use crate::ops::{Binary, Unary};
+
+pub(super) const ENTRIES: &[Entry] = &[
+    rule("Celu", 12, "Where, Exp", celu),
+    rule("Elu", 7, "Where, Exp", elu),
+    rule("Gelu", 20, "Mul, Erf, or Tanh", gelu),
+    rule("HardSigmoid", 7, "Mul, Add, Where", hard_sigmoid),
+    rule("HardSwish", 14, "Mul, Add, Where", hard_swish),
+    rule("LeakyRelu", 7, "Where, Mul; the derivative at 0 is alpha", leaky_relu),
+    rule("Mish", 18, "Mul, Tanh, Softplus", mish),
+    rule("PRelu", 7, "Where, Mul; the derivative at 0 is the slope", prelu),
+    rule("Relu", 7, "Relu; the derivative at 0 is 0", relu),
+    rule("Selu", 7, "Where, Exp", selu),
+    rule("Shrink", 9, "Where", shrink),
+    rule("Sigmoid", 7, "Sigmoid", |c| c.apply(Unary::Sigmoid)),
+    rule("Softplus", 7, "Softplus", |c| c.apply(Unary::Softplus)),
+    rule("Softsign", 7, "Div, Abs", softsign),
+    rule("Swish", 24, "Mul, Sigmoid", |c| swish(c, 1.0)),
+    rule("Tanh", 7, "Tanh", |c| c.apply(Unary::Tanh)),
+    rule("ThresholdedRelu", 10, "Where", thresholded_relu),
+    rule("BiasGelu", 1, "Add, Mul, Erf", bias_gelu).of(MICROSOFT),
+    rule("FastGelu", 1, "Add, Mul, Tanh", fast_gelu).of(MICROSOFT),
+    rule("Gelu", 1, "Mul, Erf", bias_gelu).of(MICROSOFT),
+    rule("QuickGelu", 1, "Mul, Sigmoid", |c| swish(c, 1.702)).of(MICROSOFT),
+];
+
+fn is_positive(c: &mut Call, x: Value) -> Result<Value> {
+    let zero = c.scalar_like(x, 0.0);
+    c.greater(x, zero)
+}
+
+fn relu(c: &mut Call) -> Result<Value> {
+    let x = c.operand(0)?;
+    if c.dtype(x).is_float() {
+        return c.relu(x);
+    }
+    let zero = c.scalar_like(x, 0.0);
+    c.push(Binary::Max, &[x, zero])
+}
+
+fn leaky_relu(c: &mut Call) -> Result<Value> {
+    let alpha = c.float("alpha", 0.01)?;
+    let x = c.operand(0)?;
+    let positive = is_positive(c, x)?;
+    let leak = c.scale(x, alpha)?;
+    c.select(positive, x, leak)
+}
+
+fn prelu(c: &mut Call) -> Result<Value> {
+    let (x, slope) = (c.operand(0)?, c.weight(1)?);
+    let positive = is_positive(c, x)?;
+    let leak = c.mul(x, slope)?;
+    c.select(positive, x, leak)
+}
+
+/// `x > 0 ? x : α(e^{x/β} − 1)`. The exponential never sees positive values: its overflow there
+/// would spoil the derivative although it is not selected.
+fn exponential_unit(c: &mut Call, x: Value, alpha: f64, beta: f64) -> Result<Value> {
+    let positive = is_positive(c, x)?;
+    let zero = c.scalar_like(x, 0.0);
+    let safe = c.select(positive, zero, x)?;
+    let scaled = c.scale(safe, 1.0 / beta)?;
+    let exp = c.exp(scaled)?;
+    let minus_one = c.shift(exp, -1.0)?;
+    let negative = c.scale(minus_one, alpha)?;
+    c.select(positive, x, negative)
+}
+
+fn elu(c: &mut Call) -> Result<Value> {
+    let alpha = c.float("alpha", 1.0)?;
+    let x = c.operand(0)?;
+    exponential_unit(c, x, alpha, 1.0)
+}
+
+fn celu(c: &mut Call) -> Result<Value> {
+    let alpha = c.float("alpha", 1.0)?;
+    let x = c.operand(0)?;
+    exponential_unit(c, x, alpha, alpha)
+}
+
+fn selu(c: &mut Call) -> Result<Value> {
+    let alpha = c.float("alpha", f64::from(1.673_263_2_f32))?;
+    let gamma = c.float("gamma", f64::from(1.050_701_f32))?;
+    let x = c.operand(0)?;
+    let y = exponential_unit(c, x, alpha, 1.0)?;
+    c.scale(y, gamma)
+}
+
+/// `max(0, min(1, αx + β))`.
+fn hard_gate(c: &mut Call, x: Value, alpha: f64, beta: f64) -> Result<Value> {
+    let scaled = c.scale(x, alpha)?;
+    let line = c.shift(scaled, beta)?;
+    clamp(c, line, Some(0.0), Some(1.0))
+}
+
+fn hard_sigmoid(c: &mut Call) -> Result<Value> {
+    let (alpha, beta) = (c.float("alpha", 0.2)?, c.float("beta", 0.5)?);
+    let x = c.operand(0)?;
+    hard_gate(c, x, alpha, beta)
+}
+
+fn hard_swish(c: &mut Call) -> Result<Value> {
+    let x = c.operand(0)?;
+    let gate = hard_gate(c, x, 1.0 / 6.0, 0.5)?;
+    c.mul(x, gate)
+}
+
+fn mish(c: &mut Call) -> Result<Value> {
+    let x = c.operand(0)?;
+    let soft = c.unary(Unary::Softplus, x)?;
+    let gate = c.tanh(soft)?;
+    c.mul(x, gate)
+}
+
+fn swish(c: &mut Call, default_alpha: f64) -> Result<Value> {
+    let alpha = c.float("alpha", default_alpha)?;
+    let x = c.operand(0)?;
+    let scaled = c.scale(x, alpha)?;
+    let gate = c.sigmoid(scaled)?;
+    c.mul(x, gate)
+}
+
+fn softsign(c: &mut Call) -> Result<Value> {
+    let x = c.operand(0)?;
+    let size = c.unary(Unary::Abs, x)?;
+    let divisor = c.shift(size, 1.0)?;
+    c.div(x, divisor)
+}
+
+fn thresholded_relu(c: &mut Call) -> Result<Value> {
+    let alpha = c.float("alpha", 1.0)?;
+    let x = c.operand(0)?;
+    let (bound, zero) = (c.scalar_like(x, alpha), c.scalar_like(x, 0.0));
+    let above = c.greater(x, bound)?;
+    c.select(above, x, zero)
+}
+
+/// `x < −λ ? x + bias : x > λ ? x − bias : 0`.
+fn shrink(c: &mut Call) -> Result<Value> {
+    let (bias, lambda) = (c.float("bias", 0.0)?, c.float("lambd", 0.5)?);
+    let x = c.operand(0)?;
+    let (low, high) = (c.scalar_like(x, -lambda), c.scalar_like(x, lambda));
+    let (below, above) = (c.less(x, low)?, c.greater(x, high)?);
+    let (raised, lowered) = (c.shift(x, bias)?, c.shift(x, -bias)?);
+    let zero = c.scalar_like(x, 0.0);
+    let rest = c.select(above, lowered, zero)?;
+    c.select(below, raised, rest)
+}
+
+/// `x·Φ(x)` with the normal distribution `Φ(x) = (1 + erf(x/√2)) / 2`.
+fn exact_gelu(c: &mut Call, x: Value) -> Result<Value> {
+    let scaled = c.scale(x, FRAC_1_SQRT_2)?;
+    let erf = c.unary(Unary::Erf, scaled)?;
+    gate_by(c, x, erf)
+}
+
+/// `x·(1 + tanh(√(2/π)·(x + 0.044715x³))) / 2`.
+fn tanh_gelu(c: &mut Call, x: Value) -> Result<Value> {
+    let square = c.mul(x, x)?;
+    let cube = c.mul(square, x)?;
+    let bend = c.scale(cube, 0.044_715)?;
+    let inner = c.add(x, bend)?;
+    let scaled = c.scale(inner, FRAC_2_SQRT_PI * FRAC_1_SQRT_2)?;
+    let tanh = c.tanh(scaled)?;
+    gate_by(c, x, tanh)
+}
+
+/// `x·(1 + g) / 2`.
+fn gate_by(c: &mut Call, x: Value, g: Value) -> Result<Value> {
+    let shifted = c.shift(g, 1.0)?;
+    let gated = c.mul(x, shifted)?;
+    c.scale(gated, 0.5)
+}
+
+fn gelu(c: &mut Call) -> Result<Value> {
+    let x = c.operand(0)?;
+    match c.text("approximate", "none")? {
+        "none" => exact_gelu(c, x),
+        "tanh" => tanh_gelu(c, x),
+        other => Err(c.invalid(format_args!("approximation '{other}' is not defined"))),
+    }
+}
+
+fn biased(c: &mut Call) -> Result<Value> {
+    let x = c.operand(0)?;
+    match c.optional_weight(1)? {
+        Some(bias) => c.add(x, bias),
+        None => Ok(x),
+    }
+}
+
+fn bias_gelu(c: &mut Call) -> Result<Value> {
+    let x = biased(c)?;
+    exact_gelu(c, x)
+}
+
+fn fast_gelu(c: &mut Call) -> Result<Value> {
+    let x = biased(c)?;
+    tanh_gelu(c, x)
+}

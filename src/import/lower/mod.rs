@@ -1,0 +1,56 @@
+//! Lowering, one family of operators a file. Each file lists its operators in a table and
+//! lowers them below it.
+
+mod activation;
+mod constant;
+mod control;
+mod conv;
+mod einsum;
+mod elementwise;
+mod gather;
+mod linear;
+mod ml;
+mod normalization;
+mod pad;
+mod pool;
+mod reduce;
+mod refused;
+mod resize;
+mod scatter;
+mod sequence;
+mod shape;
+mod slice;
+mod softmax;
+mod split;
+
+use super::table::Entry;
+
+/// The operators of all families.
+pub(super) const FAMILIES: &[&[Entry]] = &[
+    activation::ENTRIES,
+    constant::ENTRIES,
+    control::ENTRIES,
+    conv::ENTRIES,
+    einsum::ENTRIES,
+    elementwise::ENTRIES,
+    gather::ENTRIES,
+    linear::ENTRIES,
+    ml::ENTRIES,
+    normalization::ENTRIES,
+    pad::ENTRIES,
+    pool::ENTRIES,
+    reduce::ENTRIES,
+    refused::ENTRIES,
+    resize::ENTRIES,
+    scatter::ENTRIES,
+    sequence::ENTRIES,
+    shape::ENTRIES,
+    slice::ENTRIES,
+    softmax::ENTRIES,
+    split::ENTRIES,
+];
+
+/// The results of an operator with one value and no others.
+fn one(value: crate::graph::Value) -> Vec<super::importer::Binding> {
+    vec![value.into()]
+}

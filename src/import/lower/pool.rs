@@ -1,0 +1,186 @@
+//! Pooling.
+
+use super::conv::{Geometry, geometry};
+use crate::error::Result;
+use crate::graph::Value;
+use crate::import::call::Call;
+use crate::import::importer::Binding;
+use crate::import::table::{Entry, rule, rules};
+use crate::ops::{AveragePool, MaxPool, Reduction, Unary};
+use crate::tensor::Tensor;
+
+pub(super) const ENTRIES: &[Entry] = &[
+    rule("AveragePool", 7, "AveragePool; Mul where windows reach over the edge", average_pool),
+    rule("GlobalAveragePool", 7, "ReduceMean", |c| global(c, Reduction::Mean)),
+    rule("GlobalLpPool", 7, "Abs, Pow, ReduceSum", global_lp_pool),
+    rule("GlobalMaxPool", 7, "ReduceMax; ties share the derivative", |c| global(c, Reduction::Max)),
+    rule("LpPool", 7, "Abs, Pow, AveragePool", lp_pool),
+    rules("MaxPool", 7, "MaxPool; the first of equal elements wins; no indices", max_pool),
+];
+
+/// A window with how far beyond its pads it may reach so that the last partial window counts too.
+struct Pooling {
+    window: Geometry,
+    /// Pads after each axis including the overhang of the last window.
+    reach: Vec<usize>,
+    /// Positions along each spatial axis.
+    counts: Vec<usize>,
+}
+
+/// The pooling window over `shape`. With `ceil_mode`, a window that starts inside the operand or
+/// its leading pads counts although it ends beyond the pads.
+fn pooling(c: &Call, shape: &[usize]) -> Result<Pooling> {
+    let window = geometry(c, shape, None)?;
+    let ceil = c.flag("ceil_mode", false)?;
+    let mut reach = window.after.clone();
+    let mut counts = Vec::with_capacity(reach.len());
+    for (axis, &size) in shape[2..].iter().enumerate() {
+        let (stride, extent) = (window.strides[axis], window.extent(axis));
+        let padded = window.before[axis] + size + window.after[axis];
+        let Some(room) = padded.checked_sub(extent) else {
+            return Err(c.invalid(format_args!("a window of {extent} over {padded} elements")));
+        };
+        let mut count = room / stride + 1;
+        if ceil && room % stride != 0 && count * stride < window.before[axis] + size {
+            reach[axis] += count * stride + extent - padded;
+            count += 1;
+        }
+        counts.push(count);
+    }
+    Ok(Pooling { window, reach, counts })
+}
+
+impl Pooling {
+    /// The plain average pool, which always divides by the size of the kernel.
+    fn average(&self) -> AveragePool {
+        let w = &self.window;
+        AveragePool::new(&w.kernel, &w.strides, &w.before, &self.reach)
+    }
+
+    /// How many kernel elements of each window lie in the operand, or also in its pads, along one
+    /// spatial axis of length `size`.
+    fn covered(&self, axis: usize, size: usize, with_pads: bool) -> Vec<usize> {
+        let w = &self.window;
+        let (low, high) = match with_pads {
+            true => (0, w.before[axis] + size + w.after[axis]),
+            false => (w.before[axis], w.before[axis] + size),
+        };
+        let inside = |start: usize| {
+            let at = (0..w.kernel[axis]).map(|k| start + k * w.dilations[axis]);
+            at.filter(|p| (low..high).contains(p)).count()
+        };
+        (0..self.counts[axis]).map(|i| inside(i * w.strides[axis])).collect()
+    }
+}
+
+fn max_pool(c: &mut Call) -> Result<Vec<Binding>> {
+    let x = c.operand(0)?;
+    let shape = c.shape(x);
+    let Pooling { window, reach, .. } = pooling(c, &shape)?;
+    let op = MaxPool::new(&window.kernel, &window.strides, &window.dilations, &window.before, &reach);
+    let y = c.push(op, &[x])?;
+    Ok(vec![y.into(), Binding::Absent("the indices of maxima are not supported")])
+}
+
+fn average_pool(c: &mut Call) -> Result<Value> {
+    let with_pads = c.flag("count_include_pad", false)?;
+    let x = c.operand(0)?;
+    let shape = c.shape(x);
+    let pooling = pooling(c, &shape)?;
+    let mean = average(c, x, &pooling)?;
+    // The plain pool divides by all elements of the kernel: undo that where fewer count.
+    let rank = shape.len();
+    let mut factor: Option<Value> = None;
+    for axis in 0..rank - 2 {
+        let kernel = pooling.window.kernel[axis];
+        let counted = pooling.covered(axis, shape[2 + axis], with_pads);
+        if counted.iter().all(|&n| n == kernel) {
+            continue;
+        }
+        let mut line = vec![1; rank];
+        line[2 + axis] = counted.len();
+        let share = counted.iter().map(|&n| kernel as f32 / n.max(1) as f32).collect();
+        let share = c.constant(Tensor::f32(&line, share)?);
+        factor = Some(match factor {
+            Some(others) => c.mul(others, share)?,
+            None => share,
+        });
+    }
+    match factor {
+        Some(factor) => c.mul(mean, factor),
+        None => Ok(mean),
+    }
+}
+
+/// The plain average pool. A dilated one takes the windows apart: it averages the shifted and
+/// strided slices that meet each kernel element.
+fn average(c: &mut Call, x: Value, pooling: &Pooling) -> Result<Value> {
+    let w = &pooling.window;
+    if w.dilations.iter().all(|&d| d == 1) {
+        return c.push(pooling.average(), &[x]);
+    }
+    let mut y = x;
+    for axis in 0..w.kernel.len() {
+        let at = 2 + axis;
+        let rank = c.rank(y);
+        let (mut before, mut after) = (vec![0; rank], vec![0; rank]);
+        (before[at], after[at]) = (w.before[axis], pooling.reach[axis]);
+        let padded = c.pad(y, &before, &after, 0.0)?;
+        let (stride, count) = (w.strides[axis], pooling.counts[axis]);
+        let mut sum = None;
+        for k in 0..w.kernel[axis] {
+            let start = k * w.dilations[axis];
+            let part = c.slice_axis(padded, at, start, start + (count - 1) * stride + 1, stride)?;
+            sum = Some(match sum {
+                Some(others) => c.add(others, part)?,
+                None => part,
+            });
+        }
+        if let Some(sum) = sum {
+            y = c.scale(sum, 1.0 / w.kernel[axis] as f64)?;
+        }
+    }
+    Ok(y)
+}
+
+fn global(c: &mut Call, kind: Reduction) -> Result<Value> {
+    let x = c.operand(0)?;
+    let axes: Vec<usize> = (2..c.rank(x)).collect();
+    c.reduce(kind, x, &axes)
+}
+
+/// `(Σ |x|ᵖ)^{1/p}`, where `sum` adds up elements.
+fn lp(c: &mut Call, sum: impl Fn(&mut Call, Value) -> Result<Value>) -> Result<Value> {
+    let p = c.int("p", 2)? as f64;
+    let x = c.operand(0)?;
+    if p == 2.0 {
+        let square = c.mul(x, x)?;
+        let total = sum(c, square)?;
+        return c.sqrt(total);
+    }
+    let size = c.unary(Unary::Abs, x)?;
+    if p == 1.0 {
+        return sum(c, size);
+    }
+    let (p, inverse) = (c.scalar_like(x, p), c.scalar_like(x, 1.0 / p));
+    let power = c.pow(size, p)?;
+    let total = sum(c, power)?;
+    c.pow(total, inverse)
+}
+
+fn lp_pool(c: &mut Call) -> Result<Value> {
+    lp(c, |c, x| {
+        let shape = c.shape(x);
+        let pooling = pooling(c, &shape)?;
+        let mean = average(c, x, &pooling)?;
+        let count: usize = pooling.window.kernel.iter().product();
+        c.scale(mean, count as f64)
+    })
+}
+
+fn global_lp_pool(c: &mut Call) -> Result<Value> {
+    lp(c, |c, x| {
+        let axes: Vec<usize> = (2..c.rank(x)).collect();
+        c.reduce_sum(x, &axes)
+    })
+}

@@ -1,0 +1,150 @@
+//! Reductions over axes, running sums, and the index of the largest element.
+
+use crate::error::Result;
+use crate::graph::Value;
+use crate::import::call::Call;
+use crate::import::table::{Entry, rule, zero};
+use crate::ops::{Reduction, Unary};
+use crate::tensor::{DType, Tensor};
+
+pub(super) const ENTRIES: &[Entry] = &[
+    zero("ArgMax", 7, "ReduceMax, Equal, Where, ReduceMin", |c| arg(c, Reduction::Max)),
+    zero("ArgMin", 7, "ReduceMin, Equal, Where, ReduceMin", |c| arg(c, Reduction::Min)),
+    rule("CumSum", 11, "CumSum", cumsum),
+    rule("ReduceL1", 7, "Abs, ReduceSum", l1),
+    rule("ReduceL2", 7, "Mul, ReduceSum, Sqrt", l2),
+    rule("ReduceLogSum", 7, "ReduceSum, Log", log_sum),
+    rule("ReduceLogSumExp", 7, "ReduceMax, Exp, ReduceSum, Log", log_sum_exp),
+    rule("ReduceMax", 7, "ReduceMax; ties share the derivative", |c| plain(c, Reduction::Max)),
+    rule("ReduceMean", 7, "ReduceMean", |c| plain(c, Reduction::Mean)),
+    rule("ReduceMin", 7, "ReduceMin; ties share the derivative", |c| plain(c, Reduction::Min)),
+    rule("ReduceProd", 7, "ReduceProd", |c| plain(c, Reduction::Prod)),
+    rule("ReduceSum", 7, "ReduceSum", |c| plain(c, Reduction::Sum)),
+    rule("ReduceSumSquare", 7, "Mul, ReduceSum", sum_square),
+];
+
+/// Applies `f` to the operand and the axes to reduce (all where none are given), then drops these
+/// axes where they are not kept.
+fn reduced(
+    c: &mut Call,
+    f: impl Fn(&mut Call, Value, &[usize]) -> Result<Value>,
+) -> Result<Value> {
+    let x = c.operand(0)?;
+    let shape = c.shape(x);
+    let given = c.ints_or_operand("axes", 1)?.unwrap_or_default();
+    let mut axes = c.axes(&given, shape.len())?;
+    if axes.is_empty() {
+        if c.flag("noop_with_empty_axes", false)? {
+            // Nothing is reduced, but what is done to single elements still is.
+            return f(c, x, &[]);
+        }
+        axes = (0..shape.len()).collect();
+    }
+    let y = f(c, x, &axes)?;
+    if c.flag("keepdims", true)? {
+        return Ok(y);
+    }
+    let kept = shape.iter().enumerate().filter(|(i, _)| !axes.contains(i));
+    let kept: Vec<usize> = kept.map(|(_, &d)| d).collect();
+    c.reshape(y, &kept)
+}
+
+/// The reduction of what may be booleans: `any` and `all` are the maximum and the minimum.
+fn plain(c: &mut Call, kind: Reduction) -> Result<Value> {
+    reduced(c, |c, x, axes| {
+        if c.dtype(x) != DType::Bool {
+            return c.reduce(kind, x, axes);
+        }
+        let x = c.cast(x, DType::I32)?;
+        let y = c.reduce(kind, x, axes)?;
+        c.cast(y, DType::Bool)
+    })
+}
+
+fn l1(c: &mut Call) -> Result<Value> {
+    reduced(c, |c, x, axes| {
+        let size = c.unary(Unary::Abs, x)?;
+        c.reduce_sum(size, axes)
+    })
+}
+
+fn sum_of_squares(c: &mut Call, x: Value, axes: &[usize]) -> Result<Value> {
+    let square = c.mul(x, x)?;
+    c.reduce_sum(square, axes)
+}
+
+fn l2(c: &mut Call) -> Result<Value> {
+    reduced(c, |c, x, axes| {
+        let sum = sum_of_squares(c, x, axes)?;
+        c.sqrt(sum)
+    })
+}
+
+fn sum_square(c: &mut Call) -> Result<Value> {
+    reduced(c, sum_of_squares)
+}
+
+fn log_sum(c: &mut Call) -> Result<Value> {
+    reduced(c, |c, x, axes| {
+        let sum = c.reduce_sum(x, axes)?;
+        c.unary(Unary::Log, sum)
+    })
+}
+
+/// `m + log Σ e^{x − m}` with the maximum `m`, whose derivative cancels.
+fn log_sum_exp(c: &mut Call) -> Result<Value> {
+    reduced(c, |c, x, axes| {
+        let max = c.reduce_max(x, axes)?;
+        let max = c.detach(max)?;
+        let shifted = c.sub(x, max)?;
+        let exp = c.exp(shifted)?;
+        let sum = c.reduce_sum(exp, axes)?;
+        let log = c.unary(Unary::Log, sum)?;
+        c.add(max, log)
+    })
+}
+
+fn cumsum(c: &mut Call) -> Result<Value> {
+    let axis = c.known_int(1, "axis")?;
+    let (exclusive, reverse) = (c.flag("exclusive", false)?, c.flag("reverse", false)?);
+    let x = c.operand(0)?;
+    let axis = c.axis(axis, c.rank(x))?;
+    c.cumsum(x, axis, exclusive, reverse)
+}
+
+/// The int64 index of the largest (or smallest) element along `axis`, which keeps length 1: of
+/// the first such element, or of the last.
+pub(super) fn first_index(
+    c: &mut Call,
+    x: Value,
+    axis: usize,
+    kind: Reduction,
+    last: bool,
+) -> Result<Value> {
+    let size = c.shape(x)[axis];
+    let mut column = vec![1; c.rank(x)];
+    column[axis] = size;
+    let positions = Tensor::index(0..size as i64).reshape(&column)?;
+    let positions = c.constant(positions);
+    let best = c.reduce(kind, x, &[axis])?;
+    let here = c.equal(x, best)?;
+    let (outside, pick) =
+        if last { (-1.0, Reduction::Max) } else { (size as f64, Reduction::Min) };
+    let outside = c.scalar(DType::I64, outside);
+    let candidates = c.select(here, positions, outside)?;
+    c.reduce(pick, candidates, &[axis])
+}
+
+fn arg(c: &mut Call, kind: Reduction) -> Result<Value> {
+    let x = c.fixed(0)?;
+    let shape = c.shape(x);
+    let axis = c.axis(c.int("axis", 0)?, shape.len())?;
+    let last = c.flag("select_last_index", false)?;
+    let index = first_index(c, x, axis, kind, last)?;
+    if c.flag("keepdims", true)? {
+        return Ok(index);
+    }
+    let mut kept = shape;
+    kept.remove(axis);
+    c.reshape(index, &kept)
+}

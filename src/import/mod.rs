@@ -1,0 +1,116 @@
+//! From ONNX to the graph IR: every operator is lowered to the primitives of [`crate::ops`].
+//!
+//! All that differs between operator-set versions, exporters and spellings ends here: local
+//! functions are inlined, shapes become static with the batch at 1, arithmetic on shapes is folded
+//! to constants, and it is decided which tensors are trainable.
+
+mod call;
+mod finish;
+mod importer;
+mod inputs;
+mod literal;
+mod lower;
+mod scan;
+mod table;
+
+use std::collections::{BTreeMap, HashMap};
+
+pub use finish::FinalActivation;
+pub use inputs::{DeclaredInput, declared_inputs};
+pub use scan::{Problem, default_output, unsupported};
+pub use table::{Entry, entries, markdown};
+
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::onnx::Model;
+use importer::Importer;
+
+/// What the user decides about an import.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// Full shapes of inputs, the batch axis included and of length 1. Needed for the inputs whose
+    /// other dimensions the model leaves open.
+    pub shapes: HashMap<String, Vec<usize>>,
+    /// The output (or any other value) to take; by default the first floating-point output.
+    pub output: Option<String>,
+    /// Where not empty, exactly the floating-point tensors whose names match one of these glob
+    /// patterns are parameters.
+    pub include: Vec<String>,
+    /// Tensors whose names match one of these glob patterns are constants.
+    pub exclude: Vec<String>,
+}
+
+/// A model lowered to the graph IR.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// The graph, with one output: the chosen one, before its final activation.
+    pub graph: Graph,
+    /// The name of the output taken.
+    pub output: String,
+    /// The activation at the end of the model, which the graph leaves out.
+    pub final_activation: Option<FinalActivation>,
+    /// How many batch normalisations there are.
+    pub batch_norms: usize,
+    /// What makes scores mean something else than the user may expect.
+    pub warnings: Vec<String>,
+    /// What was decided on the way, for whoever wants to know.
+    pub notes: Vec<String>,
+    /// Facts about the file.
+    pub info: Info,
+}
+
+/// Facts about a model file.
+#[derive(Clone, Debug, Default)]
+pub struct Info {
+    /// The version of the file format.
+    pub ir_version: i64,
+    /// The exporter and its version.
+    pub producer: String,
+    /// Operator-set versions by domain; `ai.onnx` is the empty domain.
+    pub opsets: BTreeMap<String, i64>,
+    /// How often each operator was lowered, with local functions inlined and dead nodes left out.
+    pub operators: BTreeMap<String, usize>,
+}
+
+/// Lowers `model`. Errs when an operator is not supported (before anything is lowered), when
+/// shapes stay open or do not fit together, and when there is nothing to train.
+pub fn import(model: &Model, options: &ImportOptions) -> Result<Imported> {
+    let output = match &options.output {
+        Some(name) => scan::named_output(model, name)?,
+        None => scan::default_output(model)?,
+    };
+    scan::check(model, &output)?;
+    let mut importer = Importer::new(model, options)?;
+    let lowered = importer.run(&output);
+    let fixed_batch = importer.fixed_batch();
+    let value = match (lowered, fixed_batch) {
+        (Err(Error::Shape(why)), Some(k)) => return Err(refuse_batch(model, k, &why)),
+        (lowered, _) => lowered?,
+    };
+    if let Some(k) = fixed_batch {
+        inputs::check_output_batch(model, &output, importer.b.graph().shape(value))
+            .map_err(|why| refuse_batch(model, k, &why))?;
+    }
+    let imported = importer.finish(output, value)?;
+    if imported.graph.parameters().next().is_none() {
+        return Err(no_parameters(model, options));
+    }
+    Ok(imported)
+}
+
+fn refuse_batch(model: &Model, k: usize, why: &str) -> Error {
+    Error::UnsupportedModel(format!(
+        "{}: exported with a fixed batch of {k}, and it does not work with a batch of 1 ({why}); \
+         export it again with a batch of 1 or a dynamic batch axis",
+        model.source
+    ))
+}
+
+fn no_parameters(model: &Model, options: &ImportOptions) -> Error {
+    let source = &model.source;
+    if options.include.is_empty() && options.exclude.is_empty() {
+        Error::UnsupportedModel(format!("{source}: the model has no floating-point parameters"))
+    } else {
+        Error::Usage(format!("{source}: no parameter is left by the patterns given"))
+    }
+}

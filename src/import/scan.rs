@@ -1,0 +1,220 @@
+//! Before anything is lowered: which output is taken, which nodes it needs, and which of those
+//! cannot be lowered.
+
+use std::collections::HashSet;
+
+use super::table::{Lowering, lookup};
+use crate::error::{Error, Result};
+use crate::onnx::{DataType, Function, Graph, Model, Node, Opsets, Type, dtype_of};
+
+/// How deep functions and branches may be nested.
+pub(crate) const MAX_DEPTH: usize = 64;
+
+/// An operator in a model that stands in the way of scoring it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The node's name, or its first output where it has none.
+    pub node: String,
+    /// The operator, with its domain where it is not `ai.onnx`.
+    pub op: String,
+    /// The opset version the model declares for the operator's domain.
+    pub opset: i64,
+    /// Why it is not supported.
+    pub reason: String,
+}
+
+/// The nodes that compute `wanted`, in order, and all names needed for that.
+pub(crate) fn live_nodes<'m>(
+    nodes: &'m [Node],
+    wanted: impl IntoIterator<Item = &'m str>,
+) -> (Vec<usize>, HashSet<&'m str>) {
+    let mut needed: HashSet<&str> = wanted.into_iter().filter(|name| !name.is_empty()).collect();
+    let mut live = Vec::new();
+    for (i, node) in nodes.iter().enumerate().rev() {
+        if node.outputs.iter().any(|output| needed.contains(output.as_str())) {
+            live.push(i);
+            needed.extend(node.inputs.iter().map(String::as_str).filter(|name| !name.is_empty()));
+            node.subgraphs().for_each(|graph| add_names(graph, &mut needed));
+        }
+    }
+    live.reverse();
+    (live, needed)
+}
+
+/// All names that a branch mentions: those that it does not define itself are taken from outside.
+fn add_names<'m>(graph: &'m Graph, names: &mut HashSet<&'m str>) {
+    names.extend(graph.outputs.iter().map(|o| o.name.as_str()));
+    for node in &graph.nodes {
+        names.extend(node.inputs.iter().map(String::as_str).filter(|name| !name.is_empty()));
+        node.subgraphs().for_each(|graph| add_names(graph, names));
+    }
+}
+
+/// The local function that `node` calls, if it calls one.
+pub(crate) fn function_of<'m>(model: &'m Model, node: &Node) -> Option<&'m Function> {
+    if model.functions.is_empty() {
+        return None;
+    }
+    let key = (node.domain.clone(), node.op.clone(), node.overload.clone());
+    model.functions.get(&key)
+}
+
+/// The output that is taken where none is named: the first floating-point one. Class labels are
+/// passed over, and so are the other parts of what classifiers of scikit-learn put out.
+pub fn default_output(model: &Model) -> Result<String> {
+    let zip_maps: HashSet<&str> = model
+        .graph
+        .nodes
+        .iter()
+        .filter(|node| node.op == "ZipMap")
+        .flat_map(|node| node.outputs.iter().map(String::as_str))
+        .collect();
+    let is_float = |ty: &Type| match ty {
+        Type::Tensor(DataType::Undefined, _) | Type::Other("unknown") => true,
+        Type::Tensor(stored, _) => dtype_of(*stored).is_some_and(|d| d.is_float()),
+        Type::Other(_) => false,
+    };
+    let outputs = &model.graph.outputs;
+    let float = outputs.iter().find(|o| is_float(&o.ty) || zip_maps.contains(o.name.as_str()));
+    match float {
+        Some(output) => Ok(output.name.clone()),
+        None if outputs.is_empty() => {
+            Err(Error::InvalidModel(format!("{}: the model has no outputs", model.source)))
+        }
+        None => Err(Error::UnsupportedModel(format!(
+            "{}: the model has no floating-point output",
+            model.source
+        ))),
+    }
+}
+
+/// Checks that there is a value called `name`, and returns the name.
+pub(crate) fn named_output(model: &Model, name: &str) -> Result<String> {
+    let graph = &model.graph;
+    let inner = graph.nodes.iter().flat_map(|node| &node.outputs);
+    let outputs = graph.outputs.iter().map(|o| &o.name);
+    if outputs.clone().chain(inner).any(|n| n == name) {
+        return Ok(name.to_owned());
+    }
+    let names: Vec<&str> = outputs.map(String::as_str).collect();
+    Err(Error::Usage(format!(
+        "{}: there is no output '{name}'; the outputs are: {}",
+        model.source,
+        names.join(", ")
+    )))
+}
+
+/// All operators that the default output needs and that are not supported, those inside local
+/// functions and branches included.
+pub fn unsupported(model: &Model) -> Vec<Problem> {
+    default_output(model).map_or(Vec::new(), |output| problems(model, &output))
+}
+
+/// Errs where `output` needs an operator that is not supported, naming all of them.
+pub(crate) fn check(model: &Model, output: &str) -> Result<()> {
+    let problems = problems(model, output);
+    let quantised = problems.iter().find(|p| is_quantised(&p.op));
+    if let Some(Problem { node, op, .. }) = quantised {
+        return Err(Error::UnsupportedModel(format!(
+            "{}: the model is quantised (node '{node}' is {op}); gradients need the floating-point \
+             model, exported before quantisation",
+            model.source
+        )));
+    }
+    let Some((first, rest)) = problems.split_first() else { return Ok(()) };
+    let mut others: Vec<&str> = rest.iter().map(|p| p.op.as_str()).collect();
+    others.sort_unstable();
+    others.dedup();
+    others.retain(|op| *op != first.op);
+    let mut reason = first.reason.clone();
+    if !others.is_empty() {
+        reason += &format!(" (also not supported: {})", others.join(", "));
+    }
+    Err(Error::UnsupportedOp {
+        node: first.node.clone(),
+        op: first.op.clone(),
+        opset: first.opset,
+        reason,
+    })
+}
+
+/// Whether an operator computes on quantised values.
+fn is_quantised(op: &str) -> bool {
+    let name = op.rsplit('.').next().unwrap_or(op);
+    name.starts_with("QLinear")
+        || name.starts_with("DynamicQuantize")
+        || ["QGemm", "QAttention", "QuantizeLinear", "DequantizeLinear"].contains(&name)
+        || ["ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"].contains(&name)
+        || ["MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized"].contains(&name)
+}
+
+fn problems(model: &Model, output: &str) -> Vec<Problem> {
+    let mut scan = Scan { model, seen: HashSet::new(), problems: Vec::new() };
+    scan.nodes(&model.graph.nodes, [output], &model.opsets, "", 0);
+    scan.problems
+}
+
+struct Scan<'m> {
+    model: &'m Model,
+    /// Functions already looked into, each with the outputs wanted of it.
+    seen: HashSet<(*const Function, Vec<&'m str>)>,
+    problems: Vec<Problem>,
+}
+
+impl<'m> Scan<'m> {
+    fn nodes(
+        &mut self,
+        nodes: &'m [Node],
+        wanted: impl IntoIterator<Item = &'m str>,
+        opsets: &'m Opsets,
+        path: &str,
+        depth: usize,
+    ) {
+        let (live, needed) = live_nodes(nodes, wanted);
+        for node in live.into_iter().map(|i| &nodes[i]) {
+            let label = match path {
+                "" => node.label().to_owned(),
+                path => format!("{path}/{}", node.label()),
+            };
+            let mut problem = |reason: &str| {
+                self.problems.push(Problem {
+                    node: label.clone(),
+                    op: node.full_op(),
+                    opset: opsets.get(&node.domain).copied().unwrap_or(1),
+                    reason: reason.to_owned(),
+                });
+            };
+            if depth >= MAX_DEPTH {
+                return problem("functions and branches are nested too deep, or call themselves");
+            }
+            if let Some(function) = function_of(self.model, node) {
+                let pairs = function.outputs.iter().zip(&node.outputs);
+                let wanted: Vec<&str> = pairs
+                    .filter(|(_, outer)| needed.contains(outer.as_str()))
+                    .map(|(inner, _)| inner.as_str())
+                    .collect();
+                if self.seen.insert((std::ptr::from_ref(function), wanted.clone())) {
+                    self.nodes(&function.nodes, wanted, &function.opsets, &label, depth + 1);
+                }
+                continue;
+            }
+            match lookup(&node.domain, &node.op).map(|entry| entry.lowering) {
+                Some(Lowering::Refused(reason)) => problem(reason),
+                Some(_) => {
+                    for graph in node.subgraphs() {
+                        let wanted = graph.outputs.iter().map(|o| o.name.as_str());
+                        self.nodes(&graph.nodes, wanted, opsets, &label, depth + 1);
+                    }
+                }
+                None if is_quantised(&node.op) => problem("it computes on quantised values"),
+                None if node.domain.is_empty() => {
+                    problem("it is not an operator that gradalign knows");
+                }
+                None => problem(
+                    "operators of this domain are not known and the file has no function that \
+                     defines it; export the model with standard operators",
+                ),
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Tensor data kept in files beside the model.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Take};
+use std::path::{Component, Path, PathBuf};
+
+use super::proto::StringStringEntryProto;
+use crate::error::{Error, Result};
+
+/// Opens external data, but only inside the model's folder.
+pub(super) struct External {
+    source: String,
+    folder: Option<PathBuf>,
+    open: HashMap<String, (File, u64)>,
+}
+
+impl External {
+    /// For the model `source` stored in `folder`; `None` where the model is not a file.
+    pub(super) fn new(source: &str, folder: Option<&Path>) -> Self {
+        External {
+            source: source.to_owned(),
+            folder: folder.map(Path::to_owned),
+            open: HashMap::new(),
+        }
+    }
+
+    /// A reader of exactly the `bytes` bytes that `entries` place for tensor `name`. Errs when the
+    /// file is missing, outside the model's folder, or too short; nothing is read before that is
+    /// known.
+    pub(super) fn reader(
+        &mut self,
+        name: &str,
+        entries: &[StringStringEntryProto],
+        bytes: u64,
+    ) -> Result<Take<&mut File>> {
+        let source = self.source.clone();
+        let fail = |why: String| Error::InvalidModel(format!("{source}: tensor '{name}': {why}"));
+        let entry = |key: &str| {
+            entries.iter().find(|e| e.key.as_deref() == Some(key)).and_then(|e| e.value.as_deref())
+        };
+        let number = |key: &str| -> Result<Option<u64>> {
+            entry(key)
+                .map(|text| text.trim().parse().map_err(|_| fail(format!("bad {key} '{text}'"))))
+                .transpose()
+        };
+        let location =
+            entry("location").ok_or_else(|| fail("external data without a location".into()))?;
+        let offset = number("offset")?.unwrap_or(0);
+        if let Some(length) = number("length")?
+            && length != bytes
+        {
+            let why = format!("its shape needs {bytes} bytes, its external data has {length}");
+            return Err(fail(why));
+        }
+        if !self.open.contains_key(location) {
+            let folder = self.folder.as_deref();
+            let opened = open_inside(folder, location).map_err(fail)?;
+            self.open.insert(location.to_owned(), opened);
+        }
+        let Some((file, length)) = self.open.get_mut(location) else {
+            return Err(fail(format!("the external file '{location}' could not be opened")));
+        };
+        if offset.checked_add(bytes).is_none_or(|end| end > *length) {
+            return Err(fail(format!(
+                "bytes {offset} to {} of the external file '{location}' are needed but it has only \
+                 {length}; it is truncated or belongs to another model",
+                offset.saturating_add(bytes)
+            )));
+        }
+        file.seek(SeekFrom::Start(offset)).map_err(|e| fail(format!("'{location}': {e}")))?;
+        Ok(file.take(bytes))
+    }
+}
+
+/// Opens `location` below `folder`, and says how long it is. Errs in words when that leads outside.
+fn open_inside(folder: Option<&Path>, location: &str) -> Result<(File, u64), String> {
+    let refused = |why| {
+        format!(
+            "the external file '{location}' is refused: {why}; place it in the model's folder and \
+             export the model again"
+        )
+    };
+    let folder = folder.ok_or_else(|| refused("the model was not read from a file"))?;
+    let relative = Path::new(location);
+    let inside = relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    if !inside || location.is_empty() {
+        return Err(refused("it is not a path inside the model's folder"));
+    }
+    let missing = |e: std::io::Error| {
+        format!(
+            "its data is in the external file '{location}', which cannot be opened ({e}); keep it \
+             beside the model"
+        )
+    };
+    let path = folder.join(relative).canonicalize().map_err(missing)?;
+    if !path.starts_with(folder.canonicalize().map_err(missing)?) {
+        return Err(refused("a link leads it outside the model's folder"));
+    }
+    let file = File::open(&path).map_err(missing)?;
+    let meta = file.metadata().map_err(missing)?;
+    if !meta.is_file() {
+        return Err(refused("it is not a regular file"));
+    }
+    Ok((file, meta.len()))
+}
