@@ -103,7 +103,7 @@ impl<'m> Importer<'m> {
     }
 
     /// Lowers what `output` depends on.
-    pub fn run(&mut self, output: &str) -> Result<Value> {
+    pub fn run(&mut self, output: &'m str) -> Result<Value> {
         let model = self.model;
         self.bind_initializers(&model.graph.initializers);
         let (_, needed) = live_nodes(&model.graph.nodes, [output]);

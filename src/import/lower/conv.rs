@@ -104,8 +104,8 @@ fn window(g: &Geometry, groups: usize) -> Window {
     Window {
         strides: g.strides.clone(),
         dilations: g.dilations.clone(),
-        before: g.before.clone(),
-        after: g.after.clone(),
+        pads_begin: g.before.clone(),
+        pads_end: g.after.clone(),
         groups,
     }
 }
@@ -172,6 +172,6 @@ fn conv_transpose(c: &mut Call) -> Result<Value> {
     }
     let total = [&shape[..1], &[filter[1] * groups], &sizes].concat();
     c.bounded(total)?;
-    let y = c.push(ConvInputGrad { window: window(&g, groups), spatial: sizes }, &[w, x])?;
+    let y = c.push(ConvInputGrad { window: window(&g, groups), spatial: sizes }, &[x, w])?;
     with_bias(c, y)
 }
