@@ -189,7 +189,7 @@ impl<'a, 'm> Call<'a, 'm> {
         let node = self.graph().node(value);
         match &node.op {
             Op::Constant(tensor) => Ok(Some(tensor.clone())),
-            Op::Apply(_) if depth < MAX_EVALUATION_DEPTH => {
+            Op::Apply(op) if depth < MAX_EVALUATION_DEPTH => {
                 let mut operands = Vec::with_capacity(node.inputs.len());
                 for &input in &node.inputs {
                     match self.evaluate(input, depth + 1)? {
@@ -197,7 +197,7 @@ impl<'a, 'm> Call<'a, 'm> {
                         None => return Ok(None),
                     }
                 }
-                node.op.eval(&operands.iter().collect::<Vec<_>>(), &node.fact).map(Some)
+                op.rule().eval(&operands.iter().collect::<Vec<_>>(), &node.fact).map(Some)
             }
             _ => Ok(None),
         }

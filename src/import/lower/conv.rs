@@ -172,6 +172,6 @@ fn conv_transpose(c: &mut Call) -> Result<Value> {
     }
     let total = [&shape[..1], &[filter[1] * groups], &sizes].concat();
     c.bounded(total)?;
-    let y = c.push(ConvInputGrad { window: window(&g, groups), spatial: sizes }, &[w, x])?;
+    let y = c.push(ConvInputGrad { window: window(&g, groups), spatial: sizes }, &[x, w])?;
     with_bias(c, y)
 }
