@@ -157,7 +157,8 @@ mod tests {
 
     /// Class Gram matrices of the given sign vectors.
     fn grams(classes: &[Array2<f64>]) -> Vec<ClassGram> {
-        let gram = |(c, s): (usize, &Array2<f64>)| ClassGram { class: c as i64, gram: s.dot(&s.t()) };
+        let gram =
+            |(c, s): (usize, &Array2<f64>)| ClassGram { class: c as i64, gram: s.dot(&s.t()) };
         classes.iter().enumerate().map(gram).collect()
     }
 
@@ -171,7 +172,8 @@ mod tests {
 
     #[test]
     fn identical_gradients() {
-        let (one, two) = values(&[array![[1., -1., 0., 1.], [1., -1., 0., 1.]]], &Options::default());
+        let (one, two) =
+            values(&[array![[1., -1., 0., 1.], [1., -1., 0., 1.]]], &Options::default());
         assert_eq!((one, two), (3.0, f64::NEG_INFINITY));
     }
 
@@ -184,7 +186,8 @@ mod tests {
     #[test]
     fn disjoint_supports() {
         // A = Σ nnz / n², D = Σ log nnz.
-        let (one, two) = values(&[array![[1., -1., 1., 0.], [0., 0., 0., 1.]]], &Options::default());
+        let (one, two) =
+            values(&[array![[1., -1., 1., 0.], [0., 0., 0., 1.]]], &Options::default());
         assert!((one - 1.0).abs() < 1e-12 && (two - 3f64.ln()).abs() < 1e-12, "{one} {two}");
     }
 

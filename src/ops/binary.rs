@@ -410,10 +410,13 @@ impl Builder {
         if self.rank(value) == 0 {
             return Ok(Some(value));
         }
-        if squeezed(outer) != squeezed(inner) || outer.contains(&0) {
+        let shape = self.shape(value);
+        // Of two whole operands neither gains: the reshape would only change sides.
+        let size = |s: &[usize]| s.iter().product::<usize>();
+        let whole = size(&shape) == size(outer);
+        if squeezed(outer) != squeezed(inner) || whole {
             return Ok(None);
         }
-        let shape = self.shape(value);
         let mut padded = vec![1; outer.len() - shape.len()];
         padded.extend(shape);
         // The operand's extent along each axis of `outer` that is not a unit axis, in order.

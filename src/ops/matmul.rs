@@ -176,7 +176,6 @@ impl Builder {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::testing::Case;
 
     #[test]

@@ -2,15 +2,15 @@
 
 use ndarray::Array2;
 
+use super::Batch;
 use super::memory::peak_bytes;
 use super::plan::{Plan, members, plan};
 use super::training::{Reduction, TrainingGraph, training_graph};
-use super::Batch;
 use crate::emit::emit_bytes;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, Output, Value};
-use crate::ops::{Op, Primitive, Reduce, Reduction as Reducing, Unary};
+use crate::ops::{Binary, Op, Primitive, Reduce, Reduction as Reducing, Unary};
 use crate::tensor::{DType, Tensor};
 use crate::transform::Loss;
 
@@ -199,7 +199,8 @@ fn with_grams(
             small.push(rows);
         } else {
             for start in (0..*size).step_by(EXACT) {
-                let part = b.slice_axis(rows, 1, start, size.min(&(start + EXACT)).to_owned(), 1)?;
+                let part =
+                    b.slice_axis(rows, 1, start, size.min(&(start + EXACT)).to_owned(), 1)?;
                 let gram = gram_of(&mut b, part, plan, kind)?;
                 grams.push(b.cast(gram, DType::F64)?);
             }
@@ -261,19 +262,25 @@ fn outer_product(graph: &Graph, gradient: Value) -> Option<(Value, Value)> {
     }
 }
 
-/// A gradient that is a sum, with the elements that cancel to rounding noise set to zero.
+/// A gradient in which the sums that cancel to rounding noise are zero. Sums are looked for behind
+/// whatever only moves elements or adds up contributions.
 fn without_noise(b: &mut Builder, gradient: Value) -> Result<Value> {
-    let node = b.graph().node(gradient);
-    match &node.op {
-        Op::Apply(Primitive::Reshape(_)) => {
-            let (inner, shape) = (node.inputs[0], b.shape(gradient));
-            let cleaned = without_noise(b, inner)?;
-            b.reshape(cleaned, &shape)
+    let node = b.graph().node(gradient).clone();
+    let Op::Apply(op) = &node.op else { return Ok(gradient) };
+    match op {
+        Primitive::Reshape(_)
+        | Primitive::Transpose(_)
+        | Primitive::Slice(_)
+        | Primitive::Pad(_)
+        | Primitive::Concat(_)
+        | Primitive::Binary(Binary::Add) => {
+            let operands = node.inputs.iter();
+            let cleaned = operands.map(|&v| without_noise(b, v)).collect::<Result<Vec<_>>>()?;
+            if cleaned == node.inputs { Ok(gradient) } else { b.push(op.clone(), &cleaned) }
         }
-        Op::Apply(Primitive::Reduce(Reduce { kind: Reducing::Sum, axes })) => {
-            let (terms, axes) = (node.inputs[0], axes.clone());
-            let magnitudes = b.unary(Unary::Abs, terms)?;
-            let scale = b.reduce_sum(magnitudes, &axes)?;
+        Primitive::Reduce(Reduce { kind: Reducing::Sum, axes }) => {
+            let magnitudes = b.unary(Unary::Abs, node.inputs[0])?;
+            let scale = b.reduce_sum(magnitudes, axes)?;
             let floor = b.scale(scale, CANCELLED)?;
             let size = b.unary(Unary::Abs, gradient)?;
             let cancelled = b.less_or_equal(size, floor)?;

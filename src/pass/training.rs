@@ -36,10 +36,8 @@ pub fn training_graph(
     reduction: Reduction,
 ) -> Result<TrainingGraph> {
     let (graph, value) = transform::loss(model, loss)?;
-    let parameters: Vec<(Value, String, Fact)> = graph
-        .parameters()
-        .map(|(v, p)| (v, p.name.to_string(), graph.fact(v).clone()))
-        .collect();
+    let parameters: Vec<(Value, String, Fact)> =
+        graph.parameters().map(|(v, p)| (v, p.name.to_string(), graph.fact(v).clone())).collect();
     let sizes = parameters.iter().map(|(_, name, fact)| (name.clone(), fact.len())).collect();
     let graph = match reduction {
         Reduction::PerSample => {

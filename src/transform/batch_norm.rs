@@ -78,7 +78,8 @@ mod tests {
         let x = b.input("x", Fact::new(DType::F64, [1, 2, 3]));
         let bias = b.parameter("bias", Tensor::f64(&[2, 1], vec![3.0, -1.0]).unwrap());
         let shifted = b.add(x, bias).unwrap();
-        let vector = |b: &mut Builder, v: [f64; 2]| b.constant(Tensor::f64(&[2], v.into()).unwrap());
+        let vector =
+            |b: &mut Builder, v: [f64; 2]| b.constant(Tensor::f64(&[2], v.into()).unwrap());
         let scale = vector(&mut b, [2.0, 1.0]);
         let shift = vector(&mut b, [0.5, 0.0]);
         let mean = vector(&mut b, [1.0, 2.0]);
@@ -109,7 +110,8 @@ mod tests {
         let (graph, y) = run(BatchNormMode::Sample);
         let r = 1.5f64.sqrt();
         let q = 2f64.sqrt();
-        for (v, expected) in y.iter().zip([0.5 - 2.0 * r, 0.5, 0.5 + 2.0 * r, -1. / q, -1. / q, q]) {
+        for (v, expected) in y.iter().zip([0.5 - 2.0 * r, 0.5, 0.5 + 2.0 * r, -1. / q, -1. / q, q])
+        {
             assert!((v - expected).abs() < 1e-12, "{v} {expected}");
         }
         assert_eq!(graph.pruned().parameters().count(), 0);

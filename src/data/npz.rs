@@ -1,0 +1,323 @@
+//! NumPy archives.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use ndarray::{Array, ArrayD, IxDyn, ShapeBuilder};
+use zip::ZipArchive;
+
+use super::{Content, Labels, Source, Stored, show_known};
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// Names of the array of labels, in the order tried.
+const LABELS: [&str; 2] = ["labels", "y"];
+
+pub(super) fn open(path: &Path) -> Result<Source> {
+    let sha256 = super::sha256(path)?;
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+
+    let broken = |reason: &dyn std::fmt::Display| {
+        Error::Data(format!("{}: not a readable .npz file: {reason}", path.display()))
+    };
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| broken(&e))?;
+    let mut arrays = BTreeMap::new();
+    for index in 0..archive.len() {
+        let entry = archive.by_index(index).map_err(|e| broken(&e))?;
+        let name = entry.name().trim_end_matches(".npy").to_owned();
+        let array =
+            read_array(entry).map_err(|reason| broken(&format!("array '{name}': {reason}")))?;
+        arrays.insert(name, array);
+    }
+
+    let at = path.display();
+    let (name, stored) =
+        LABELS.iter().find_map(|&name| arrays.remove_entry(name)).ok_or_else(|| {
+            Error::Data(format!(
+                "{at}: no array of labels; name it 'labels' or 'y' (there are: {})",
+                super::list(arrays.keys().map(String::as_str))
+            ))
+        })?;
+    let labels = into_labels(stored).map_err(|why| Error::Data(format!("{at}: '{name}' {why}")))?;
+    let len = labels.len();
+    let of_samples = move |array: &Stored| array.shape().first() == Some(&len);
+    let read = move |indices: &[usize]| {
+        let arrays = arrays
+            .into_iter()
+            .map(|(name, array)| {
+                let array = match &array {
+                    Stored::Unreadable(_) => array,
+                    fits if of_samples(fits) => fits.select(indices),
+                    other => Stored::Unreadable(format!(
+                        "has the shape {}, but there are labels of {len} samples; the leading \
+                         axes must agree",
+                        show_known(other.shape())
+                    )),
+                };
+                (name, array)
+            })
+            .collect();
+        Ok((Content::Arrays(arrays), sha256))
+    };
+    Ok(Source { labels, len, warnings: Vec::new(), read: Box::new(read) })
+}
+
+/// Reads an `.npy` file.
+fn read_array(mut entry: impl Read) -> Result<Stored, String> {
+    let header = Header::read(&mut entry)?;
+    let Some(dtype) = &header.dtype else {
+        return Ok(Stored::Unreadable("is a structured array".into()));
+    };
+    let (big, kind) = match dtype.strip_prefix('>') {
+        Some(kind) => (true, kind),
+        None => (false, dtype.trim_start_matches(['<', '|', '='])),
+    };
+    Ok(match kind {
+        "u1" => Stored::U8(header.values(entry, big, u8::from_le_bytes)?.into_shared()),
+        "f4" => Stored::Tensor(header.values(entry, big, f32::from_le_bytes)?.into()),
+        "f8" => Stored::Tensor(header.values(entry, big, f64::from_le_bytes)?.into()),
+        "i4" => Stored::Tensor(header.values(entry, big, i32::from_le_bytes)?.into()),
+        "i8" => Stored::Tensor(header.values(entry, big, i64::from_le_bytes)?.into()),
+        "b1" => Stored::Tensor(header.values(entry, big, |[byte]| byte != 0)?.into()),
+        _ => Stored::Unreadable(format!(
+            "has the dtype '{dtype}'; the dtypes read are uint8, int32, int64, float32, float64 \
+             and bool"
+        )),
+    })
+}
+
+/// The header of an `.npy` file: a Python dictionary.
+struct Header {
+    /// NumPy's name of the element type; `None` for structured arrays.
+    dtype: Option<String>,
+    /// Whether the first axis changes fastest.
+    fortran: bool,
+    shape: Vec<usize>,
+}
+
+impl Header {
+    fn read(entry: &mut impl Read) -> Result<Header, String> {
+        let mut start = [0; 8];
+        entry.read_exact(&mut start).map_err(|e| e.to_string())?;
+        let [b'\x93', b'N', b'U', b'M', b'P', b'Y', version, _] = start else {
+            return Err("it is not an .npy array".into());
+        };
+        // Version 1 counts the header's bytes in 16 bits, the later ones in 32.
+        let mut length = [0; 4];
+        let counted = if version == 1 { &mut length[..2] } else { &mut length[..] };
+        entry.read_exact(counted).map_err(|e| e.to_string())?;
+        let mut text = String::new();
+        let length = u64::from(u32::from_le_bytes(length));
+        entry.take(length).read_to_string(&mut text).map_err(|e| e.to_string())?;
+        Header::parse(&text).ok_or_else(|| format!("its header is not readable: {text}"))
+    }
+
+    fn parse(text: &str) -> Option<Header> {
+        let value = |key: &str| Some(text.split_once(key)?.1.trim_start());
+        let dtype = value("'descr':")?
+            .strip_prefix('\'')
+            .and_then(|rest| rest.split_once('\''))
+            .map(|(dtype, _)| dtype.to_owned());
+        let fortran = value("'fortran_order':")?.starts_with("True");
+        let (sizes, _) = value("'shape':")?.strip_prefix('(')?.split_once(')')?;
+        let sizes = sizes.split(',').map(str::trim).filter(|size| !size.is_empty());
+        let shape = sizes.map(|size| size.parse().ok()).collect::<Option<_>>()?;
+        Some(Header { dtype, fortran, shape })
+    }
+
+    /// Reads the values that follow, each of `N` bytes, in row-major order.
+    fn values<T: Clone, const N: usize>(
+        &self,
+        entry: impl Read,
+        big_endian: bool,
+        from_le_bytes: impl Fn([u8; N]) -> T,
+    ) -> Result<ArrayD<T>, String> {
+        let size = self.shape.iter().try_fold(N, |n, &d| n.checked_mul(d));
+        let too_short = || format!("the file is too short for {}", show_known(&self.shape));
+        let size = size.ok_or_else(too_short)?;
+        // Memory grows with what is there, not with what the header claims.
+        let mut bytes = Vec::new();
+        entry.take(size as u64).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+        if bytes.len() < size {
+            return Err(too_short());
+        }
+        let value = |&(mut bytes): &[u8; N]| {
+            if big_endian {
+                bytes.reverse();
+            }
+            from_le_bytes(bytes)
+        };
+        let values = bytes.as_chunks().0.iter().map(value).collect();
+        let shape = IxDyn(&self.shape).set_f(self.fortran);
+        let array = Array::from_shape_vec(shape, values).map_err(|e| e.to_string())?;
+        // Samples are selected along the leading axis, which wants row-major order.
+        Ok(array.as_standard_layout().into_owned())
+    }
+}
+
+/// Integers are classes where there is one a sample, and values otherwise; floats are values.
+fn into_labels(stored: Stored) -> Result<Labels, String> {
+    let tensor = match stored {
+        Stored::Unreadable(why) => return Err(why),
+        Stored::U8(bytes) => Tensor::from(bytes.mapv(i64::from)),
+        Stored::Tensor(tensor) => tensor,
+    };
+    let Some((&len, rest)) = tensor.shape().split_first() else {
+        return Err("is a single number; it needs one entry for each sample".into());
+    };
+    match tensor.to_i64() {
+        Some(classes) if rest.iter().all(|&d| d == 1) => {
+            Ok(Labels::Classes(classes.into_iter().collect()))
+        }
+        Some(values) => Ok(Labels::Values(values.into())),
+        None => {
+            if let Some(at) = tensor.to_f64().iter().position(|v| !v.is_finite()) {
+                let sample = at / (tensor.len() / len).max(1);
+                return Err(format!("is not finite at sample {sample}"));
+            }
+            Ok(Labels::Values(tensor))
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::io::Write;
+
+    use ndarray::{Array, Array1, Dimension, arr1, arr2};
+    use ndarray_npy::{NpzWriter, WritableElement};
+    use tempfile::{NamedTempFile, TempDir};
+
+    use super::super::{Dataset, Options, Samples};
+    use super::*;
+
+    /// An archive under construction.
+    pub(in super::super) struct Npz {
+        file: NamedTempFile,
+        writer: NpzWriter<File>,
+    }
+
+    impl Npz {
+        pub(in super::super) fn new() -> Self {
+            let file = tempfile::Builder::new().suffix(".npz").tempfile().unwrap();
+            let writer = NpzWriter::new_compressed(file.reopen().unwrap());
+            Npz { file, writer }
+        }
+
+        pub(in super::super) fn with<T: WritableElement, D: Dimension>(
+            mut self,
+            name: &str,
+            array: Array<T, D>,
+        ) -> Self {
+            self.writer.add_array(name, &array).unwrap();
+            self
+        }
+
+        pub(in super::super) fn open(self, options: &Options) -> Result<Dataset> {
+            self.writer.finish().unwrap();
+            Dataset::open(self.file.path().to_str().unwrap(), options)
+        }
+
+        pub(in super::super) fn all(self) -> Result<Dataset> {
+            self.open(&Options { samples: Samples::All, ..Options::default() })
+        }
+    }
+
+    fn message(result: Result<Dataset>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_archive_is_described() {
+        let data = Npz::new()
+            .with("x", arr2(&[[1.0f32], [2.0], [3.0]]))
+            .with("y", arr1(&[4i32, 7, 4]))
+            .all()
+            .unwrap();
+        let description = data.description();
+        assert_eq!((description.samples, description.classes), (3, Some(2)));
+        assert!(description.source.ends_with(".npz") && !description.source.contains('/'));
+        assert_eq!(description.sha256.as_ref().unwrap().len(), 64);
+        assert_eq!(data.labels, Labels::Classes(vec![4, 7, 4]));
+    }
+
+    #[test]
+    fn labels_of_every_integer_dtype_are_classes_and_floats_are_values() {
+        let labels = |npz: Npz| npz.with("x", arr2(&[[0.0f32], [0.0]])).all().unwrap().labels;
+        let classes = Labels::Classes(vec![0, 1]);
+        assert_eq!(labels(Npz::new().with("labels", arr1(&[0u8, 1]))), classes);
+        assert_eq!(labels(Npz::new().with("labels", arr1(&[0i64, 1]))), classes);
+        assert_eq!(labels(Npz::new().with("labels", arr1(&[false, true]))), classes);
+        assert_eq!(labels(Npz::new().with("labels", arr2(&[[0i64], [1]]))), classes);
+        let values = Npz::new().with("labels", arr1(&[0.5f64, 1.0]));
+        assert!(matches!(labels(values), Labels::Values(_)));
+        let tokens = Npz::new().with("labels", arr2(&[[0i64, 1], [2, 3]]));
+        assert!(matches!(labels(tokens), Labels::Values(_)));
+    }
+
+    #[test]
+    fn unusable_archives_say_why() {
+        let x = || arr2(&[[1.0f32], [2.0]]);
+        let missing = message(Npz::new().with("x", x()).all());
+        assert!(missing.contains("name it 'labels' or 'y' (there are: 'x')"), "{missing}");
+        let empty = Npz::new().with("labels", Array1::<i64>::zeros(0)).all();
+        assert!(message(empty).contains("no samples"));
+        let nan = Npz::new().with("x", x()).with("y", arr1(&[1.0f32, f32::NAN])).all();
+        assert!(message(nan).contains("'y' is not finite at sample 1"));
+        let dtype = Npz::new().with("y", arr1(&[1u16, 2])).all();
+        assert!(message(dtype).contains("dtype '<u2'"));
+
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("broken.npz");
+        std::fs::write(&path, b"PK not really").unwrap();
+        let broken = Dataset::open(path.to_str().unwrap(), &Options::default());
+        assert!(message(broken).contains("not a readable .npz file"));
+        assert_eq!(Dataset::open("/nowhere.npz", &Options::default()).unwrap_err().kind(), "io");
+    }
+
+    fn npy(header: &str, values: &[u8]) -> Vec<u8> {
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((header.len() as u16).to_le_bytes());
+        bytes.extend(header.as_bytes());
+        bytes.extend(values);
+        bytes
+    }
+
+    #[test]
+    fn big_endian_and_column_major_arrays_are_read() {
+        let header = "{'descr': '>i4', 'fortran_order': True, 'shape': (2, 2), }\n";
+        let values: Vec<u8> = [1i32, 3, 2, 4].iter().flat_map(|v| v.to_be_bytes()).collect();
+        let Ok(Stored::Tensor(tensor)) = read_array(npy(header, &values).as_slice()) else {
+            panic!("not read")
+        };
+        assert_eq!(tensor.to_i64().unwrap(), arr2(&[[1, 2], [3, 4]]).into_dyn());
+    }
+
+    #[test]
+    fn a_header_that_promises_too_much_is_an_error() {
+        for shape in ["(1000000000000,)", "(18446744073709551615, 4)", "(3,)"] {
+            let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}");
+            let error = read_array(npy(&header, &[0; 8]).as_slice()).unwrap_err();
+            assert!(error.contains("too short"), "{error}");
+        }
+        assert!(read_array(&b"\x93NUMPY\x01\x00\xff\xff{"[..]).is_err());
+        assert!(read_array(&b"something else"[..]).is_err());
+    }
+
+    #[test]
+    fn arrays_that_do_not_belong_to_the_samples_do_no_harm_until_needed() {
+        let mut bytes = Vec::new();
+        bytes
+            .write_all(&npy("{'descr': '<U3', 'fortran_order': False, 'shape': (2,)}", &[0; 24]))
+            .unwrap();
+        assert!(matches!(read_array(bytes.as_slice()), Ok(Stored::Unreadable(_))));
+        let data = Npz::new()
+            .with("names", arr1(&[1u8, 2, 3]))
+            .with("x", arr2(&[[1.0f32], [2.0]]))
+            .with("y", arr1(&[0u8, 1]))
+            .all();
+        assert!(data.is_ok());
+    }
+}

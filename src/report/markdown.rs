@@ -1,0 +1,45 @@
+//! Tables in GitHub's Markdown.
+
+use std::io::{self, Write};
+
+use super::{Align, Grid, Renderer, Report, grid};
+
+/// The format.
+pub(super) struct Markdown;
+
+impl Renderer for Markdown {
+    fn report(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
+        self.grid(&grid::models(report), out)?;
+        if let Some(correlation) = &report.correlation {
+            writeln!(out)?;
+            self.grid(&grid::correlation(correlation), out)?;
+        }
+        let notes = grid::notes(report);
+        if !notes.is_empty() {
+            writeln!(out)?;
+        }
+        for note in notes {
+            writeln!(out, "- {}", one_line(&note))?;
+        }
+        Ok(())
+    }
+
+    fn grid(&self, grid: &Grid, out: &mut dyn Write) -> io::Result<()> {
+        line(out, grid.columns.iter().map(|column| column.name.as_str()))?;
+        let rule = |align| match align {
+            Align::Left => "---",
+            Align::Right => "---:",
+        };
+        line(out, grid.columns.iter().map(|column| rule(column.align)))?;
+        grid.rows.iter().try_for_each(|row| line(out, row.iter().map(String::as_str)))
+    }
+}
+
+fn line<'a>(out: &mut dyn Write, cells: impl Iterator<Item = &'a str>) -> io::Result<()> {
+    let cells: Vec<_> = cells.map(|cell| one_line(cell).replace('|', "\\|")).collect();
+    writeln!(out, "| {} |", cells.join(" | "))
+}
+
+fn one_line(text: &str) -> String {
+    text.replace(['\r', '\n'], " ")
+}

@@ -1,0 +1,517 @@
+//! Results: what was scored, with which settings, and how it is written down.
+//!
+//! A [`Report`] is the whole result of a run; a [`Renderer`] writes one in some [`Format`] to
+//! anything that can be written to.
+
+mod csv;
+mod grid;
+mod json;
+mod markdown;
+#[cfg(feature = "cli")]
+mod table;
+mod truth;
+
+use std::io::{self, Write};
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+
+use crate::error::Error;
+use crate::{data, engine, stats};
+
+pub use grid::{Align, Column, Grid};
+pub use truth::{Correlation, Truth};
+
+/// Version of the JSON form; it changes when a field is removed or changes its meaning.
+pub const SCHEMA: u32 = 1;
+
+/// The results of a run over one or more models.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// What all the rows have in common.
+    #[serde(flatten)]
+    pub run: Run,
+    /// One row a model, in the order they are to be shown.
+    pub models: Vec<ModelRow>,
+    /// How each score agrees with the truth, where a truth was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correlation: Option<Ordered<Correlation>>,
+}
+
+/// What all rows of a report have in common.
+#[derive(Clone, Debug, Serialize)]
+pub struct Run {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The program that made the report.
+    pub tool: Tool,
+    /// The engine that ran the models.
+    pub engine: engine::Description,
+    /// The samples they were run on.
+    pub data: data::Description,
+    /// The settings that scores depend on.
+    pub settings: Settings,
+}
+
+impl Run {
+    /// A run of this version of gradalign.
+    pub fn new(engine: engine::Description, data: data::Description, settings: Settings) -> Self {
+        Run { schema: SCHEMA, tool: Tool::this(), engine, data, settings }
+    }
+}
+
+/// A program and its version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Tool {
+    /// `gradalign`.
+    pub name: &'static str,
+    /// Its version.
+    pub version: &'static str,
+}
+
+impl Tool {
+    /// This program.
+    pub fn this() -> Self {
+        Tool { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION") }
+    }
+}
+
+/// The settings that scores depend on, by the names of the command line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Settings {
+    /// Seed of the draw of samples and of the initialisation.
+    pub seed: u64,
+    /// How parameters were initialised; `keep` for those of the file.
+    pub init: String,
+    /// How many initialisations were averaged.
+    pub repeats: usize,
+    /// The loss asked for; [`Report::new`] turns `auto` into the loss used, where all models
+    /// used the same.
+    pub loss: String,
+}
+
+/// The result for one model.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelRow {
+    /// The file's name.
+    pub model: String,
+    /// The path as given or found.
+    pub path: String,
+    /// SHA-256 of the file in hex; `None` where it could not be read.
+    pub sha256: Option<String>,
+    /// The number of trainable parameters; `None` for a model that failed before they were known.
+    pub parameters: Option<u64>,
+    /// Multiply-adds of one sample's forward pass; `None` as for `parameters`.
+    pub flops: Option<u64>,
+    /// The scores by name, in the order asked for; empty for a model that failed.
+    pub scores: Ordered<Score>,
+    /// Wall-clock time spent on the model.
+    pub seconds: f64,
+    /// What the user should know about the scores.
+    pub warnings: Vec<String>,
+    /// Why there are no scores.
+    pub error: Option<RowError>,
+    /// The loss used, for [`Settings::loss`].
+    #[serde(skip)]
+    pub loss: Option<String>,
+}
+
+/// A score of a model. Higher is better.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Score {
+    /// The value; `None` where it is not a finite number.
+    pub value: Option<f64>,
+    /// Standard deviation over the repeats; `None` for a single one.
+    pub std: Option<f64>,
+    /// Rank among the report's models, 1 for the best; equal values share the better rank, and
+    /// models without a value come last. Set by [`Report::new`].
+    pub rank: Option<usize>,
+    /// The treatment of batch normalisation that was used; `None` where it makes no difference.
+    pub bn: Option<String>,
+}
+
+/// Why a model has no scores.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RowError {
+    /// A stable name, as [`Error::kind`] gives it.
+    pub kind: String,
+    /// What failed and what to do about it.
+    pub message: String,
+}
+
+impl From<&Error> for RowError {
+    fn from(error: &Error) -> Self {
+        RowError { kind: error.kind().into(), message: error.to_string() }
+    }
+}
+
+impl ModelRow {
+    /// A row for the model at `path` without scores.
+    pub fn new(path: &std::path::Path) -> Self {
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        ModelRow {
+            model: name.to_string_lossy().into_owned(),
+            path: path.to_string_lossy().into_owned(),
+            sha256: None,
+            parameters: None,
+            flops: None,
+            scores: Ordered::default(),
+            seconds: 0.0,
+            warnings: Vec::new(),
+            error: None,
+            loss: None,
+        }
+    }
+
+    /// Adds a score. A value that is not finite becomes `None`, with a warning.
+    pub fn add_score(&mut self, name: &str, value: f64, std: Option<f64>, bn: Option<&str>) {
+        if !value.is_finite() {
+            self.warnings.push(format!("{name} is {value}: reported as null and ranked last"));
+        }
+        let score = Score {
+            value: Some(value).filter(|value| value.is_finite()),
+            std: std.filter(|std| std.is_finite()),
+            rank: None,
+            bn: bn.map(str::to_owned),
+        };
+        self.scores.push(name, score);
+    }
+
+    /// Makes this the row of a model that failed: without scores, and with the reason.
+    pub fn fail(&mut self, error: RowError) {
+        self.scores = Ordered::default();
+        self.error = Some(error);
+    }
+
+    /// The value of a score; `None` where there is none.
+    pub fn value(&self, score: &str) -> Option<f64> {
+        self.scores.get(score).and_then(|score| score.value)
+    }
+}
+
+impl Report {
+    /// Puts rows together, ranking the models by each score.
+    pub fn new(mut run: Run, mut models: Vec<ModelRow>) -> Self {
+        for name in score_names(&models) {
+            let mut scores: Vec<&mut Score> =
+                models.iter_mut().filter_map(|row| row.scores.get_mut(&name)).collect();
+            let values: Vec<Option<f64>> = scores.iter().map(|score| score.value).collect();
+            for (score, rank) in scores.iter_mut().zip(stats::ranks(&values)) {
+                score.rank = Some(rank);
+            }
+        }
+        let mut losses = models.iter().filter_map(|row| row.loss.as_ref());
+        if let Some(first) = losses.next()
+            && losses.all(|loss| loss == first)
+        {
+            run.settings.loss = first.clone();
+        }
+        Report { run, models, correlation: None }
+    }
+
+    /// The names of the scores, in the order asked for.
+    pub fn score_names(&self) -> Vec<String> {
+        score_names(&self.models)
+    }
+
+    /// Sorts the models by a score, best first; failed ones go last. Equal ones keep their order.
+    pub fn sort_by(&mut self, score: &str) {
+        let key =
+            |row: &ModelRow| (row.error.is_some(), row.scores.get(score).and_then(|s| s.rank));
+        self.models.sort_by_key(|row| (key(row).0, key(row).1.unwrap_or(usize::MAX)));
+    }
+
+    /// Compares the scores with a truth. Returns warnings about models that it does not know.
+    pub fn correlate(&mut self, truth: &Truth) -> Vec<String> {
+        let (correlation, warnings) = truth.correlate(&self.models);
+        self.correlation = Some(correlation);
+        warnings
+    }
+
+    /// Whether any model failed.
+    pub fn any_failed(&self) -> bool {
+        self.models.iter().any(|row| row.error.is_some())
+    }
+}
+
+/// The names of all scores in `models`, in the order they first occur.
+fn score_names(models: &[ModelRow]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for name in models.iter().flat_map(|row| row.scores.names()) {
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
+
+/// A small map that keeps the order of insertion, in memory and in JSON.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ordered<V>(Vec<(String, V)>);
+
+impl<V> Default for Ordered<V> {
+    fn default() -> Self {
+        Ordered(Vec::new())
+    }
+}
+
+impl<V> Ordered<V> {
+    /// Adds an entry, or replaces the one of this name.
+    pub fn push(&mut self, name: &str, value: V) {
+        match self.get_mut(name) {
+            Some(known) => *known = value,
+            None => self.0.push((name.to_owned(), value)),
+        }
+    }
+
+    /// The entry of this name.
+    pub fn get(&self, name: &str) -> Option<&V> {
+        self.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+
+    /// The entry of this name, to change it.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut V> {
+        self.0.iter_mut().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// The names in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.iter().map(|(name, _)| name)
+    }
+
+    /// Names and values in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &V)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// Whether there are no entries.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<V: Serialize> Serialize for Ordered<V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, value) in self.iter() {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Aligned columns, for reading in a terminal.
+    #[default]
+    #[cfg(feature = "cli")]
+    Table,
+    /// One JSON document.
+    #[cfg_attr(not(feature = "cli"), default)]
+    Json,
+    /// One line of JSON a model, each complete in itself.
+    Jsonl,
+    /// One line of comma-separated values a model.
+    Csv,
+    /// A table in GitHub's Markdown.
+    Markdown,
+}
+
+/// Writes results in one format.
+pub trait Renderer {
+    /// Writes a report. Errs when `out` does.
+    fn report(&self, report: &Report, out: &mut dyn Write) -> io::Result<()>;
+
+    /// Writes a plain table. Errs when `out` does.
+    fn grid(&self, grid: &Grid, out: &mut dyn Write) -> io::Result<()>;
+}
+
+impl Format {
+    /// The renderer for this format.
+    pub fn renderer(self) -> &'static dyn Renderer {
+        match self {
+            #[cfg(feature = "cli")]
+            Format::Table => &table::Table,
+            Format::Json => &json::Json,
+            Format::Jsonl => &json::Lines,
+            Format::Csv => &csv::Csv,
+            Format::Markdown => &markdown::Markdown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn report() -> Report {
+        let engine = engine::Description {
+            name: "onnxruntime",
+            version: "1.32.0".into(),
+            device: "cpu".into(),
+        };
+        let data = data::Description {
+            source: "probe.npz".into(),
+            samples: 128,
+            classes: Some(10),
+            sha256: Some("ab".into()),
+        };
+        let settings = Settings { seed: 0, init: "keep".into(), repeats: 1, loss: "auto".into() };
+        let mut first = ModelRow::new(Path::new("models/small.onnx"));
+        first.parameters = Some(10);
+        first.flops = Some(20);
+        first.sha256 = Some("cd".into());
+        first.loss = Some("cross-entropy".into());
+        first.seconds = 0.5;
+        first.add_score("gradalign-1", 1.5, None, Some("running"));
+        first.add_score("gradalign-2", f64::NEG_INFINITY, None, Some("running"));
+        let mut second = ModelRow::new(Path::new("models/large.onnx"));
+        second.parameters = Some(1000);
+        second.loss = Some("cross-entropy".into());
+        second.add_score("gradalign-1", 10988.9, Some(0.25), Some("running"));
+        second.add_score("gradalign-2", 3.0, None, Some("running"));
+        let mut broken = ModelRow::new(Path::new("models/broken|x.onnx"));
+        broken.fail(RowError { kind: "invalid-model".into(), message: "not ONNX".into() });
+        Report::new(Run::new(engine, data, settings), vec![first, second, broken])
+    }
+
+    fn written(format: Format, report: &Report) -> String {
+        let mut out = Vec::new();
+        format.renderer().report(report, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn json_has_the_documented_form() {
+        let mut report = report();
+        report.models.truncate(1);
+        let expected = r#"{
+  "schema": 1,
+  "tool": {
+    "name": "gradalign",
+    "version": "VERSION"
+  },
+  "engine": {
+    "name": "onnxruntime",
+    "version": "1.32.0",
+    "device": "cpu"
+  },
+  "data": {
+    "source": "probe.npz",
+    "samples": 128,
+    "classes": 10,
+    "sha256": "ab"
+  },
+  "settings": {
+    "seed": 0,
+    "init": "keep",
+    "repeats": 1,
+    "loss": "cross-entropy"
+  },
+  "models": [
+    {
+      "model": "small.onnx",
+      "path": "models/small.onnx",
+      "sha256": "cd",
+      "parameters": 10,
+      "flops": 20,
+      "scores": {
+        "gradalign-1": {
+          "value": 1.5,
+          "std": null,
+          "rank": 2,
+          "bn": "running"
+        },
+        "gradalign-2": {
+          "value": null,
+          "std": null,
+          "rank": 2,
+          "bn": "running"
+        }
+      },
+      "seconds": 0.5,
+      "warnings": [
+        "gradalign-2 is -inf: reported as null and ranked last"
+      ],
+      "error": null
+    }
+  ]
+}
+"#
+        .replace("VERSION", env!("CARGO_PKG_VERSION"));
+        assert_eq!(written(Format::Json, &report), expected);
+    }
+
+    #[test]
+    fn a_failed_model_has_empty_scores_and_its_reason() {
+        let report = report();
+        assert!(report.any_failed());
+        let json: serde_json::Value =
+            serde_json::from_str(&written(Format::Json, &report)).unwrap();
+        assert_eq!(json["models"][2]["scores"], serde_json::json!({}));
+        assert_eq!(
+            json["models"][2]["error"],
+            serde_json::json!({"kind": "invalid-model", "message": "not ONNX"})
+        );
+    }
+
+    #[test]
+    fn every_json_line_is_complete() {
+        let text = written(Format::Jsonl, &report());
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 3);
+        for line in &lines {
+            assert_eq!(line["schema"], 1);
+            assert_eq!(line["data"]["source"], "probe.npz");
+        }
+        assert_eq!(lines[1]["scores"]["gradalign-1"]["rank"], 1);
+    }
+
+    #[test]
+    fn csv_has_a_line_for_each_model() {
+        let text = written(Format::Csv, &report());
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines[0],
+            "model,path,sha256,parameters,flops,gradalign-1,gradalign-1.std,gradalign-1.rank,\
+             gradalign-1.bn,gradalign-2,gradalign-2.std,gradalign-2.rank,gradalign-2.bn,seconds,\
+             warnings,error.kind,error.message"
+        );
+        assert_eq!(
+            lines[2],
+            "large.onnx,models/large.onnx,,1000,,10988.9,0.25,1,running,3,,1,running,0,,,"
+        );
+        assert!(lines[3].ends_with(",invalid-model,not ONNX"));
+    }
+
+    #[test]
+    fn markdown_and_table_show_values_ranks_and_reasons() {
+        let mut report = report();
+        report.sort_by("gradalign-1");
+        let text = written(Format::Markdown, &report);
+        assert_eq!(
+            text.lines().nth(2),
+            Some("| large.onnx | 10988.9 ±0.25 #1 | 3 #1 | 1000 | – | 0.00 |")
+        );
+        assert!(text.contains("- broken|x.onnx: invalid-model — not ONNX"));
+
+        let text = written(Format::Table, &report);
+        let order: Vec<_> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(order[..3], ["model", "large.onnx", "small.onnx"]);
+        assert!(text.contains("small.onnx: gradalign-2 is -inf"));
+        assert!(text.lines().all(|line| line == line.trim_end()));
+    }
+
+    #[test]
+    fn losses_that_differ_leave_the_setting_as_asked() {
+        let mut report = report();
+        report.run.settings.loss = "auto".into();
+        report.models[0].loss = Some("mse".into());
+        let again = Report::new(report.run, report.models);
+        assert_eq!(again.run.settings.loss, "auto");
+    }
+}

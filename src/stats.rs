@@ -1,0 +1,220 @@
+//! Ranks and rank correlation.
+//!
+//! Scores are optional: a missing one, or NaN, counts as lower than any other and as equal to
+//! other missing ones, so that a network without a score is ranked last and never dropped.
+
+use std::cmp::Ordering;
+
+/// Kendall's tau-b of two lists of the same length, in O(n log n) (Knight's algorithm).
+///
+/// Ties within a list are allowed for as in scipy's `kendalltau`. `None` where it is not defined:
+/// for lists of different lengths, fewer than two entries, or entries that are all equal.
+pub fn kendall_tau(x: &[Option<f64>], y: &[Option<f64>]) -> Option<f64> {
+    if x.len() != y.len() {
+        return None;
+    }
+    let mut pairs: Vec<(usize, usize)> = dense_ranks(x).into_iter().zip(dense_ranks(y)).collect();
+    pairs.sort_unstable();
+    let tied_x = tied_pairs(pairs.chunk_by(|a, b| a.0 == b.0));
+    let tied_both = tied_pairs(pairs.chunk_by(|a, b| a == b));
+    // Sorted by x, then y: every exchange that sorting by y still needs is a discordant pair.
+    let mut ys: Vec<usize> = pairs.iter().map(|pair| pair.1).collect();
+    let discordant = sort_counting_exchanges(&mut ys);
+    let tied_y = tied_pairs(ys.chunk_by(|a, b| a == b));
+
+    let n = x.len() as u64;
+    let all = n * n.saturating_sub(1) / 2;
+    let (untied_x, untied_y) = (all - tied_x, all - tied_y);
+    if untied_x == 0 || untied_y == 0 {
+        return None;
+    }
+    // Concordant minus discordant, by inclusion and exclusion.
+    let difference = (all + tied_both) as f64 - (tied_x + tied_y) as f64 - 2.0 * discordant as f64;
+    let tau = difference / (untied_x as f64).sqrt() / (untied_y as f64).sqrt();
+    Some(tau.clamp(-1.0, 1.0))
+}
+
+/// Spearman's rank correlation of two lists of the same length: Pearson's correlation of their
+/// average ranks. `None` where it is not defined, as for [`kendall_tau`].
+pub fn spearman(x: &[Option<f64>], y: &[Option<f64>]) -> Option<f64> {
+    if x.len() != y.len() || x.len() < 2 {
+        return None;
+    }
+    let (x, y) = (average_ranks(x), average_ranks(y));
+    // The mean of 1…n, whatever the ties.
+    let mean = (x.len() as f64 + 1.0) / 2.0;
+    let product = |a: &[f64], b: &[f64]| -> f64 {
+        a.iter().zip(b).map(|(a, b)| (a - mean) * (b - mean)).sum()
+    };
+    let norm = (product(&x, &x) * product(&y, &y)).sqrt();
+    (norm > 0.0).then(|| (product(&x, &y) / norm).clamp(-1.0, 1.0))
+}
+
+/// Ranks from the best (1) down, where higher is better; equal scores share the better rank, and
+/// the ranks behind them are left out (1, 2, 2, 4).
+pub fn ranks(scores: &[Option<f64>]) -> Vec<usize> {
+    let mut ranks = vec![0; scores.len()];
+    let mut better = 0;
+    for group in groups(scores).iter().rev() {
+        for &index in group {
+            ranks[index] = better + 1;
+        }
+        better += group.len();
+    }
+    ranks
+}
+
+/// Ranks from the lowest (1) up; equal scores share the average of their ranks.
+pub fn average_ranks(scores: &[Option<f64>]) -> Vec<f64> {
+    let mut ranks = vec![0.0; scores.len()];
+    let mut lower = 0;
+    for group in groups(scores) {
+        let rank = lower as f64 + (group.len() as f64 + 1.0) / 2.0;
+        for &index in &group {
+            ranks[index] = rank;
+        }
+        lower += group.len();
+    }
+    ranks
+}
+
+/// Orders scores from the lowest up; a missing score and NaN come first and are equal.
+pub fn compare(a: Option<f64>, b: Option<f64>) -> Ordering {
+    let present = |score: Option<f64>| score.filter(|score| !score.is_nan());
+    // Only missing scores do not compare.
+    present(a).partial_cmp(&present(b)).unwrap_or(Ordering::Equal)
+}
+
+/// Indices of equal scores together, from the lowest up.
+fn groups(scores: &[Option<f64>]) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| compare(scores[a], scores[b]));
+    let equal = |a: &usize, b: &usize| compare(scores[*a], scores[*b]).is_eq();
+    order.chunk_by(equal).map(<[usize]>::to_vec).collect()
+}
+
+/// Ranks from the lowest (0) up, without gaps.
+fn dense_ranks(scores: &[Option<f64>]) -> Vec<usize> {
+    let mut ranks = vec![0; scores.len()];
+    for (rank, group) in groups(scores).iter().enumerate() {
+        for &index in group {
+            ranks[index] = rank;
+        }
+    }
+    ranks
+}
+
+/// The number of pairs inside the chunks.
+fn tied_pairs<'a, T: 'a>(chunks: impl Iterator<Item = &'a [T]>) -> u64 {
+    chunks.map(|chunk| chunk.len() as u64 * (chunk.len() as u64 - 1) / 2).sum()
+}
+
+/// Sorts by merging; returns how many pairs stood in the wrong order.
+fn sort_counting_exchanges(values: &mut [usize]) -> u64 {
+    if values.len() < 2 {
+        return 0;
+    }
+    let (left, right) = values.split_at_mut(values.len() / 2);
+    let mut exchanges = sort_counting_exchanges(left) + sort_counting_exchanges(right);
+    let mut merged = Vec::with_capacity(left.len() + right.len());
+    let (mut l, mut r) = (0, 0);
+    while l < left.len() && r < right.len() {
+        if right[r] < left[l] {
+            merged.push(right[r]);
+            r += 1;
+            exchanges += (left.len() - l) as u64;
+        } else {
+            merged.push(left[l]);
+            l += 1;
+        }
+    }
+    merged.extend_from_slice(&left[l..]);
+    merged.extend_from_slice(&right[r..]);
+    values.copy_from_slice(&merged);
+    exchanges
+}
+
+#[cfg(test)]
+mod tests {
+    //! Expected values are scipy 1.17's:
+    //! ```python
+    //! from scipy.stats import kendalltau, spearmanr
+    //! print(kendalltau(x, y).statistic, spearmanr(x, y).statistic)
+    //! ```
+
+    use super::*;
+
+    fn some(values: &[f64]) -> Vec<Option<f64>> {
+        values.iter().copied().map(Some).collect()
+    }
+
+    fn check(x: &[Option<f64>], y: &[Option<f64>], tau: f64, rho: f64) {
+        let close = |a: Option<f64>, b: f64| (a.unwrap() - b).abs() < 1e-12;
+        assert!(close(kendall_tau(x, y), tau), "{:?} != {tau}", kendall_tau(x, y));
+        assert!(close(spearman(x, y), rho), "{:?} != {rho}", spearman(x, y));
+    }
+
+    #[test]
+    fn agree_with_scipy_with_and_without_ties() {
+        let x = some(&[12.5, 3.0, 3.0, 8.25, -1.0, 8.25, 8.25, 40.0, 0.5, 3.0]);
+        let y = some(&[91.2, 88.0, 86.5, 90.1, 70.0, 90.1, 85.0, 93.4, 71.3, 88.0]);
+        check(&x, &y, 0.8058373793340822, 0.8689027502380595);
+        let (x, y) = (some(&[1.0, 2.0, 3.0, 4.0, 5.0]), some(&[5.0, 3.0, 4.0, 1.0, 2.0]));
+        check(&x, &y, -0.6, -0.7999999999999999);
+    }
+
+    #[test]
+    fn missing_scores_are_tied_and_lowest() {
+        // x = [-inf, 2, -inf, 1, 4, 3], y = [10, 30, 40, 20, 60, 50]
+        let y = some(&[10.0, 30.0, 40.0, 20.0, 60.0, 50.0]);
+        let x = [None, Some(2.0), Some(f64::NAN), Some(1.0), Some(4.0), Some(3.0)];
+        check(&x, &y, 0.6900655593423541, 0.753702346348183);
+        assert_eq!(ranks(&x), [5, 3, 5, 4, 1, 2]);
+        assert_eq!(compare(None, Some(f64::NEG_INFINITY)), Ordering::Less);
+    }
+
+    /// ```python
+    /// s, x, y = 1, [], []
+    /// def draw():
+    ///     global s
+    ///     s = (s * 1103515245 + 12345) % 2**31
+    ///     return s >> 16
+    /// for _ in range(15625):
+    ///     a, b = draw(), draw()
+    ///     x.append(a % 2000); y.append(a % 2000 + b % 1500)
+    /// ```
+    #[test]
+    fn agree_with_scipy_on_a_whole_search_space() {
+        let mut state = 1u64;
+        let mut draw = || {
+            state = (state * 1103515245 + 12345) % (1 << 31);
+            state >> 16
+        };
+        let (mut x, mut y) = (Vec::new(), Vec::new());
+        for _ in 0..15625 {
+            let (a, b) = (draw(), draw());
+            x.push(Some((a % 2000) as f64));
+            y.push(Some((a % 2000 + b % 1500) as f64));
+        }
+        check(&x, &y, 0.5978560088532492, 0.8062207409416586);
+    }
+
+    #[test]
+    fn undefined_correlations_are_none() {
+        let one = some(&[1.0]);
+        let constant = some(&[2.0, 2.0, 2.0]);
+        let varied = some(&[1.0, 2.0, 3.0]);
+        for (x, y) in [(&one, &one), (&constant, &varied), (&varied, &constant), (&one, &varied)] {
+            assert_eq!(kendall_tau(x, y), None);
+            assert_eq!(spearman(x, y), None);
+        }
+        assert_eq!(kendall_tau(&[], &[]), None);
+    }
+
+    #[test]
+    fn equal_scores_share_a_rank() {
+        assert_eq!(ranks(&some(&[5.0, 7.0, 5.0, 1.0])), [2, 1, 2, 4]);
+        assert_eq!(average_ranks(&some(&[5.0, 7.0, 5.0, 1.0])), [2.5, 4.0, 2.5, 1.0]);
+        assert_eq!(ranks(&[None, None]), [1, 1]);
+    }
+}

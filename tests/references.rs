@@ -1,0 +1,233 @@
+//! Gradients and scores of every shipped model against PyTorch's, computed in float64 by
+//! `scripts/make_references.py` in a loop over single samples.
+//!
+//! Gradients are compared by sketches: the reference holds 16 projections of each gradient on
+//! random signs, and the root mean square of the projections of a difference estimates its norm.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use gradalign::data::{Dataset, Options, Samples};
+use gradalign::emit::emit_bytes;
+use gradalign::engine::{Engine, all_for_tests};
+use gradalign::graph::Graph;
+use gradalign::import::ImportOptions;
+use gradalign::metric;
+use gradalign::ops::BatchNormMode;
+use gradalign::pass::{Batch, Reduction, training_graph};
+use gradalign::score::{Settings, prepare, score};
+use gradalign::tensor::Tensor;
+use gradalign::transform::{Loss, batch_norm};
+use serde::Deserialize;
+
+/// Largest relative error in norm of a gradient.
+const TOLERANCE: f64 = 1e-4;
+
+/// Gradients smaller than this share of the sample's largest are compared with the largest.
+const NEGLIGIBLE: f64 = 1e-6;
+
+/// Largest relative error of a score.
+const SCORE_TOLERANCE: f64 = 1e-3;
+
+#[derive(Deserialize)]
+struct Reference {
+    model: PathBuf,
+    data: PathBuf,
+    parameters: u64,
+    bn: BTreeMap<String, Expected>,
+}
+
+#[derive(Deserialize)]
+struct Expected {
+    loss: Vec<f64>,
+    batch_loss: f64,
+    #[serde(rename = "gradalign-1")]
+    gradalign_1: Option<f64>,
+    #[serde(rename = "gradalign-2")]
+    gradalign_2: Option<f64>,
+    gradients: BTreeMap<String, Gradient>,
+}
+
+#[derive(Deserialize)]
+struct Gradient {
+    norm: Vec<f64>,
+    sketch: Vec<[f64; 16]>,
+    batch: BatchGradient,
+}
+
+#[derive(Deserialize)]
+struct BatchGradient {
+    norm: f64,
+    sketch: [f64; 16],
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn references() -> Vec<Reference> {
+    let folder = root().join("fixtures/references");
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let read = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap();
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    };
+    let references: Vec<Reference> = paths.iter().map(read).collect();
+    assert!(references.len() >= 10, "only {} references", references.len());
+    references
+}
+
+fn mode(name: &str) -> BatchNormMode {
+    match name {
+        "running" => BatchNormMode::Running,
+        "sample" => BatchNormMode::Sample,
+        other => panic!("unknown batch-norm mode {other}"),
+    }
+}
+
+/// The model's graph and all samples of the reference's data.
+fn load(reference: &Reference) -> (Graph, Batch, Loss) {
+    let options = Options { samples: Samples::All, ..Options::default() };
+    let data = root().join(&reference.data);
+    let dataset = Dataset::open(data.to_str().unwrap(), &options).unwrap();
+    let model = gradalign::onnx::load(&root().join(&reference.model)).unwrap();
+    let settings = Settings { import: ImportOptions::default(), ..Settings::default() };
+    let (imported, batch, loss, _) = prepare(&model, &dataset, &settings)
+        .unwrap_or_else(|e| panic!("{}: {e}", reference.model.display()));
+    (imported.graph, batch, loss)
+}
+
+fn splitmix64(x: u64) -> u64 {
+    let z = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+fn sketch(gradient: &[f64]) -> [f64; 16] {
+    std::array::from_fn(|k| {
+        let sign = |i: usize| {
+            let bit = splitmix64(((k as u64) << 32) + i as u64) >> 63;
+            if bit == 0 { 1.0 } else { -1.0 }
+        };
+        gradient.iter().enumerate().map(|(i, g)| sign(i) * g).sum()
+    })
+}
+
+/// The estimated norm of the difference of two sketched gradients.
+fn distance(a: &[f64; 16], b: &[f64; 16]) -> f64 {
+    let squares: f64 = a.iter().zip(b).map(|(x, y)| (x - y).powi(2)).sum();
+    (squares / 16.0).sqrt()
+}
+
+fn run(engine: &dyn Engine, graph: &Graph, inputs: &[Tensor]) -> BTreeMap<String, Tensor> {
+    let mut session = engine.load(&emit_bytes(graph).unwrap()).unwrap();
+    let outputs = session.run(inputs).unwrap();
+    graph.outputs().iter().map(|o| o.name.clone()).zip(outputs).collect()
+}
+
+/// The first `n` samples, as the inputs of a training graph.
+fn first(batch: &Batch, n: usize) -> Vec<Tensor> {
+    let rows = |t: &Tensor| {
+        let values = t.to_f64().slice_axis(ndarray::Axis(0), (0..n).into()).to_owned();
+        Tensor::from_f64(values, t.dtype())
+    };
+    batch.inputs.iter().chain([&batch.targets]).map(rows).collect()
+}
+
+fn close(a: f64, b: f64, tolerance: f64) -> bool {
+    (a - b).abs() <= tolerance * b.abs().max(1e-12)
+}
+
+#[test]
+fn per_sample_gradients_are_those_of_pytorch() {
+    for reference in references() {
+        let (model, batch, loss) = load(&reference);
+        for (name, expected) in &reference.bn {
+            let n = expected.loss.len();
+            let (graph, _) = batch_norm(&model, mode(name)).unwrap();
+            let training = training_graph(&graph, loss, n, Reduction::PerSample).unwrap();
+            for engine in all_for_tests() {
+                let at =
+                    format!("{} ({name}) on {}", reference.model.display(), engine.describe().name);
+                let outputs = run(&*engine, &training.graph, &first(&batch, n));
+                for (value, expected) in outputs["loss"].to_f64().iter().zip(&expected.loss) {
+                    assert!(close(*value, *expected, TOLERANCE), "{at}: loss {value} {expected}");
+                }
+                assert_eq!(outputs.len(), expected.gradients.len() + 1, "{at}: parameters");
+                for sample in 0..n {
+                    let norms = expected.gradients.values().map(|g| g.norm[sample]);
+                    let largest = norms.fold(0.0, f64::max);
+                    for (parameter, gradient) in &expected.gradients {
+                        let all = outputs[&format!("grad.{parameter}")].to_f64();
+                        let own = all.index_axis(ndarray::Axis(0), sample);
+                        let own: Vec<f64> = own.iter().copied().collect();
+                        let error = distance(&sketch(&own), &gradient.sketch[sample])
+                            / gradient.norm[sample].max(NEGLIGIBLE * largest);
+                        assert!(error < TOLERANCE, "{at}: {parameter}, sample {sample}: {error:e}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn batch_gradients_are_those_of_pytorch() {
+    for reference in references() {
+        let (model, batch, loss) = load(&reference);
+        for (name, expected) in &reference.bn {
+            let n = expected.loss.len();
+            let (graph, _) = batch_norm(&model, mode(name)).unwrap();
+            let training = training_graph(&graph, loss, n, Reduction::Mean).unwrap();
+            for engine in all_for_tests() {
+                let at =
+                    format!("{} ({name}) on {}", reference.model.display(), engine.describe().name);
+                let outputs = run(&*engine, &training.graph, &first(&batch, n));
+                let value = outputs["loss"].scalar().unwrap();
+                assert!(close(value, expected.batch_loss, TOLERANCE), "{at}: loss {value}");
+                let norms = expected.gradients.values().map(|g| g.batch.norm);
+                let largest = norms.fold(0.0, f64::max);
+                for (parameter, gradient) in &expected.gradients {
+                    let own = outputs[&format!("grad.{parameter}")].to_f64();
+                    let own: Vec<f64> = own.iter().copied().collect();
+                    let error = distance(&sketch(&own), &gradient.batch.sketch)
+                        / gradient.batch.norm.max(NEGLIGIBLE * largest);
+                    assert!(error < TOLERANCE, "{at}: {parameter}: {error:e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn scores_are_those_of_pytorch() {
+    for reference in references() {
+        let (model, batch, loss) = load(&reference);
+        for (name, expected) in &reference.bn {
+            for engine in all_for_tests() {
+                let at =
+                    format!("{} ({name}) on {}", reference.model.display(), engine.describe().name);
+                let options =
+                    metric::Options { batch_norm: Some(mode(name)), ..metric::Options::default() };
+                let settings = Settings { options, ..Settings::default() };
+                let scored = score(&model, &batch, loss, &settings, &*engine).unwrap();
+                assert_eq!(scored.size.parameters, reference.parameters, "{at}");
+                let wanted = [expected.gradalign_1, expected.gradalign_2];
+                for (score, wanted) in scored.scores.iter().zip(wanted) {
+                    let value = score.value;
+                    match wanted {
+                        Some(wanted) => assert!(
+                            close(value, wanted, SCORE_TOLERANCE),
+                            "{at}: {} is {value}, PyTorch has {wanted}",
+                            score.name
+                        ),
+                        None => assert!(!value.is_finite(), "{at}: {} is {value}", score.name),
+                    }
+                }
+            }
+        }
+    }
+}
