@@ -12,6 +12,8 @@ mod literal;
 mod lower;
 mod scan;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 
