@@ -106,7 +106,10 @@ pub fn prepare(
     dataset: &Dataset,
     settings: &Settings,
 ) -> Result<(Imported, Batch, Loss, Vec<String>)> {
-    let mut declared = import::declared_inputs(model)?;
+    let mut declared: Vec<DeclaredInput> = import::declared_inputs(model)
+        .into_iter()
+        .map(|i| DeclaredInput { name: i.name, dtype: i.dtype, dims: i.dims, vocabulary: None })
+        .collect();
     for input in &mut declared {
         if let Some(shape) = settings.import.shapes.get(&input.name)
             && shape.len() == input.dims.len()
@@ -114,7 +117,6 @@ pub fn prepare(
             input.dims = shape.iter().map(|&d| Some(d)).collect();
         }
     }
-    let declared: Vec<DeclaredInput> = declared;
     let fitted = dataset.fit_inputs(&declared)?;
     let mut options = settings.import.clone();
     for (input, tensor) in declared.iter().zip(&fitted.tensors) {

@@ -6,10 +6,12 @@
 //! that ONNX knows is lowered to these at import.
 
 mod binary;
+mod conv;
 mod cumsum;
 mod gather;
 mod matmul;
 mod norm;
+mod pool;
 mod reduce;
 mod select;
 mod shape;
@@ -20,10 +22,12 @@ mod unary;
 use std::sync::Arc;
 
 pub use binary::Binary;
+pub use conv::{Conv, ConvInputGrad, ConvWeightGrad, Window};
 pub use cumsum::CumSum;
 pub use gather::{Gather, ScatterAdd};
 pub use matmul::MatMul;
 pub use norm::{BatchNorm, BatchNormMode};
+pub use pool::{AveragePool, MaxPool, MaxPoolIndices};
 pub use reduce::{Reduce, Reduction};
 pub use select::{Cast, Detach, Where};
 pub use shape::{Expand, Reshape, Transpose};
@@ -172,7 +176,7 @@ macro_rules! primitives {
 }
 
 primitives!(
-    BatchNorm, Binary, Cast, Concat, CumSum, Detach, Expand, Gather, MatMul, Pad, Reduce, Reshape,
+    AveragePool, BatchNorm, Binary, Cast, Concat, Conv, ConvInputGrad, ConvWeightGrad, CumSum, Detach, Expand, Gather, MatMul, MaxPool, MaxPoolIndices, Pad, Reduce, Reshape,
     ScatterAdd, Slice, Softmax, Transpose, Unary, Where,
 );
 

@@ -104,8 +104,8 @@ fn window(g: &Geometry, groups: usize) -> Window {
     Window {
         strides: g.strides.clone(),
         dilations: g.dilations.clone(),
-        before: g.before.clone(),
-        after: g.after.clone(),
+        pads_begin: g.before.clone(),
+        pads_end: g.after.clone(),
         groups,
     }
 }

@@ -1,0 +1,753 @@
+//! Convolution and its two adjoints, over any number of spatial axes.
+//!
+//! With `x` `[N, C, S…]`, `w` `[M, C/g, K…]` and a window (strides `s`, dilations `d`, paddings
+//! `p`), convolution is the result of the trilinear form
+//!
+//! `T(x, w, z) = Σ x[n, c, o·s + k·d − p] · w[m, c, k] · z[n, m, o]`
+//!
+//! (`c` in the group of `m`) that is linear in `z`: `∂T/∂z`. [`ConvInputGrad`] is `∂T/∂x` and
+//! [`ConvWeightGrad`] is `∂T/∂w`. Each of the three is differentiated by the other two.
+
+use ndarray::{ArrayD, IxDyn};
+
+use super::{Cotangents, Lane, Rule, Site};
+use crate::emit::{Attr, Emitter};
+use crate::error::{Error, Result, bail_shape};
+use crate::graph::{Builder, Fact, Value};
+use crate::tensor::Tensor;
+
+/// How a kernel moves over its input.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Step along each spatial axis.
+    pub strides: Vec<usize>,
+    /// Distance of neighbouring kernel positions along each spatial axis.
+    pub dilations: Vec<usize>,
+    /// Zeros before each spatial axis.
+    pub pads_begin: Vec<usize>,
+    /// Zeros after each spatial axis.
+    pub pads_end: Vec<usize>,
+    /// Channels are cut into so many groups that do not mix.
+    pub groups: usize,
+}
+
+impl Window {
+    fn rank(&self) -> usize {
+        self.strides.len()
+    }
+
+    /// Positions that a kernel of `kernel` elements covers along axis `i`.
+    fn reach(&self, i: usize, kernel: usize) -> usize {
+        self.dilations[i] * kernel.saturating_sub(1) + 1
+    }
+
+    /// The spatial shape of the result for an input of spatial shape `spatial`.
+    fn output(&self, spatial: &[usize], kernel: &[usize]) -> Result<Vec<usize>> {
+        (0..self.rank())
+            .map(|i| {
+                let padded = spatial[i] + self.pads_begin[i] + self.pads_end[i];
+                match padded.checked_sub(self.reach(i, kernel[i])) {
+                    Some(room) => Ok(room / self.strides[i] + 1),
+                    None => Err(Error::Shape(format!(
+                        "a kernel of {kernel:?} does not fit into {spatial:?} ({self:?})"
+                    ))),
+                }
+            })
+            .collect()
+    }
+
+    fn is_unit_stride(&self) -> bool {
+        self.strides.iter().all(|&s| s == 1)
+    }
+
+    fn attrs(&self, kernel: &[usize]) -> Vec<(&'static str, Attr)> {
+        let pads = [self.pads_begin.as_slice(), &self.pads_end].concat();
+        vec![
+            ("kernel_shape", Attr::from(kernel)),
+            ("strides", Attr::from(self.strides.as_slice())),
+            ("dilations", Attr::from(self.dilations.as_slice())),
+            ("pads", Attr::from(pads.as_slice())),
+            ("group", Attr::Int(self.groups as i64)),
+        ]
+    }
+
+    fn with_groups(&self, groups: usize) -> Window {
+        Window { groups, ..self.clone() }
+    }
+}
+
+/// `y[n, m, o] = Σ x[n, c, o·s + k·d − p] · w[m, c, k]`. Operands: `x` and `w`; no bias.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Conv {
+    /// How the kernel moves.
+    pub window: Window,
+}
+
+/// `dx[n, c, o·s + k·d − p] += z[n, m, o] · w[m, c, k]`, which is also ONNX's ConvTranspose.
+/// Operands: `z` and `w`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ConvInputGrad {
+    /// How the kernel moves.
+    pub window: Window,
+    /// The spatial shape of the result.
+    pub spatial: Vec<usize>,
+}
+
+/// `dw[l, m, c, k] = Σ_{n in lane l} x[n, c, o·s + k·d − p] · z[n, m, o]`. Operands: `x` and `z`,
+/// whose leading axis holds the samples of one lane after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ConvWeightGrad {
+    /// How the kernel moves.
+    pub window: Window,
+    /// The spatial shape of the kernel.
+    pub kernel: Vec<usize>,
+    /// How many kernels are computed.
+    pub lanes: usize,
+}
+
+impl Rule for Conv {
+    fn infer(&self, x: &[&Fact]) -> Result<Fact> {
+        let (input, kernel) = (x[0], x[1]);
+        let w = &self.window;
+        let fits = input.rank() == w.rank() + 2
+            && kernel.rank() == input.rank()
+            && input.dtype == kernel.dtype
+            && input.dtype.is_float()
+            && w.groups > 0
+            && kernel.shape[0] % w.groups == 0
+            && kernel.shape[1] * w.groups == input.shape[1];
+        if !fits {
+            bail_shape!("no convolution of {input} with {kernel} in {} groups", w.groups);
+        }
+        let spatial = w.output(&input.shape[2..], &kernel.shape[2..])?;
+        let shape = [&[input.shape[0], kernel.shape[0]], spatial.as_slice()].concat();
+        Ok(Fact::new(input.dtype, shape))
+    }
+
+    fn eval(&self, x: &[&Tensor], out: &Fact) -> Result<Tensor> {
+        let (input, kernel) = (x[0].to_f64(), x[1].to_f64());
+        let mut y = ArrayD::<f64>::zeros(IxDyn(&out.shape));
+        let full = Extent { x: input.shape(), w: kernel.shape(), z: &out.shape };
+        let (input, kernel) = (flat(&input)?, flat(&kernel)?);
+        let result = flat_mut(&mut y)?;
+        each_product(&self.window, &full, |i, j, k| result[k] += input[i] * kernel[j]);
+        Ok(Tensor::from_f64(y, out.dtype))
+    }
+
+    /// `∂x = ConvInputGrad(δ, w)`, `∂w = ConvWeightGrad(x, δ)`.
+    fn vjp(&self, b: &mut Builder, site: &Site, dy: Value) -> Result<Cotangents> {
+        let (x, w) = (site.input(0), site.input(1));
+        let dx = match site.wants(0) {
+            true => Some(b.conv_input_grad(dy, w, &self.window, &b.shape(x)[2..])?),
+            false => None,
+        };
+        let dw = match site.wants(1) {
+            true => Some(b.conv_weight_grad(x, dy, &self.window, &b.shape(w)[2..])?),
+            false => None,
+        };
+        Ok(vec![dx, dw])
+    }
+
+    fn batch(&self, b: &mut Builder, lanes: &[Lane], n: usize) -> Result<Value> {
+        let (x, w) = (lanes[0], lanes[1]);
+        if !w.batched {
+            let (folded, samples) = fold(b, x.value)?;
+            let y = b.conv(folded, w.value, self.window.clone())?;
+            return unfold(b, y, n, samples);
+        }
+        let x = x.spread(b, n)?;
+        conv_by_lane(b, x, w.value, &self.window)
+    }
+
+    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+        let kernel = e.fact(x[1]).shape[2..].to_vec();
+        let (input, w) = (e.name(x[0]), e.name(x[1]));
+        Ok(e.node("Conv", &[&input, &w], &self.window.attrs(&kernel)))
+    }
+}
+
+impl Rule for ConvInputGrad {
+    fn infer(&self, x: &[&Fact]) -> Result<Fact> {
+        let (z, kernel) = (x[0], x[1]);
+        let w = &self.window;
+        let fits = z.rank() == w.rank() + 2
+            && kernel.rank() == z.rank()
+            && self.spatial.len() == w.rank()
+            && z.dtype == kernel.dtype
+            && z.dtype.is_float()
+            && w.groups > 0
+            && kernel.shape[0] == z.shape[1]
+            && z.shape[1] % w.groups == 0;
+        if !fits || w.output(&self.spatial, &kernel.shape[2..])? != z.shape[2..] {
+            bail_shape!("no transposed convolution of {z} with {kernel} to {:?}", self.spatial);
+        }
+        let channels = kernel.shape[1] * w.groups;
+        let shape = [&[z.shape[0], channels], self.spatial.as_slice()].concat();
+        Ok(Fact::new(z.dtype, shape))
+    }
+
+    fn eval(&self, x: &[&Tensor], out: &Fact) -> Result<Tensor> {
+        let (z, kernel) = (x[0].to_f64(), x[1].to_f64());
+        let mut y = ArrayD::<f64>::zeros(IxDyn(&out.shape));
+        let full = Extent { x: &out.shape, w: kernel.shape(), z: z.shape() };
+        let (z, kernel) = (flat(&z)?, flat(&kernel)?);
+        let result = flat_mut(&mut y)?;
+        each_product(&self.window, &full, |i, j, k| result[i] += z[k] * kernel[j]);
+        Ok(Tensor::from_f64(y, out.dtype))
+    }
+
+    /// `∂z = Conv(δ, w)`, `∂w = ConvWeightGrad(δ, z)`.
+    fn vjp(&self, b: &mut Builder, site: &Site, dy: Value) -> Result<Cotangents> {
+        let (z, w) = (site.input(0), site.input(1));
+        let dz = match site.wants(0) {
+            true => Some(b.conv(dy, w, self.window.clone())?),
+            false => None,
+        };
+        let dw = match site.wants(1) {
+            true => Some(b.conv_weight_grad(dy, z, &self.window, &b.shape(w)[2..])?),
+            false => None,
+        };
+        Ok(vec![dz, dw])
+    }
+
+    fn batch(&self, b: &mut Builder, lanes: &[Lane], n: usize) -> Result<Value> {
+        let (z, w) = (lanes[0], lanes[1]);
+        if !w.batched {
+            let (folded, samples) = fold(b, z.value)?;
+            let y = b.conv_input_grad(folded, w.value, &self.window, &self.spatial)?;
+            return unfold(b, y, n, samples);
+        }
+        let z = z.spread(b, n)?;
+        let (z, samples) = lanes_to_channels(b, z)?;
+        let w = lanes_to_outputs(b, w.value)?;
+        let grouped = self.window.with_groups(self.window.groups * n);
+        let y = b.conv_input_grad(z, w, &grouped, &self.spatial)?;
+        channels_to_lanes(b, y, n, samples)
+    }
+
+    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+        let kernel = e.fact(x[1]).shape.clone();
+        if self.window.is_unit_stride() {
+            return self.emit_as_conv(e, x, &kernel);
+        }
+        let w = &self.window;
+        let z = e.fact(x[0]).shape.clone();
+        // What the formula gives without output padding; the rest is padding, or cut off.
+        let mut padding = Vec::new();
+        for i in 0..w.rank() {
+            let natural = w.strides[i] * (z[i + 2] - 1) + w.reach(i, kernel[i + 2]);
+            let kept = self.spatial[i] + w.pads_begin[i] + w.pads_end[i];
+            padding.push(kept - natural);
+        }
+        let mut attrs = w.attrs(&kernel[2..]);
+        attrs.push(("output_padding", Attr::from(padding.as_slice())));
+        let _ = out;
+        let (z, kernel) = (e.name(x[0]), e.name(x[1]));
+        Ok(e.node("ConvTranspose", &[&z, &kernel], &attrs))
+    }
+}
+
+impl ConvInputGrad {
+    /// With unit strides: a convolution of `z` with the kernel turned round, its two channel axes
+    /// exchanged inside each group.
+    fn emit_as_conv(&self, e: &mut Emitter, x: &[Value], kernel: &[usize]) -> Result<String> {
+        let w = &self.window;
+        let rank = w.rank();
+        let turned = match e.constant(x[1]) {
+            Some(tensor) => {
+                let turned = turn_round(tensor, w.groups)?;
+                e.tensor(&turned)
+            }
+            None => emit_turned(e, x[1], kernel, w.groups),
+        };
+        let (mut begin, mut end, mut crop) = (Vec::new(), Vec::new(), false);
+        let z = e.fact(x[0]).shape.clone();
+        let (mut starts, mut ends) = (vec![0; rank], z[2..].to_vec());
+        for i in 0..rank {
+            let reach = w.reach(i, kernel[i + 2]) - 1;
+            // A padding wider than the kernel reaches: the outermost results saw only zeros.
+            for (pad, own, first) in
+                [(&mut begin, w.pads_begin[i], true), (&mut end, w.pads_end[i], false)]
+            {
+                let excess = own.saturating_sub(reach);
+                pad.push(reach.saturating_sub(own));
+                crop |= excess > 0;
+                match first {
+                    true => starts[i] = excess,
+                    false => ends[i] -= excess,
+                }
+            }
+        }
+        let mut z = e.name(x[0]);
+        if crop {
+            let axes: Vec<usize> = (2..rank + 2).collect();
+            let lists = [e.i64s_of(&starts), e.i64s_of(&ends), e.i64s_of(&axes)];
+            z = e.node("Slice", &[&z, &lists[0], &lists[1], &lists[2]], &[]);
+        }
+        let window = Window { pads_begin: begin, pads_end: end, ..w.clone() };
+        Ok(e.node("Conv", &[&z, &turned], &window.attrs(&kernel[2..])))
+    }
+}
+
+impl Rule for ConvWeightGrad {
+    fn infer(&self, x: &[&Fact]) -> Result<Fact> {
+        let (input, z) = (x[0], x[1]);
+        let w = &self.window;
+        let fits = input.rank() == w.rank() + 2
+            && z.rank() == input.rank()
+            && self.kernel.len() == w.rank()
+            && input.dtype == z.dtype
+            && input.dtype.is_float()
+            && input.shape[0] == z.shape[0]
+            && self.lanes > 0
+            && input.shape[0] % self.lanes == 0
+            && w.groups > 0
+            && input.shape[1] % w.groups == 0
+            && z.shape[1] % w.groups == 0;
+        if !fits || w.output(&input.shape[2..], &self.kernel)? != z.shape[2..] {
+            bail_shape!("no kernel {:?} takes {input} to {z}", self.kernel);
+        }
+        let lead = [self.lanes, z.shape[1], input.shape[1] / w.groups];
+        Ok(Fact::new(input.dtype, [lead.as_slice(), &self.kernel].concat()))
+    }
+
+    fn eval(&self, x: &[&Tensor], out: &Fact) -> Result<Tensor> {
+        let (input, z) = (x[0].to_f64(), x[1].to_f64());
+        let mut y = ArrayD::<f64>::zeros(IxDyn(&out.shape));
+        let samples = input.shape()[0] / self.lanes;
+        let (mut in_shape, mut z_shape) = (input.shape().to_vec(), z.shape().to_vec());
+        (in_shape[0], z_shape[0]) = (samples, samples);
+        let full = Extent { x: &in_shape, w: &out.shape[1..], z: &z_shape };
+        let size = |s: &[usize]| s.iter().product::<usize>().max(1);
+        let (input, z) = (flat(&input)?, flat(&z)?);
+        let lanes = flat_mut(&mut y)?.chunks_mut(size(&out.shape[1..]));
+        let parts = input.chunks(size(&in_shape)).zip(z.chunks(size(&z_shape)));
+        for (result, (input, z)) in lanes.zip(parts) {
+            each_product(&self.window, &full, |i, j, k| result[j] += input[i] * z[k]);
+        }
+        Ok(Tensor::from_f64(y, out.dtype))
+    }
+
+    /// `∂x = ConvInputGrad(z, δ)`, `∂z = Conv(x, δ)`, lane by lane.
+    fn vjp(&self, b: &mut Builder, site: &Site, dy: Value) -> Result<Cotangents> {
+        let (x, z) = (site.input(0), site.input(1));
+        let (x_shape, z_shape) = (b.shape(x), b.shape(z));
+        let samples = x_shape[0] / self.lanes;
+        let by_lane = |b: &mut Builder, v: Value, shape: &[usize]| {
+            b.reshape(v, &[&[self.lanes, samples], &shape[1..]].concat())
+        };
+        let dx = match site.wants(0) {
+            true => {
+                let op = ConvInputGrad { window: self.window.clone(), spatial: x_shape[2..].into() };
+                let z = by_lane(b, z, &z_shape)?;
+                let lanes = [z, dy].map(|value| Lane { value, batched: true });
+                let dx = op.batch(b, &lanes, self.lanes)?;
+                Some(b.reshape(dx, &x_shape)?)
+            }
+            false => None,
+        };
+        let dz = match site.wants(1) {
+            true => {
+                let x = by_lane(b, x, &x_shape)?;
+                let dz = conv_by_lane(b, x, dy, &self.window)?;
+                Some(b.reshape(dz, &z_shape)?)
+            }
+            false => None,
+        };
+        Ok(vec![dx, dz])
+    }
+
+    fn batch(&self, b: &mut Builder, lanes: &[Lane], n: usize) -> Result<Value> {
+        let (x, z) = (lanes[0].spread(b, n)?, lanes[1].spread(b, n)?);
+        let ((x, _), (z, _)) = (fold(b, x)?, fold(b, z)?);
+        let op = ConvWeightGrad { lanes: self.lanes * n, ..self.clone() };
+        let y = b.push(op, &[x, z])?;
+        let mut shape = b.shape(y);
+        shape.splice(0..1, [n, self.lanes]);
+        b.reshape(y, &shape)
+    }
+
+    /// For each kernel position the part of `x` that it meets, `[lanes, groups, C/g, samples·O]`;
+    /// all of them side by side, times `z` `[lanes, groups, M/g, samples·O]`.
+    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+        let w = &self.window;
+        let rank = w.rank();
+        let (input, z) = (e.fact(x[0]).shape.clone(), e.fact(x[1]).shape.clone());
+        let dtype = e.fact(x[0]).dtype;
+        let (lanes, groups) = (self.lanes, w.groups);
+        let samples = input[0] / lanes;
+        let (c, m) = (input[1] / groups, z[1] / groups);
+        let positions: usize = z[2..].iter().product();
+        let taps: usize = self.kernel.iter().product();
+
+        let mut padded = e.name(x[0]);
+        if w.pads_begin.iter().chain(&w.pads_end).any(|&p| p > 0) {
+            let front = [&[0, 0], w.pads_begin.as_slice()].concat();
+            let pads = e.i64s_of(&[front.as_slice(), &[0, 0], &w.pads_end].concat());
+            let zero = e.scalar(dtype, 0.0);
+            padded = e.node("Pad", &[&padded, &pads, &zero], &[("mode", Attr::from("constant"))]);
+        }
+        // [lanes·samples, C, O…] for each kernel position, stacked behind the channels.
+        let axes: Vec<usize> = (2..rank + 2).collect();
+        let axes = e.i64s_of(&axes);
+        let steps = e.i64s_of(&w.strides);
+        let unit = [input[0], input[1], 1, positions];
+        let mut columns = Vec::new();
+        for tap in 0..taps {
+            let mut rest = tap;
+            let mut at = vec![0; rank];
+            for i in (0..rank).rev() {
+                at[i] = rest % self.kernel[i] * w.dilations[i];
+                rest /= self.kernel[i];
+            }
+            let ends: Vec<usize> =
+                (0..rank).map(|i| at[i] + w.strides[i] * (z[i + 2] - 1) + 1).collect();
+            let (starts, ends) = (e.i64s_of(&at), e.i64s_of(&ends));
+            let part = e.node("Slice", &[&padded, &starts, &ends, &axes, &steps], &[]);
+            columns.push(e.reshape(&part, &unit));
+        }
+        let names: Vec<&str> = columns.iter().map(String::as_str).collect();
+        let unfolded = match names.as_slice() {
+            [only] => (*only).to_string(),
+            all => e.node("Concat", all, &[("axis", Attr::Int(2))]),
+        };
+        // z · unfoldedᵀ inside each sample and group, then the sum over the samples of a lane.
+        let unfolded = e.reshape(&unfolded, &[input[0], groups, c * taps, positions]);
+        let turned =
+            e.node("Transpose", &[&unfolded], &[("perm", Attr::from([0, 1, 3, 2].as_slice()))]);
+        let z = e.name(x[1]);
+        let z = e.reshape(&z, &[input[0], groups, m, positions]);
+        let mut y = e.node("MatMul", &[&z, &turned], &[]);
+        if samples > 1 {
+            y = e.reshape(&y, &[lanes, samples, groups * m * c * taps]);
+            let axis = e.i64s_of(&[1]);
+            y = e.node("ReduceSum", &[&y, &axis], &[("keepdims", Attr::Int(0))]);
+        }
+        Ok(e.reshape(&y, &out.shape))
+    }
+}
+
+/// `[n, N, …]` as `[n·N, …]`, with `N`.
+fn fold(b: &mut Builder, x: Value) -> Result<(Value, usize)> {
+    let shape = b.shape(x);
+    let folded = [&[shape[0] * shape[1]], &shape[2..]].concat();
+    Ok((b.reshape(x, &folded)?, shape[1]))
+}
+
+/// `[n·N, …]` as `[n, N, …]`.
+fn unfold(b: &mut Builder, y: Value, n: usize, samples: usize) -> Result<Value> {
+    let shape = b.shape(y);
+    b.reshape(y, &[&[n, samples], &shape[1..]].concat())
+}
+
+/// `[n, N, C, S…]` as `[N, n·C, S…]`, with `N`.
+fn lanes_to_channels(b: &mut Builder, x: Value) -> Result<(Value, usize)> {
+    let shape = b.shape(x);
+    let mut perm: Vec<usize> = (0..shape.len()).collect();
+    perm.swap(0, 1);
+    let turned = b.transpose(x, &perm)?;
+    let flat = [&[shape[1], shape[0] * shape[2]], &shape[3..]].concat();
+    Ok((b.reshape(turned, &flat)?, shape[1]))
+}
+
+/// `[N, n·M, O…]` as `[n, N, M, O…]`.
+fn channels_to_lanes(b: &mut Builder, y: Value, n: usize, samples: usize) -> Result<Value> {
+    let shape = b.shape(y);
+    let split = [&[samples, n, shape[1] / n], &shape[2..]].concat();
+    let y = b.reshape(y, &split)?;
+    let mut perm: Vec<usize> = (0..split.len()).collect();
+    perm.swap(0, 1);
+    b.transpose(y, &perm)
+}
+
+/// `[n, M, C/g, K…]` as `[n·M, C/g, K…]`.
+fn lanes_to_outputs(b: &mut Builder, w: Value) -> Result<Value> {
+    Ok(fold(b, w)?.0)
+}
+
+/// A convolution of each lane of `x` `[n, N, C, S…]` with its own kernel `w` `[n, M, C/g, K…]`:
+/// one convolution in which every lane is a group of its own.
+fn conv_by_lane(b: &mut Builder, x: Value, w: Value, window: &Window) -> Result<Value> {
+    let n = b.shape(x)[0];
+    let (x, samples) = lanes_to_channels(b, x)?;
+    let w = lanes_to_outputs(b, w)?;
+    let y = b.conv(x, w, window.with_groups(window.groups * n))?;
+    channels_to_lanes(b, y, n, samples)
+}
+
+/// A kernel `[M, C/g, K…]` as `[C, M/g, K…]` with its positions in reverse.
+fn turn_round(kernel: &Tensor, groups: usize) -> Result<Tensor> {
+    let mut b = Builder::default();
+    let w = b.constant(kernel.clone());
+    let shape = b.shape(w);
+    let rank = shape.len();
+    let split = [&[groups, shape[0] / groups], &shape[1..]].concat();
+    let w = b.reshape(w, &split)?;
+    let mut perm: Vec<usize> = (0..=rank).collect();
+    perm.swap(1, 2);
+    let w = b.transpose(w, &perm)?;
+    let joined = [&[groups * shape[1], shape[0] / groups], &shape[2..]].concat();
+    let mut w = b.reshape(w, &joined)?;
+    for (axis, &size) in joined.iter().enumerate().skip(2) {
+        let reversed = b.constant(Tensor::index((0..size as i64).rev()));
+        w = b.gather(w, reversed, axis)?;
+    }
+    match b.as_constant(w) {
+        Some(tensor) => Ok(tensor.clone()),
+        None => crate::graph::eval_values(b.graph(), &[], &[w])?
+            .pop()
+            .ok_or_else(|| Error::Shape("a kernel could not be turned round".into())),
+    }
+}
+
+/// [`turn_round`] as ONNX nodes, for a kernel that is computed.
+fn emit_turned(e: &mut Emitter, w: Value, shape: &[usize], groups: usize) -> String {
+    let rank = shape.len();
+    let mut name = e.name(w);
+    if groups == 1 {
+        let mut perm: Vec<usize> = (0..rank).collect();
+        perm.swap(0, 1);
+        name = e.node("Transpose", &[&name], &[("perm", Attr::from(perm.as_slice()))]);
+    } else {
+        let split = [&[groups, shape[0] / groups], &shape[1..]].concat();
+        name = e.reshape(&name, &split);
+        let mut perm: Vec<usize> = (0..=rank).collect();
+        perm.swap(1, 2);
+        name = e.node("Transpose", &[&name], &[("perm", Attr::from(perm.as_slice()))]);
+        let joined = [&[groups * shape[1], shape[0] / groups], &shape[2..]].concat();
+        name = e.reshape(&name, &joined);
+    }
+    for (axis, &size) in shape.iter().enumerate().skip(2) {
+        if size > 1 {
+            let reversed: Vec<i64> = (0..size as i64).rev().collect();
+            let reversed = e.i64s(&reversed);
+            name = e.node("Gather", &[&name, &reversed], &[("axis", Attr::Int(axis as i64))]);
+        }
+    }
+    name
+}
+
+/// The shapes of the three tensors of the trilinear form.
+struct Extent<'a> {
+    x: &'a [usize],
+    w: &'a [usize],
+    z: &'a [usize],
+}
+
+/// Calls `f` with the flat indices into `x`, `w` and `z` of every product of the trilinear form.
+fn each_product(window: &Window, extent: &Extent, mut f: impl FnMut(usize, usize, usize)) {
+    let Extent { x, w, z } = extent;
+    let rank = window.rank();
+    let size = |s: &[usize]| s.iter().product::<usize>();
+    let (x_size, w_size, z_size) = (size(&x[2..]), size(&w[2..]), size(&z[2..]));
+    let per_group = z[1] / window.groups;
+    // Where each kernel position and output position meet the input, for one channel.
+    let mut meetings = Vec::new();
+    for k in 0..w_size {
+        for o in 0..z_size {
+            let (mut k_rest, mut o_rest) = (k, o);
+            let (mut at, mut scale, mut inside) = (0, 1, true);
+            for i in (0..rank).rev() {
+                let (k_i, o_i) = (k_rest % w[i + 2], o_rest % z[i + 2]);
+                (k_rest, o_rest) = (k_rest / w[i + 2], o_rest / z[i + 2]);
+                let padded = o_i * window.strides[i] + k_i * window.dilations[i];
+                match padded.checked_sub(window.pads_begin[i]).filter(|&p| p < x[i + 2]) {
+                    Some(p) => at += p * scale,
+                    None => inside = false,
+                }
+                scale *= x[i + 2];
+            }
+            if inside {
+                meetings.push((at, k, o));
+            }
+        }
+    }
+    for n in 0..x[0] {
+        for m in 0..z[1] {
+            let first = m / per_group.max(1) * w[1];
+            for c in 0..w[1] {
+                let x_base = (n * x[1] + first + c) * x_size;
+                let w_base = (m * w[1] + c) * w_size;
+                let z_base = (n * z[1] + m) * z_size;
+                for &(i, j, k) in &meetings {
+                    f(x_base + i, w_base + j, z_base + k);
+                }
+            }
+        }
+    }
+}
+
+fn flat(a: &ArrayD<f64>) -> Result<&[f64]> {
+    a.as_slice().ok_or_else(|| Error::Shape("a tensor is not in row-major order".into()))
+}
+
+fn flat_mut(a: &mut ArrayD<f64>) -> Result<&mut [f64]> {
+    a.as_slice_mut().ok_or_else(|| Error::Shape("a tensor is not in row-major order".into()))
+}
+
+impl Builder {
+    /// The convolution of `x` `[N, C, S…]` with `w` `[M, C/g, K…]`.
+    pub fn conv(&mut self, x: Value, w: Value, window: Window) -> Result<Value> {
+        self.push(Conv { window }, &[x, w])
+    }
+
+    /// The adjoint of a convolution in its input: `z` `[N, M, O…]` to `[N, C, spatial…]`.
+    pub fn conv_input_grad(
+        &mut self,
+        z: Value,
+        w: Value,
+        window: &Window,
+        spatial: &[usize],
+    ) -> Result<Value> {
+        self.push(ConvInputGrad { window: window.clone(), spatial: spatial.to_vec() }, &[z, w])
+    }
+
+    /// The adjoint of a convolution in its kernel, `[M, C/g, kernel…]`, summed over samples.
+    pub fn conv_weight_grad(
+        &mut self,
+        x: Value,
+        z: Value,
+        window: &Window,
+        kernel: &[usize],
+    ) -> Result<Value> {
+        let op = ConvWeightGrad { window: window.clone(), kernel: kernel.to_vec(), lanes: 1 };
+        let dw = self.push(op, &[x, z])?;
+        let shape = self.shape(dw);
+        self.reshape(dw, &shape[1..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::DType;
+    use crate::testing::Case;
+    use proptest::prelude::*;
+
+    /// A convolution by its numbers.
+    #[derive(Clone, Debug)]
+    struct Config {
+        samples: usize,
+        channels: usize,
+        outputs: usize,
+        spatial: Vec<usize>,
+        kernel: Vec<usize>,
+        window: Window,
+    }
+
+    impl Config {
+        fn new(spatial: &[usize], kernel: &[usize]) -> Self {
+            let rank = spatial.len();
+            let window = Window {
+                strides: vec![1; rank],
+                dilations: vec![1; rank],
+                pads_begin: vec![0; rank],
+                pads_end: vec![0; rank],
+                groups: 1,
+            };
+            let (spatial, kernel) = (spatial.to_vec(), kernel.to_vec());
+            Config { samples: 1, channels: 2, outputs: 2, spatial, kernel, window }
+        }
+
+        fn strides(mut self, strides: &[usize]) -> Self {
+            self.window.strides = strides.to_vec();
+            self
+        }
+
+        fn dilations(mut self, dilations: &[usize]) -> Self {
+            self.window.dilations = dilations.to_vec();
+            self
+        }
+
+        fn pads(mut self, begin: &[usize], end: &[usize]) -> Self {
+            (self.window.pads_begin, self.window.pads_end) = (begin.to_vec(), end.to_vec());
+            self
+        }
+
+        fn channels(mut self, channels: usize, outputs: usize, groups: usize) -> Self {
+            (self.channels, self.outputs, self.window.groups) = (channels, outputs, groups);
+            self
+        }
+
+        fn samples(mut self, samples: usize) -> Self {
+            self.samples = samples;
+            self
+        }
+
+        fn check(&self) {
+            let x = [&[self.samples, self.channels], self.spatial.as_slice()].concat();
+            let w = [&[self.outputs, self.channels / self.window.groups], self.kernel.as_slice()]
+                .concat();
+            let out = self.window.output(&self.spatial, &self.kernel).unwrap();
+            let z = [&[self.samples, self.outputs], out.as_slice()].concat();
+            Case::new(format!("Conv {self:?}"))
+                .input(&x, -1.0, 1.0)
+                .input(&w, -1.0, 1.0)
+                .check(|b, v| b.conv(v[0], v[1], self.window.clone()));
+            Case::new(format!("ConvInputGrad {self:?}"))
+                .input(&z, -1.0, 1.0)
+                .input(&w, -1.0, 1.0)
+                .check(|b, v| b.conv_input_grad(v[0], v[1], &self.window, &self.spatial));
+            Case::new(format!("ConvWeightGrad {self:?}"))
+                .input(&x, -1.0, 1.0)
+                .input(&z, -1.0, 1.0)
+                .check(|b, v| b.conv_weight_grad(v[0], v[1], &self.window, &self.kernel));
+        }
+    }
+
+    #[test]
+    fn over_lines() {
+        Config::new(&[5], &[3]).check();
+        Config::new(&[6], &[3]).strides(&[2]).pads(&[1], &[0]).samples(2).check();
+    }
+
+    #[test]
+    fn over_planes() {
+        Config::new(&[4, 3], &[3, 2]).pads(&[1, 0], &[1, 1]).check();
+        Config::new(&[4, 4], &[1, 1]).strides(&[2, 2]).check();
+        Config::new(&[5, 4], &[2, 3]).strides(&[2, 1]).dilations(&[2, 1]).check();
+        Config::new(&[3, 3], &[1, 1]).pads(&[1, 1], &[2, 0]).check();
+    }
+
+    #[test]
+    fn over_volumes() {
+        Config::new(&[3, 2, 3], &[2, 2, 1]).strides(&[1, 1, 2]).pads(&[0, 1, 0], &[1, 0, 0]).check();
+    }
+
+    #[test]
+    fn in_groups() {
+        Config::new(&[4], &[2]).channels(4, 6, 2).samples(2).check();
+        Config::new(&[3, 3], &[3, 3]).channels(3, 3, 3).pads(&[1, 1], &[1, 1]).check();
+        Config::new(&[4, 3], &[2, 2]).channels(2, 4, 2).strides(&[2, 2]).pads(&[1, 0], &[0, 1]).check();
+    }
+
+    #[test]
+    fn a_kernel_larger_than_its_input_is_refused() {
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F32, [1, 1, 2]));
+        let w = b.input("w", Fact::new(DType::F32, [1, 1, 3]));
+        assert!(b.conv(x, w, Config::new(&[2], &[3]).window).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
+        #[test]
+        fn at_random(
+            size in 3usize..6,
+            kernel in 1usize..4,
+            stride in 1usize..4,
+            dilation in 1usize..3,
+            begin in 0usize..3,
+            end in 0usize..3,
+            groups in 1usize..3,
+        ) {
+            prop_assume!(dilation * (kernel - 1) < size + begin + end);
+            Config::new(&[size, 2], &[kernel, 1])
+                .strides(&[stride, 1])
+                .dilations(&[dilation, 1])
+                .pads(&[begin, 0], &[end, 0])
+                .channels(2, 2, groups)
+                .check();
+        }
+    }
+}
