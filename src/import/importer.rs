@@ -132,17 +132,17 @@ impl<'m> Importer<'m> {
     }
 
     /// Ends the import with `value` as the output called `output`.
-    pub fn finish(mut self, output: String, value: Value) -> Result<Imported> {
+    pub fn finish(mut self, output: &str, value: Value) -> Result<Imported> {
         if let Some(k) = self.fixed_batch() {
             self.notes.push(format!("the file fixes the batch at {k}; it is taken at 1"));
         }
         self.warnings.extend(finish::folded_batch_norm(self.model, self.batch_norms));
         self.b.set_scope("");
         let (logits, final_activation) = finish::split_activation(&mut self.b, value)?;
-        self.b.output(output.clone(), logits);
+        self.b.output(output, logits);
         Ok(Imported {
             graph: self.b.finish().pruned(),
-            output,
+            output: output.to_owned(),
             final_activation,
             batch_norms: self.batch_norms,
             warnings: self.warnings,

@@ -12,6 +12,8 @@ mod literal;
 mod lower;
 mod scan;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -91,7 +93,7 @@ pub fn import(model: &Model, options: &ImportOptions) -> Result<Imported> {
         inputs::check_output_batch(model, &output, importer.b.graph().shape(value))
             .map_err(|why| refuse_batch(model, k, &why))?;
     }
-    let imported = importer.finish(output.clone(), value)?;
+    let imported = importer.finish(&output, value)?;
     if imported.graph.parameters().next().is_none() {
         return Err(no_parameters(model, options));
     }

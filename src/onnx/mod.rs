@@ -9,8 +9,6 @@ mod load;
 mod model;
 pub mod proto;
 mod tensor;
-#[cfg(test)]
-pub(crate) mod testing;
 
 pub use load::{NEWEST_KNOWN_OPSET, load, read};
 pub use model::{

@@ -1,0 +1,109 @@
+//! Every operator in many configurations against ONNX Runtime's results, which
+//! `scripts/make_op_cases.py` writes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use ndarray::{ArrayD, IxDyn};
+
+use super::importer::Importer;
+use super::{ImportOptions, scan};
+use crate::error::Result;
+use crate::graph::{Graph, eval};
+use crate::onnx::{Model, read};
+use crate::tensor::{DType, Tensor};
+
+#[derive(serde::Deserialize)]
+struct Case {
+    name: String,
+    model: String,
+    inputs: BTreeMap<String, Array>,
+    outputs: BTreeMap<String, Array>,
+}
+
+#[derive(serde::Deserialize)]
+struct Array {
+    dtype: String,
+    shape: Vec<usize>,
+    data: Vec<serde_json::Value>,
+}
+
+impl Array {
+    fn values(&self) -> ArrayD<f64> {
+        let number = |v: &serde_json::Value| match v {
+            serde_json::Value::String(text) => text.parse().unwrap(),
+            v => v.as_f64().unwrap(),
+        };
+        let values = self.data.iter().map(number).collect();
+        ArrayD::from_shape_vec(IxDyn(&self.shape), values).unwrap()
+    }
+
+    fn tensor(&self) -> Tensor {
+        let dtype = match self.dtype.as_str() {
+            "float16" | "float32" | "float64" => DType::F32,
+            "int64" | "uint32" | "uint64" => DType::I64,
+            "bool" => DType::Bool,
+            _ => DType::I32,
+        };
+        Tensor::from_f64(self.values(), dtype)
+    }
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+}
+
+/// The graph of `output`, with its final activation.
+fn lower(model: &Model, output: &str) -> Result<Graph> {
+    scan::check(model, output)?;
+    let options = ImportOptions::default();
+    let mut importer = Importer::new(model, &options)?;
+    let value = importer.run(output)?;
+    importer.b.output(output, value);
+    Ok(importer.b.finish())
+}
+
+fn check(case: &Case) -> Result<(), String> {
+    let model = read(&bytes(&case.model), &case.name).map_err(|e| e.to_string())?;
+    for (output, want) in &case.outputs {
+        let graph = lower(&model, output).map_err(|e| e.to_string())?;
+        let inputs: Vec<Tensor> = graph
+            .inputs()
+            .iter()
+            .map(|&v| case.inputs[graph.name(v).unwrap()].tensor())
+            .collect();
+        let got = eval(&graph, &inputs).map_err(|e| e.to_string())?.remove(0);
+        let want = want.tensor();
+        if (got.dtype(), got.shape()) != (want.dtype(), want.shape()) {
+            return Err(format!(
+                "{output}: {}{:?}, not {}{:?}",
+                got.dtype(),
+                got.shape(),
+                want.dtype(),
+                want.shape()
+            ));
+        }
+        let (got, want) = (got.to_f64(), want.to_f64());
+        let close = |a: f64, b: f64| {
+            a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-5 * (1.0 + b.abs())
+        };
+        if !got.iter().zip(&want).all(|(&a, &b)| close(a, b)) {
+            return Err(format!("{output}: {got}, not {want}"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn operators_agree_with_onnx_runtime() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let path = std::env::var_os("OP_CASES")
+        .map_or_else(|| root.join("tests/data/op_cases.json"), PathBuf::from);
+    let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert!(!cases.is_empty());
+    let failures: Vec<String> = cases
+        .iter()
+        .filter_map(|case| check(case).err().map(|why| format!("{}: {why}", case.name)))
+        .collect();
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
+}
