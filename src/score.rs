@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::data::{DeclaredInput, Dataset, Target};
+use crate::data::{Dataset, DeclaredInput, Target};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::{Fact, Graph};

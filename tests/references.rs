@@ -29,6 +29,11 @@ const NEGLIGIBLE: f64 = 1e-6;
 /// Largest relative error of a score.
 const SCORE_TOLERANCE: f64 = 1e-3;
 
+/// The same where some gradients are zero in exact arithmetic because of the values of a sample:
+/// between batch normalisation by the sample's statistics and a global mean, a ReLU that is active
+/// everywhere lets no gradient back. In float32 that is noise, whose signs count.
+const NOISY_SCORE_TOLERANCE: f64 = 1e-2;
+
 #[derive(Deserialize)]
 struct Reference {
     model: PathBuf,
@@ -46,6 +51,20 @@ struct Expected {
     #[serde(rename = "gradalign-2")]
     gradalign_2: Option<f64>,
     gradients: BTreeMap<String, Gradient>,
+    /// Half-open ranges of the elements whose gradient is zero in exact arithmetic.
+    structurally_zero: BTreeMap<String, Vec<[usize; 2]>>,
+    /// Entries of the gradient matrix that are zero in exact arithmetic for some samples only.
+    noisy_entries: u64,
+}
+
+impl Expected {
+    /// What the error of a gradient is measured by: its own norm, unless that is negligible beside
+    /// the sample's largest, or rounding noise alone.
+    fn scale(&self, parameter: &str, norm: f64, size: usize, largest: f64) -> f64 {
+        let ranges = self.structurally_zero.get(parameter);
+        let zeros: usize = ranges.iter().flat_map(|r| r.iter()).map(|[a, b]| b - a).sum();
+        if zeros == size { largest } else { norm.max(NEGLIGIBLE * largest) }
+    }
 }
 
 #[derive(Deserialize)]
@@ -165,7 +184,7 @@ fn per_sample_gradients_are_those_of_pytorch() {
                         let own = all.index_axis(ndarray::Axis(0), sample);
                         let own: Vec<f64> = own.iter().copied().collect();
                         let error = distance(&sketch(&own), &gradient.sketch[sample])
-                            / gradient.norm[sample].max(NEGLIGIBLE * largest);
+                            / expected.scale(parameter, gradient.norm[sample], own.len(), largest);
                         assert!(error < TOLERANCE, "{at}: {parameter}, sample {sample}: {error:e}");
                     }
                 }
@@ -194,7 +213,7 @@ fn batch_gradients_are_those_of_pytorch() {
                     let own = outputs[&format!("grad.{parameter}")].to_f64();
                     let own: Vec<f64> = own.iter().copied().collect();
                     let error = distance(&sketch(&own), &gradient.batch.sketch)
-                        / gradient.batch.norm.max(NEGLIGIBLE * largest);
+                        / expected.scale(parameter, gradient.batch.norm, own.len(), largest);
                     assert!(error < TOLERANCE, "{at}: {parameter}: {error:e}");
                 }
             }
@@ -216,11 +235,16 @@ fn scores_are_those_of_pytorch() {
                 let scored = score(&model, &batch, loss, &settings, &*engine).unwrap();
                 assert_eq!(scored.size.parameters, reference.parameters, "{at}");
                 let wanted = [expected.gradalign_1, expected.gradalign_2];
+                let tolerance = if expected.noisy_entries > 0 {
+                    NOISY_SCORE_TOLERANCE
+                } else {
+                    SCORE_TOLERANCE
+                };
                 for (score, wanted) in scored.scores.iter().zip(wanted) {
                     let value = score.value;
                     match wanted {
                         Some(wanted) => assert!(
-                            close(value, wanted, SCORE_TOLERANCE),
+                            close(value, wanted, tolerance),
                             "{at}: {} is {value}, PyTorch has {wanted}",
                             score.name
                         ),

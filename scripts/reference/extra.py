@@ -68,8 +68,12 @@ def _file(name: str) -> Path:
 
 
 def _on_digits(name: str, make: Callable[[], nn.Module], shape: tuple[int, ...] = IMAGE) -> Reference:
-    module = make()
-    return on_digits(_file(name), module, bind(module, read_weights(_file(name))), shape)
+    module, weights = make(), read_weights(_file(name))
+    # An export in training mode runs the module, which moves its running statistics.
+    for buffer_name, buffer in module.named_buffers():
+        if buffer_name in weights:
+            buffer.copy_(torch.from_numpy(weights[buffer_name].copy()))
+    return on_digits(_file(name), module, bind(module, weights), shape)
 
 
 def _on_own_data(name: str, make: Callable[[], nn.Module]) -> Reference:

@@ -48,6 +48,22 @@ impl<'a, 'm> Call<'a, 'm> {
         Call { importer, node, inputs, opset }
     }
 
+    /// What a copy of `binding` stands for. Some exporters store equal tensors once, and every
+    /// fresh network has many: all the other parameters are copies of the stored one, under their
+    /// own names. A stored tensor that is read elsewhere too is therefore stored again.
+    pub fn copy(&mut self, binding: Binding) -> Binding {
+        let (Some(source), Some(name)) = (self.node.inputs.first(), self.node.outputs.first())
+        else {
+            return binding;
+        };
+        match binding {
+            Binding::Stored(id) if self.importer.readers(source) > 1 => {
+                self.importer.store_again(id, name)
+            }
+            binding => binding,
+        }
+    }
+
     // Messages
 
     /// An error about a form of the operator that is not supported.

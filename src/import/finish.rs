@@ -76,11 +76,11 @@ pub(super) fn folded_batch_norm(model: &Model, batch_norms: usize) -> Option<Str
     }
     let anonymous = |name: &String| name.starts_with("onnx::Conv_");
     let fused = |name: &String| name.contains("_fused_bn");
-    let folded = model.graph.nodes.iter().filter(|node| node.op == "Conv").any(|node| {
-        match &node.inputs[..] {
-            [_, weight, bias] => (anonymous(weight) && anonymous(bias)) || fused(weight) || fused(bias),
-            _ => false,
-        }
+    let folded = model.graph.nodes.iter().filter(|node| node.op == "Conv").any(|node| match &node
+        .inputs[..]
+    {
+        [_, weight, bias] => (anonymous(weight) && anonymous(bias)) || fused(weight) || fused(bias),
+        _ => false,
     });
     folded.then(|| {
         "batch normalisation seems to have been folded into the convolutions at export, so the \

@@ -69,6 +69,7 @@ pub(crate) struct Importer<'m> {
     frames: Vec<Frame<'m>>,
     operators: BTreeMap<String, usize>,
     lowered: usize,
+    readers: HashMap<&'m str, usize>,
 }
 
 impl<'m> Importer<'m> {
@@ -86,7 +87,11 @@ impl<'m> Importer<'m> {
             frames: Vec::new(),
             operators: BTreeMap::new(),
             lowered: 0,
+            readers: HashMap::new(),
         };
+        for name in model.graph.nodes.iter().flat_map(|node| &node.inputs) {
+            *importer.readers.entry(name).or_default() += 1;
+        }
         importer.frames.push(Frame {
             names: HashMap::new(),
             closed: true,
@@ -195,6 +200,23 @@ impl<'m> Importer<'m> {
     pub fn store_constant(&mut self, name: &str, tensor: Result<Tensor, String>) -> Binding {
         let name = self.qualified(name);
         self.stored.push(self.patterns.store(name, tensor, false));
+        Binding::Stored(self.stored.len() - 1)
+    }
+
+    /// How many operands of the model's own nodes are called `name`.
+    pub fn readers(&self, name: &str) -> usize {
+        self.readers.get(name).copied().unwrap_or(0)
+    }
+
+    /// Stores tensor `i` again, under the name of a copy of it.
+    pub fn store_again(&mut self, i: usize, name: &str) -> Binding {
+        let name = self.qualified(name);
+        let Stored { tensor, initializer, .. } = &self.stored[i];
+        let mut copy = self.patterns.store(name, tensor.clone(), *initializer);
+        if *initializer {
+            copy.reserve(&mut self.b);
+        }
+        self.stored.push(copy);
         Binding::Stored(self.stored.len() - 1)
     }
 
@@ -309,9 +331,9 @@ impl<'m> Importer<'m> {
         };
         let mut outputs = outputs.into_iter();
         for name in &node.outputs {
-            let binding = outputs.next().unwrap_or(Binding::Absent(
-                "the operator's further results are not supported",
-            ));
+            let binding = outputs
+                .next()
+                .unwrap_or(Binding::Absent("the operator's further results are not supported"));
             self.bind(name, binding);
         }
         Ok(())

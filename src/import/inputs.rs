@@ -115,7 +115,9 @@ impl<'m> Shapes<'m> {
         let shape = match (given, dims) {
             (Some(given), dims) => {
                 check_given(given, dims).map_err(|why| {
-                    Error::Usage(format!("{source}: the shape {given:?} given for input '{name}' {why}"))
+                    Error::Usage(format!(
+                        "{source}: the shape {given:?} given for input '{name}' {why}"
+                    ))
                 })?;
                 given.to_vec()
             }

@@ -67,11 +67,8 @@ fn check(case: &Case) -> Result<(), String> {
     let model = read(&bytes(&case.model), &case.name).map_err(|e| e.to_string())?;
     for (output, want) in &case.outputs {
         let graph = lower(&model, output).map_err(|e| e.to_string())?;
-        let inputs: Vec<Tensor> = graph
-            .inputs()
-            .iter()
-            .map(|&v| case.inputs[graph.name(v).unwrap()].tensor())
-            .collect();
+        let inputs: Vec<Tensor> =
+            graph.inputs().iter().map(|&v| case.inputs[graph.name(v).unwrap()].tensor()).collect();
         let got = eval(&graph, &inputs).map_err(|e| e.to_string())?.remove(0);
         let want = want.tensor();
         if (got.dtype(), got.shape()) != (want.dtype(), want.shape()) {

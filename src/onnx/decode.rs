@@ -116,9 +116,7 @@ impl Decoder {
     fn attributes(&mut self, protos: Vec<AttributeProto>) -> Result<Vec<(String, Attribute)>> {
         protos
             .into_iter()
-            .map(|mut proto| {
-                Ok((proto.name.take().unwrap_or_default(), self.attribute(proto)?))
-            })
+            .map(|mut proto| Ok((proto.name.take().unwrap_or_default(), self.attribute(proto)?)))
             .collect()
     }
 

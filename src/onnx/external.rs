@@ -83,7 +83,8 @@ fn open_inside(folder: Option<&Path>, location: &str) -> Result<(File, u64), Str
     };
     let folder = folder.ok_or_else(|| refused("the model was not read from a file"))?;
     let relative = Path::new(location);
-    let inside = relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    let inside =
+        relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
     if !inside || location.is_empty() {
         return Err(refused("it is not a path inside the model's folder"));
     }

@@ -89,7 +89,11 @@ impl Node {
 
     /// The operator, with its domain where it is not `ai.onnx`.
     pub fn full_op(&self) -> String {
-        if self.domain.is_empty() { self.op.clone() } else { format!("{}.{}", self.domain, self.op) }
+        if self.domain.is_empty() {
+            self.op.clone()
+        } else {
+            format!("{}.{}", self.domain, self.op)
+        }
     }
 
     /// The attribute called `name`.

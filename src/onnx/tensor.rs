@@ -52,8 +52,9 @@ fn width(stored: DataType) -> u64 {
 pub(super) fn decode(proto: TensorProto, external: &mut External, source: &str) -> Result<Literal> {
     let name = proto.name.clone().unwrap_or_default();
     let fail = |why: String| Error::InvalidModel(format!("{source}: tensor '{name}': {why}"));
-    let stored = DataType::try_from(proto.data_type.unwrap_or_default())
-        .map_err(|_| fail(format!("unknown element type {}", proto.data_type.unwrap_or_default())))?;
+    let stored = DataType::try_from(proto.data_type.unwrap_or_default()).map_err(|_| {
+        fail(format!("unknown element type {}", proto.data_type.unwrap_or_default()))
+    })?;
     if dtype_of(stored).is_none() {
         return Ok(Literal { stored, tensor: Err(unusable(stored)) });
     }

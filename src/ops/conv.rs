@@ -338,7 +338,8 @@ impl Rule for ConvWeightGrad {
         };
         let dx = match site.wants(0) {
             true => {
-                let op = ConvInputGrad { window: self.window.clone(), spatial: x_shape[2..].into() };
+                let op =
+                    ConvInputGrad { window: self.window.clone(), spatial: x_shape[2..].into() };
                 let z = by_lane(b, z, &z_shape)?;
                 let lanes = [z, dy].map(|value| Lane { value, batched: true });
                 let dx = op.batch(b, &lanes, self.lanes)?;
@@ -711,14 +712,21 @@ mod tests {
 
     #[test]
     fn over_volumes() {
-        Config::new(&[3, 2, 3], &[2, 2, 1]).strides(&[1, 1, 2]).pads(&[0, 1, 0], &[1, 0, 0]).check();
+        Config::new(&[3, 2, 3], &[2, 2, 1])
+            .strides(&[1, 1, 2])
+            .pads(&[0, 1, 0], &[1, 0, 0])
+            .check();
     }
 
     #[test]
     fn in_groups() {
         Config::new(&[4], &[2]).channels(4, 6, 2).samples(2).check();
         Config::new(&[3, 3], &[3, 3]).channels(3, 3, 3).pads(&[1, 1], &[1, 1]).check();
-        Config::new(&[4, 3], &[2, 2]).channels(2, 4, 2).strides(&[2, 2]).pads(&[1, 0], &[0, 1]).check();
+        Config::new(&[4, 3], &[2, 2])
+            .channels(2, 4, 2)
+            .strides(&[2, 2])
+            .pads(&[1, 0], &[0, 1])
+            .check();
     }
 
     #[test]

@@ -176,8 +176,30 @@ macro_rules! primitives {
 }
 
 primitives!(
-    AveragePool, BatchNorm, Binary, Cast, Concat, Conv, ConvInputGrad, ConvWeightGrad, CumSum, Detach, Expand, Gather, MatMul, MaxPool, MaxPoolIndices, Pad, Reduce, Reshape,
-    ScatterAdd, Slice, Softmax, Transpose, Unary, Where,
+    AveragePool,
+    BatchNorm,
+    Binary,
+    Cast,
+    Concat,
+    Conv,
+    ConvInputGrad,
+    ConvWeightGrad,
+    CumSum,
+    Detach,
+    Expand,
+    Gather,
+    MatMul,
+    MaxPool,
+    MaxPoolIndices,
+    Pad,
+    Reduce,
+    Reshape,
+    ScatterAdd,
+    Slice,
+    Softmax,
+    Transpose,
+    Unary,
+    Where,
 );
 
 /// A float attribute that can be compared and hashed: by its bits.

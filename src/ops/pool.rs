@@ -161,8 +161,7 @@ impl Rule for AveragePool {
             ends[i + 2] -= usize::try_from(-tail).unwrap_or(0);
         }
         let kept = b.slice(spread, &starts, &ends, &vec![1; rank + 2])?;
-        let gathered =
-            AveragePool::new(&self.kernel, &vec![1; rank], &before[2..], &after[2..]);
+        let gathered = AveragePool::new(&self.kernel, &vec![1; rank], &before[2..], &after[2..]);
         Ok(vec![Some(b.push(gathered, &[kept])?)])
     }
 
@@ -255,8 +254,7 @@ impl Rule for MaxPoolIndices {
         let shape = e.fact(x[0]).shape.clone();
         let numbers = Tensor::index(0..shape.iter().product::<usize>() as i64).reshape(&shape)?;
         let numbers = e.tensor(&numbers);
-        let pads =
-            [&[0, 0], pool.pads_begin.as_slice(), &[0, 0], &pool.pads_end].concat();
+        let pads = [&[0, 0], pool.pads_begin.as_slice(), &[0, 0], &pool.pads_end].concat();
         let pads = e.i64s_of(&pads);
         let minus_one = e.scalar(DType::I64, -1.0);
         let mode = [("mode", Attr::from("constant"))];
@@ -379,13 +377,8 @@ mod tests {
     use crate::testing::Case;
 
     /// Kernel, strides, paddings before and after, for an input of the given spatial shape.
-    type Form = (
-        &'static [usize],
-        &'static [usize],
-        &'static [usize],
-        &'static [usize],
-        &'static [usize],
-    );
+    type Form =
+        (&'static [usize], &'static [usize], &'static [usize], &'static [usize], &'static [usize]);
 
     const FORMS: [Form; 7] = [
         (&[6], &[2], &[2], &[0], &[0]),
@@ -427,7 +420,9 @@ mod tests {
     #[test]
     fn dilated_maxima() {
         let op = MaxPool::new(&[2], &[1], &[2], &[1], &[0]);
-        Case::new(format!("{op:?}")).input(&[1, 2, 5], -1.0, 1.0).check(|b, x| b.push(op.clone(), x));
+        Case::new(format!("{op:?}"))
+            .input(&[1, 2, 5], -1.0, 1.0)
+            .check(|b, x| b.push(op.clone(), x));
     }
 
     #[test]

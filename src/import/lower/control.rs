@@ -8,7 +8,7 @@ use crate::tensor::DType;
 
 pub(super) const ENTRIES: &[Entry] = &[
     rules("Dropout", 7, "nothing: dropout is off", dropout),
-    rules("Identity", 7, "nothing", |c| Ok(vec![c.binding(0)?])),
+    rules("Identity", 7, "nothing", identity),
     rules("If", 7, "the branch taken; only where the condition is known at import", branch),
 ];
 
@@ -20,6 +20,11 @@ fn dropout(c: &mut Call) -> Result<Vec<Binding>> {
     let value = c.operand(0)?;
     let (shape, kept) = (c.shape(value), c.scalar(DType::Bool, 1.0));
     Ok(vec![x, c.expand(kept, &shape)?.into()])
+}
+
+fn identity(c: &mut Call) -> Result<Vec<Binding>> {
+    let x = c.binding(0)?;
+    Ok(vec![c.copy(x)])
 }
 
 fn branch(c: &mut Call) -> Result<Vec<Binding>> {

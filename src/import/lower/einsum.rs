@@ -46,7 +46,8 @@ fn einsum(c: &mut Call) -> Result<Value> {
         terms.push(Term { value, labels });
     }
     let hidden = terms.iter().flat_map(|t| &t.labels).filter(|l| matches!(l, Label::Hidden(_)));
-    let hidden = hidden.map(|l| if let Label::Hidden(i) = l { i + 1 } else { 0 }).max().unwrap_or(0);
+    let hidden =
+        hidden.map(|l| if let Label::Hidden(i) = l { i + 1 } else { 0 }).max().unwrap_or(0);
     let wanted = match right {
         Some(text) => {
             let letters = text.chars().filter(|ch| *ch != '.').count();
@@ -104,8 +105,11 @@ fn implicit(terms: &[Term], hidden: usize) -> Vec<Label> {
     let mut letters: Vec<Label> = terms.iter().flat_map(|t| t.labels.clone()).collect();
     letters.retain(|l| matches!(l, Label::Letter(_)));
     letters.sort_unstable();
-    let once: Vec<Label> =
-        letters.iter().copied().filter(|l| letters.iter().filter(|o| *o == l).count() == 1).collect();
+    let once: Vec<Label> = letters
+        .iter()
+        .copied()
+        .filter(|l| letters.iter().filter(|o| *o == l).count() == 1)
+        .collect();
     (0..hidden).rev().map(Label::Hidden).chain(once).collect()
 }
 

@@ -97,8 +97,10 @@ fn is_bias(c: &mut Call, i: usize) -> Result<bool> {
         product = inner;
     }
     let op = &c.graph().node(product).op;
-    let is_product =
-        matches!(op, Op::Apply(Primitive::MatMul(_) | Primitive::Conv(_) | Primitive::ConvInputGrad(_)));
+    let is_product = matches!(
+        op,
+        Op::Apply(Primitive::MatMul(_) | Primitive::Conv(_) | Primitive::ConvInputGrad(_))
+    );
     Ok(fits && is_product && shape.iter().filter(|&&d| d != 1).count() <= 1)
 }
 
@@ -171,12 +173,7 @@ fn is_inf(c: &mut Call) -> Result<Value> {
 
 /// `x` limited to `[low, high]`, with derivative 0 at the limits and beyond: a bounded activation
 /// such as ReLU6 is flat there.
-pub(super) fn clamp(
-    c: &mut Call,
-    x: Value,
-    low: Option<f64>,
-    high: Option<f64>,
-) -> Result<Value> {
+pub(super) fn clamp(c: &mut Call, x: Value, low: Option<f64>, high: Option<f64>) -> Result<Value> {
     let mut y = x;
     if let Some(low) = low.filter(|&low| low > -f64::from(f32::MAX)) {
         y = if low == 0.0 && c.dtype(y).is_float() {

@@ -77,7 +77,8 @@ fn max_pool(c: &mut Call) -> Result<Vec<Binding>> {
     let x = c.operand(0)?;
     let shape = c.shape(x);
     let Pooling { window, reach, .. } = pooling(c, &shape)?;
-    let op = MaxPool::new(&window.kernel, &window.strides, &window.dilations, &window.before, &reach);
+    let op =
+        MaxPool::new(&window.kernel, &window.strides, &window.dilations, &window.before, &reach);
     let y = c.push(op, &[x])?;
     Ok(vec![y.into(), Binding::Absent("the indices of maxima are not supported")])
 }

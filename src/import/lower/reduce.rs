@@ -25,10 +25,7 @@ pub(super) const ENTRIES: &[Entry] = &[
 
 /// Applies `f` to the operand and the axes to reduce (all where none are given), then drops these
 /// axes where they are not kept.
-fn reduced(
-    c: &mut Call,
-    f: impl Fn(&mut Call, Value, &[usize]) -> Result<Value>,
-) -> Result<Value> {
+fn reduced(c: &mut Call, f: impl Fn(&mut Call, Value, &[usize]) -> Result<Value>) -> Result<Value> {
     let x = c.operand(0)?;
     let shape = c.shape(x);
     let given = c.ints_or_operand("axes", 1)?.unwrap_or_default();
@@ -128,8 +125,7 @@ pub(super) fn first_index(
     let positions = c.constant(positions);
     let best = c.reduce(kind, x, &[axis])?;
     let here = c.equal(x, best)?;
-    let (outside, pick) =
-        if last { (-1.0, Reduction::Max) } else { (size as f64, Reduction::Min) };
+    let (outside, pick) = if last { (-1.0, Reduction::Max) } else { (size as f64, Reduction::Min) };
     let outside = c.scalar(DType::I64, outside);
     let candidates = c.select(here, positions, outside)?;
     c.reduce(pick, candidates, &[axis])

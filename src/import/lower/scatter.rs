@@ -19,7 +19,9 @@ fn write(c: &mut Call, data: Value, at: Value, updates: Value) -> Result<Value> 
     let add = match c.text("reduction", "none")? {
         "none" => false,
         "add" => true,
-        other => return Err(c.unsupported(format!("reduction '{other}' has no gradient rule here"))),
+        other => {
+            return Err(c.unsupported(format!("reduction '{other}' has no gradient rule here")));
+        }
     };
     let shape = c.shape(data);
     let count = shape[0];

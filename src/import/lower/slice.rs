@@ -13,7 +13,13 @@ pub(super) const ENTRIES: &[Entry] = &[
 
 /// The operand in order, from the attributes of opset 1 or the operands of opset 10.
 fn bounds(c: &mut Call, name: &str, i: usize) -> Result<Option<Vec<i64>>> {
-    if c.opset < 10 { c.ints(name) } else if c.has(i) { c.known_ints(i, name).map(Some) } else { Ok(None) }
+    if c.opset < 10 {
+        c.ints(name)
+    } else if c.has(i) {
+        c.known_ints(i, name).map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
 fn slice(c: &mut Call) -> Result<Value> {
