@@ -150,7 +150,7 @@ fn is_quantised(op: &str) -> bool {
 
 fn problems(model: &Model, output: &str) -> Vec<Problem> {
     let mut scan = Scan { model, seen: HashSet::new(), problems: Vec::new() };
-    scan.nodes(&model.graph.nodes, [output], &model.opsets, "", 0);
+    scan.nodes(&model.graph.nodes, &[output], &model.opsets, "", 0);
     scan.problems
 }
 
@@ -165,12 +165,12 @@ impl<'m> Scan<'m> {
     fn nodes(
         &mut self,
         nodes: &'m [Node],
-        wanted: impl IntoIterator<Item = &'m str>,
+        wanted: &[&'m str],
         opsets: &'m Opsets,
         path: &str,
         depth: usize,
     ) {
-        let (live, needed) = live_nodes(nodes, wanted);
+        let (live, needed) = live_nodes(nodes, wanted.iter().copied());
         for node in live.into_iter().map(|i| &nodes[i]) {
             let label = match path {
                 "" => node.label().to_owned(),
@@ -194,7 +194,7 @@ impl<'m> Scan<'m> {
                     .map(|(inner, _)| inner.as_str())
                     .collect();
                 if self.seen.insert((std::ptr::from_ref(function), wanted.clone())) {
-                    self.nodes(&function.nodes, wanted, &function.opsets, &label, depth + 1);
+                    self.nodes(&function.nodes, &wanted, &function.opsets, &label, depth + 1);
                 }
                 continue;
             }
@@ -202,8 +202,9 @@ impl<'m> Scan<'m> {
                 Some(Lowering::Refused(reason)) => problem(reason),
                 Some(_) => {
                     for graph in node.subgraphs() {
-                        let wanted = graph.outputs.iter().map(|o| o.name.as_str());
-                        self.nodes(&graph.nodes, wanted, opsets, &label, depth + 1);
+                        let wanted: Vec<&str> =
+                            graph.outputs.iter().map(|o| o.name.as_str()).collect();
+                        self.nodes(&graph.nodes, &wanted, opsets, &label, depth + 1);
                     }
                 }
                 None if is_quantised(&node.op) => problem("it computes on quantised values"),
