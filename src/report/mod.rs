@@ -352,6 +352,7 @@ mod tests {
             name: "onnxruntime",
             version: "1.32.0".into(),
             device: "cpu".into(),
+            note: None,
         };
         let data = data::Description {
             source: "probe.npz".into(),
