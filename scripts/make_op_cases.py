@@ -266,8 +266,8 @@ def gathers():
     case("ScatterElements", x, ints(1, 1, 3, low=0, high=4), rand(1, 1, 3), axis=1)
     case("ScatterElements", x, known(i64(1, 1, 0).reshape(1, 1, 3)), rand(1, 1, 3), axis=1,
          reduction="add", opset=16)
-    case("ScatterND", x, known(i64(0, 1, 0, 3).reshape(2, 2)), rand(2, 3))
-    case("ScatterND", x, known(i64(0, 1, 0, 1).reshape(2, 2)), rand(2, 3), reduction="add")
+    case("ScatterND", x, known(i64(0, 1, 0, 3).reshape(2, 2)), known(rand(2, 3)))
+    case("ScatterND", x, known(i64(0, 1, 0, 1).reshape(2, 2)), known(rand(2, 3)), reduction="add")
     case("ReverseSequence", rand(1, 4, 2), known(i64(3)), batch_axis=0, time_axis=1)
 
 
@@ -296,13 +296,13 @@ def reductions():
 def linear():
     case("MatMul", rand(1, 3), known(rand(3, 4)))
     case("MatMul", rand(1, 2, 3), rand(1, 3, 2))
-    case("MatMul", rand(1, 5, 2, 3), rand(3, 2), name="broadcast")
-    case("MatMul", rand(3), rand(3, 2), name="row")
-    case("MatMul", rand(1, 2, 3), rand(3), name="column")
-    case("MatMul", rand(3), rand(3), name="row and column")
+    case("MatMul", rand(1, 5, 2, 3), known(rand(3, 2)), name="broadcast")
+    case("MatMul", known(rand(3)), rand(1, 3, 2), name="row")
+    case("MatMul", rand(1, 2, 3), known(rand(3)), name="column")
+    case("MatMul", known(rand(3)), known(rand(3)), name="row and column")
     case("Gemm", rand(1, 3), known(rand(3, 4)), known(rand(4)))
     case("Gemm", rand(1, 3), known(rand(4, 3)), known(rand(1)), transB=1, alpha=0.5, beta=2.0)
-    case("Gemm", rand(3, 1), known(rand(3, 4)), transA=1)
+    case("Gemm", known(rand(3, 1)), known(rand(3, 4)), transA=1)
     case("FusedMatMul", rand(1, 2, 3), rand(1, 4, 3), transB=1, alpha=0.5, domain="com.microsoft")
     equations = [
         ("bij,bjk->bik", (1, 2, 3), (1, 3, 4)),
@@ -320,7 +320,8 @@ def linear():
         ("bi , ij -> bj", (1, 3), (3, 2)),
     ]
     for equation, *shapes_ in equations:
-        case("Einsum", *(rand(*s) for s in shapes_), equation=equation)
+        operands = (rand(*s) if s[0] == 1 else known(rand(*s)) for s in shapes_)
+        case("Einsum", *operands, equation=equation)
 
 
 def convolutions():
@@ -424,8 +425,9 @@ def resizes():
         case("Resize", x, none, none, known(i64(1, 2, 3, 7)), mode="linear",
              coordinate_transformation_mode=coordinate, name=f"sizes {coordinate}")
     case("Resize", x, none, down, mode="cubic", exclude_outside=1, cubic_coeff_a=-0.5)
-    case("Resize", x, none, down, mode="linear", antialias=1, opset=18)
-    case("Resize", x, none, down, mode="cubic", antialias=1, opset=18)
+    for mode in ("linear", "cubic"):
+        for exclude in (0, 1):
+            case("Resize", x, none, down, mode=mode, antialias=1, exclude_outside=exclude, opset=18)
     case("Resize", x, None, known(f32(0.5, 2)), mode="linear", axes=[2, 3], opset=18)
     case("Resize", x, None, None, known(i64(8, 8)), mode="nearest", axes=[2, 3], opset=18,
          keep_aspect_ratio_policy="not_larger")

@@ -119,7 +119,7 @@ impl<'m> Importer<'m> {
                 self.bind(&info.name, value.into());
             }
         }
-        self.lower_nodes(&model.graph.nodes, [output])?;
+        self.lower_nodes(&model.graph.nodes, &[output])?;
         let binding = self.resolve(output).cloned();
         match binding {
             Some(Binding::Value(value)) => Ok(value),
@@ -233,7 +233,7 @@ impl<'m> Importer<'m> {
         })?;
         self.bind_initializers(&graph.initializers);
         let wanted: Vec<&'m str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
-        self.lower_nodes(&graph.nodes, wanted.iter().copied())?;
+        self.lower_nodes(&graph.nodes, &wanted)?;
         self.leave(&wanted)
     }
 
@@ -301,9 +301,9 @@ impl<'m> Importer<'m> {
     fn lower_nodes(
         &mut self,
         nodes: &'m [Node],
-        wanted: impl IntoIterator<Item = &'m str>,
+        wanted: &[&'m str],
     ) -> Result<()> {
-        let (live, needed) = live_nodes(nodes, wanted);
+        let (live, needed) = live_nodes(nodes, wanted.iter().copied());
         for i in live {
             self.lower_node(&nodes[i], &needed)?;
         }
@@ -412,7 +412,7 @@ impl<'m> Importer<'m> {
             if needed.contains(outer.as_str()) { inner.as_str() } else { "" }
         };
         let wanted: Vec<&str> = function.outputs.iter().zip(&node.outputs).map(used).collect();
-        self.lower_nodes(&function.nodes, wanted.iter().copied())?;
+        self.lower_nodes(&function.nodes, &wanted)?;
         self.leave(&wanted)
     }
 }

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::graph::Value;
 use crate::import::call::Call;
 use crate::import::table::{Entry, rule};
-use crate::ops::{ConvInputGrad, Window};
+use crate::ops::Window;
 
 pub(super) const ENTRIES: &[Entry] = &[
     rule("Conv", 7, "Conv, Add", conv),
@@ -172,6 +172,6 @@ fn conv_transpose(c: &mut Call) -> Result<Value> {
     }
     let total = [&shape[..1], &[filter[1] * groups], &sizes].concat();
     c.bounded(total)?;
-    let y = c.push(ConvInputGrad { window: window(&g, groups), spatial: sizes }, &[x, w])?;
+    let y = c.conv_input_grad(x, w, &window(&g, groups), &sizes)?;
     with_bias(c, y)
 }

@@ -249,17 +249,15 @@ fn row(axis: &Axis, j: usize, s: Sampling) -> Option<Row> {
     };
     let linear = reach == 1.0;
     let x = if linear && !s.antialias { x.clamp(0.0, last) } else { x };
-    // A smoothing filter leaves out what is beyond the ends, as do those that are told to.
-    let leave_out = s.exclude_outside || (s.antialias && shrink < 1.0);
     let mut i = (x - reach / shrink).ceil();
     while i <= x + reach / shrink {
         let inside = (0.0..=last).contains(&i);
-        if inside || !leave_out {
+        if inside || !s.exclude_outside {
             weights[clamped(i)] += kernel((i - x) * shrink);
         }
         i += 1.0;
     }
-    if leave_out || shrink < 1.0 {
+    if s.exclude_outside || shrink < 1.0 {
         let total: f32 = weights.iter().sum();
         weights.iter_mut().for_each(|w| *w /= total);
     }
