@@ -1,403 +1,425 @@
-//! What every primitive is put through: finite differences, second order, lanes, engines.
+//! What every primitive is put through: derivatives against finite differences, `vmap` against a
+//! loop, and every engine against the reference interpreter.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
+use std::sync::OnceLock;
 
+use ndarray::{ArrayD, Axis, IxDyn};
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::emit::emit_bytes;
-use crate::engine::all_for_tests;
+use crate::engine::{Engine, all_for_tests};
 use crate::error::Result;
-use crate::graph::{Builder, Fact, Graph, Output, Value, eval, eval_values};
+use crate::graph::{Builder, Fact, Graph, Output, Value, eval};
 use crate::tensor::{DType, Tensor};
 use crate::transform::{grad, vmap};
 
-/// Lanes used to test `vmap`.
+/// The number of lanes that `vmap` is tried with.
 const LANES: usize = 3;
 
-/// Step of central differences, in float64.
+/// Half the distance of a central difference. In float64, its square (truncation) and the
+/// rounding error over it are both far below [`SLOPE_TOLERANCE`].
 const STEP: f64 = 1e-5;
 
-/// Relative error allowed to finite differences of values that are good to about 1e-15.
-const DIFFERENCE_TOLERANCE: f64 = 2e-6;
+/// Relative tolerance of a derivative against a central difference.
+const SLOPE_TOLERANCE: f64 = 1e-6;
 
-/// Error allowed to an engine in float32, relative to the largest element.
+/// Relative tolerance of two ways to the same float64 result.
+const EXACT_TOLERANCE: f64 = 1e-10;
+
+/// Relative tolerance of an engine's float32 result.
 const ENGINE_TOLERANCE: f64 = 1e-4;
 
-#[derive(Clone, Copy)]
-enum Kind {
-    Float { low: f64, high: f64 },
-    Integer { low: i64, high: i64 },
-    Boolean,
-}
-
-/// A function of tensors to be checked.
-pub struct Case {
+/// A function of tensors, and what its operands are drawn from.
+pub(crate) struct Case {
     name: String,
-    inputs: Vec<(Kind, Vec<usize>)>,
+    operands: Vec<Operand>,
     second_order: bool,
 }
 
+struct Operand {
+    shape: Vec<usize>,
+    values: Values,
+}
+
+#[derive(Clone, Copy)]
+enum Values {
+    Uniform(f64, f64),
+    Distinct,
+    Ints(i64, i64),
+    Bools,
+}
+
 impl Case {
-    /// A case without inputs yet. The name seeds the values drawn.
-    pub fn new(name: impl Into<String>) -> Self {
-        Case { name: name.into(), inputs: Vec::new(), second_order: true }
+    /// A case without operands. The name seeds the draws and stands in every message.
+    pub(crate) fn new(name: impl Into<String>) -> Self {
+        Case { name: name.into(), operands: Vec::new(), second_order: true }
     }
 
-    /// Adds a float input, uniform in `[low, high)`.
-    pub fn input(mut self, shape: &[usize], low: f64, high: f64) -> Self {
-        self.inputs.push((Kind::Float { low, high }, shape.to_vec()));
+    fn operand(mut self, shape: &[usize], values: Values) -> Self {
+        self.operands.push(Operand { shape: shape.to_vec(), values });
         self
     }
 
-    /// Adds an int64 input, uniform in `low..high`.
-    pub fn ints(mut self, shape: &[usize], low: i64, high: i64) -> Self {
-        self.inputs.push((Kind::Integer { low, high }, shape.to_vec()));
-        self
+    /// A float operand, uniform in `low..high`.
+    pub(crate) fn input(self, shape: &[usize], low: f64, high: f64) -> Self {
+        self.operand(shape, Values::Uniform(low, high))
     }
 
-    /// Adds a boolean input.
-    pub fn bools(mut self, shape: &[usize]) -> Self {
-        self.inputs.push((Kind::Boolean, shape.to_vec()));
-        self
+    /// A float operand between −1 and 1 without two values close to each other.
+    pub(crate) fn distinct(self, shape: &[usize]) -> Self {
+        self.operand(shape, Values::Distinct)
+    }
+
+    /// An int64 operand, uniform in `low..high`.
+    pub(crate) fn ints(self, shape: &[usize], low: i64, high: i64) -> Self {
+        self.operand(shape, Values::Ints(low, high))
+    }
+
+    /// A boolean operand.
+    pub(crate) fn bools(self, shape: &[usize]) -> Self {
+        self.operand(shape, Values::Bools)
     }
 
     /// Leaves the second derivative out.
-    pub fn first_order_only(mut self) -> Self {
+    pub(crate) fn first_order_only(mut self) -> Self {
         self.second_order = false;
         self
     }
 
-    /// Checks values and both derivatives against finite differences, `vmap` against a loop, and
-    /// every engine against the interpreter.
-    pub fn check(&self, f: impl Fn(&mut Builder, &[Value]) -> Result<Value>) {
-        self.run(&f, true);
-    }
-
-    /// Checks everything but finite differences.
-    pub fn check_forward(&self, f: impl Fn(&mut Builder, &[Value]) -> Result<Value>) {
-        self.run(&f, false);
-    }
-
-    fn run(&self, f: &dyn Fn(&mut Builder, &[Value]) -> Result<Value>, differences: bool) {
+    /// Checks the function's value, first and second derivative, each alone, under `vmap` and on
+    /// every engine.
+    pub(crate) fn check(self, f: impl Fn(&mut Builder, &[Value]) -> Result<Value>) {
+        let y = self.graph(DType::F64, &f);
         let mut rng = self.rng();
-        let point = self.draw(DType::F64, &mut rng);
-        let exact = self.graph(DType::F64, f);
-        let value = eval(&exact, &point).unwrap_or_else(|e| self.fail("forward", &e.to_string()));
-        self.expect("forward is finite", is_finite(&value[0]), || format!("{:?}", value[0]));
-        if value[0].dtype().is_float() && !self.floats().is_empty() {
-            let first = self.gradient(&exact, &mut rng);
-            if differences {
-                self.check_differences("gradient", &first, &point, &mut rng);
-                if self.second_order && first.outputs().len() > 1 {
-                    let second = self.gradient(&first, &mut rng);
-                    self.check_differences("second order", &second, &point, &mut rng);
-                    self.check_lanes("vmap of second order", &second, &mut rng);
+        let at: Vec<Tensor> = self.draw(DType::F64, &mut rng);
+        self.forward(&y, &at, &mut rng);
+
+        let dy = self.pullback("gradient", &y);
+        self.slope("gradient", &y, &dy, &at, &mut rng);
+        self.lanes("vmap(gradient)", &dy, &every_subset(dy.inputs()), &mut rng);
+        self.gradient_of_lanes(&y, &dy, &mut rng);
+        if self.second_order {
+            let ddy = self.pullback("second derivative", &dy);
+            let at = draw_inputs(&dy, &self.operands, &mut rng);
+            self.slope("second derivative", &dy, &ddy, &at, &mut rng);
+            self.lanes("vmap(second derivative)", &ddy, &[ddy.inputs().to_vec()], &mut rng);
+        }
+
+        let y = self.graph(DType::F32, &f);
+        let dy = self.pullback("float32 gradient", &y);
+        let both = dy.with_outputs([y.outputs(), dy.outputs()].concat());
+        self.engines("value and gradient", &both, &mut rng);
+        // One operand batched at a time, as its rule may take another way; and all of them.
+        let cotangent = *both.inputs().last().unwrap();
+        let mut subsets: Vec<Vec<Value>> =
+            y.inputs().iter().map(|&v| vec![v, cotangent]).collect();
+        if subsets.len() != 1 {
+            subsets.push(both.inputs().to_vec());
+        }
+        for batched in subsets {
+            let stage = format!("vmap(value and gradient) over {:?}", names(&both, &batched));
+            let lanes = self.must(&stage, vmap(&both, LANES, &batched));
+            self.engines(&stage, &lanes, &mut rng);
+        }
+        if self.second_order {
+            let ddy = self.pullback("float32 second derivative", &dy);
+            self.engines("second derivative", &ddy, &mut rng);
+            let stage = "vmap(second derivative)";
+            let lanes = self.must(stage, vmap(&ddy, LANES, ddy.inputs()));
+            self.engines(stage, &lanes, &mut rng);
+        }
+    }
+
+    /// Checks the function's value, alone, under `vmap` and on every engine.
+    pub(crate) fn check_forward(self, f: impl Fn(&mut Builder, &[Value]) -> Result<Value>) {
+        let y = self.graph(DType::F64, &f);
+        let mut rng = self.rng();
+        let at: Vec<Tensor> = self.draw(DType::F64, &mut rng);
+        self.forward(&y, &at, &mut rng);
+        let y = self.graph(DType::F32, &f);
+        self.engines("value", &y, &mut rng);
+        for batched in every_subset(y.inputs()) {
+            let stage = format!("vmap(value) over {:?}", names(&y, &batched));
+            let lanes = self.must(&stage, vmap(&y, LANES, &batched));
+            self.engines(&stage, &lanes, &mut rng);
+        }
+    }
+
+    /// The value is finite, and under `vmap` it is that of each lane.
+    fn forward(&self, y: &Graph, at: &[Tensor], rng: &mut ChaCha8Rng) {
+        for value in self.eval("value", y, at) {
+            let finite = value.to_f64().iter().all(|v| v.is_finite());
+            assert!(finite, "{}: value: not finite: {value:?}", self.name);
+        }
+        self.lanes("vmap(value)", y, &every_subset(y.inputs()), rng);
+    }
+
+    /// `⟨dy(r), v⟩` is the slope of `⟨r, y⟩` along `v`, in random directions and for random `r`.
+    fn slope(&self, stage: &str, y: &Graph, dy: &Graph, at: &[Tensor], rng: &mut ChaCha8Rng) {
+        let floats: Vec<usize> = (0..at.len()).filter(|&i| at[i].dtype().is_float()).collect();
+        for _ in 0..2 {
+            let r: Vec<Tensor> =
+                y.outputs().iter().map(|o| normal(y.fact(o.value), rng)).collect();
+            let v: Vec<Tensor> = floats.iter().map(|&i| normal(&Fact::of(&at[i]), rng)).collect();
+            let along = |t: f64| {
+                let mut moved = at.to_vec();
+                for (&i, v) in floats.iter().zip(&v) {
+                    let value = at[i].to_f64() + v.to_f64() * t;
+                    moved[i] = Tensor::from_f64(value, DType::F64);
                 }
-            }
-            self.check_lanes("vmap of gradient", &first, &mut rng);
-            self.check_gradient_of_lanes(&exact, &mut rng);
-            self.check_engines("gradient", &first, &mut rng);
-        }
-        self.check_lanes("vmap", &exact, &mut rng);
-        self.check_engines("forward", &exact, &mut rng);
-    }
-
-    fn rng(&self) -> ChaCha8Rng {
-        let mut hasher = DefaultHasher::new();
-        self.name.hash(&mut hasher);
-        ChaCha8Rng::seed_from_u64(hasher.finish())
-    }
-
-    fn floats(&self) -> Vec<usize> {
-        let is_float = |i: &usize| matches!(self.inputs[*i].0, Kind::Float { .. });
-        (0..self.inputs.len()).filter(is_float).collect()
-    }
-
-    fn draw(&self, float: DType, rng: &mut ChaCha8Rng) -> Vec<Tensor> {
-        self.inputs.iter().map(|(kind, shape)| draw(*kind, shape, float, rng)).collect()
-    }
-
-    fn graph(&self, float: DType, f: &dyn Fn(&mut Builder, &[Value]) -> Result<Value>) -> Graph {
-        let mut b = Builder::default();
-        let mut inputs = Vec::new();
-        for (i, (kind, shape)) in self.inputs.iter().enumerate() {
-            let dtype = match kind {
-                Kind::Float { .. } => float,
-                Kind::Integer { .. } => DType::I64,
-                Kind::Boolean => DType::Bool,
+                self.eval(stage, y, &moved).iter().zip(&r).map(|(y, r)| dot(y, r)).sum::<f64>()
             };
-            inputs.push(b.input(format!("x{i}"), Fact::new(dtype, shape.clone())));
+            let difference = (along(STEP) - along(-STEP)) / (2.0 * STEP);
+            let d = self.eval(stage, dy, &[at, &r].concat());
+            let terms: Vec<f64> = d.iter().zip(&v).map(|(d, v)| dot(d, v)).collect();
+            let derivative: f64 = terms.iter().sum();
+            let size: f64 = d.iter().zip(&v).map(|(d, v)| magnitude(d, v)).sum();
+            assert!(
+                (difference - derivative).abs() <= SLOPE_TOLERANCE * (size + 0.01),
+                "{}: {stage}: central difference {difference}, derivative {derivative} \
+                 (by operand: {terms:?})",
+                self.name
+            );
         }
-        let y = f(&mut b, &inputs).unwrap_or_else(|e| self.fail("building", &e.to_string()));
+    }
+
+    /// `vmap(graph)` over each of `subsets` is a loop of `graph`.
+    fn lanes(&self, stage: &str, graph: &Graph, subsets: &[Vec<Value>], rng: &mut ChaCha8Rng) {
+        for batched in subsets {
+            let stage = format!("{stage} over {:?}", names(graph, batched));
+            let vectorised = self.must(&stage, vmap(graph, LANES, batched));
+            let (stacked, each) = self.draw_lanes(graph, batched, rng);
+            let got = self.eval(&stage, &vectorised, &stacked);
+            let each: Vec<Vec<Tensor>> =
+                each.iter().map(|lane| self.eval(&stage, graph, lane)).collect();
+            for (i, got) in got.iter().enumerate() {
+                let want = stack(each.iter().map(|lane| &lane[i]));
+                self.close(&stage, got, &want, EXACT_TOLERANCE);
+            }
+        }
+    }
+
+    /// The gradient of `vmap(y)` has the lanes' gradients stacked where an operand is batched, and
+    /// summed where it is not.
+    fn gradient_of_lanes(&self, y: &Graph, dy: &Graph, rng: &mut ChaCha8Rng) {
+        for batched in every_subset(y.inputs()) {
+            let stage = format!("gradient of vmap over {:?}", names(y, &batched));
+            let vectorised = self.must(&stage, vmap(y, LANES, &batched));
+            let gradient = self.pullback(&stage, &vectorised);
+            let with_cotangent = [batched.as_slice(), &dy.inputs()[y.inputs().len()..]].concat();
+            let (stacked, each) = self.draw_lanes(dy, &with_cotangent, rng);
+            let got = self.eval(&stage, &gradient, &stacked);
+            let each: Vec<Vec<Tensor>> =
+                each.iter().map(|lane| self.eval(&stage, dy, lane)).collect();
+            let floats = y.inputs().iter().filter(|&&v| y.fact(v).dtype.is_float());
+            for ((i, got), v) in got.iter().enumerate().zip(floats) {
+                let mut want = stack(each.iter().map(|lane| &lane[i]));
+                if !batched.contains(v) {
+                    want = Tensor::from_f64(want.to_f64().sum_axis(Axis(0)), DType::F64);
+                }
+                self.close(&stage, got, &want, EXACT_TOLERANCE);
+            }
+        }
+    }
+
+    /// Every engine gives what the interpreter gives.
+    fn engines(&self, stage: &str, graph: &Graph, rng: &mut ChaCha8Rng) {
+        static ENGINES: OnceLock<Vec<Box<dyn Engine>>> = OnceLock::new();
+        let inputs = draw_inputs(graph, &self.operands, rng);
+        let want = self.eval(stage, graph, &inputs);
+        let model = self.must(stage, emit_bytes(graph));
+        for engine in ENGINES.get_or_init(all_for_tests) {
+            let stage = format!("{stage} on {}", engine.describe().name);
+            let mut session = self.must(&stage, engine.load(&model));
+            let got = self.must(&stage, session.run(&inputs));
+            assert_eq!(got.len(), want.len(), "{}: {stage}", self.name);
+            for (got, want) in got.iter().zip(&want) {
+                self.close(&stage, got, want, ENGINE_TOLERANCE);
+            }
+        }
+    }
+
+    fn graph(
+        &self,
+        dtype: DType,
+        f: impl Fn(&mut Builder, &[Value]) -> Result<Value>,
+    ) -> Graph {
+        let mut b = Builder::default();
+        let inputs: Vec<Value> = (self.operands.iter().enumerate())
+            .map(|(i, o)| b.input(format!("x{i}"), Fact::new(o.dtype(dtype), o.shape.clone())))
+            .collect();
+        let y = self.must("building", f(&mut b, &inputs));
         b.output("y", y);
         b.finish()
     }
 
-    /// Appends the gradient of `Σ r∘y` with respect to every float input, `r` drawn.
-    fn gradient(&self, graph: &Graph, rng: &mut ChaCha8Rng) -> Graph {
-        let scalar = contracted(graph, rng);
-        self.gradient_of_scalar(&scalar)
-    }
-
-    fn gradient_of_scalar(&self, graph: &Graph) -> Graph {
-        let y = graph.outputs()[0].value;
-        let wrt: Vec<Value> = self.floats().into_iter().map(|i| graph.inputs()[i]).collect();
-        let (graph, cotangents) =
-            grad(graph, y, &wrt).unwrap_or_else(|e| self.fail("grad", &e.to_string()));
-        let mut b = Builder::new(graph);
-        let mut outputs = vec![Output { name: "y".into(), value: y }];
-        for (i, (input, cotangent)) in wrt.iter().zip(cotangents).enumerate() {
-            let fact = b.fact(*input).clone();
-            let value = cotangent.unwrap_or_else(|| b.zeros(&fact).unwrap());
-            outputs.push(Output { name: format!("d{i}"), value });
-        }
-        b.finish().with_outputs(outputs)
-    }
-
-    /// Compares `⟨gradient, v⟩` with the central difference of the scalar along `v`.
-    ///
-    /// `gradient`'s first output is the scalar itself.
-    fn check_differences(
-        &self,
-        stage: &str,
-        gradient: &Graph,
-        point: &[Tensor],
-        rng: &mut ChaCha8Rng,
-    ) {
-        let outputs = eval(gradient, point).unwrap_or_else(|e| self.fail(stage, &e.to_string()));
-        let y = gradient.outputs()[0].value;
-        for _ in 0..3 {
-            let mut slope = 0.0;
-            let (mut forward, mut backward) = (point.to_vec(), point.to_vec());
-            let mut size = 1e-3;
-            for (d, &i) in outputs[1..].iter().zip(&self.floats()) {
-                let direction =
-                    draw(Kind::Float { low: -1.0, high: 1.0 }, d.shape(), DType::F64, rng);
-                let (v, d) = (direction.to_f64(), d.to_f64());
-                slope += (&d * &v).sum();
-                size += (&d * &v).mapv(f64::abs).sum();
-                forward[i] = (point[i].to_f64() + &v * STEP).into();
-                backward[i] = (point[i].to_f64() - &v * STEP).into();
+    /// The graph that takes, after the inputs of `graph`, a cotangent for each of its outputs, and
+    /// gives the cotangents of its floating-point inputs.
+    fn pullback(&self, stage: &str, graph: &Graph) -> Graph {
+        let floats: Vec<Value> =
+            graph.inputs().iter().copied().filter(|&v| graph.fact(v).dtype.is_float()).collect();
+        let pulled = || {
+            let mut b = Builder::new(graph.clone());
+            let mut sum = None;
+            for output in graph.outputs() {
+                let fact = b.fact(output.value).clone();
+                let r = b.input(format!("r_{}", output.name), fact);
+                let product = b.mul(output.value, r)?;
+                let term = b.sum_all(product)?;
+                sum = Some(match sum {
+                    Some(sum) => b.add(sum, term)?,
+                    None => term,
+                });
             }
-            let at = |x: &[Tensor]| eval_values(gradient, x, &[y]).unwrap()[0].scalar().unwrap();
-            let difference = (at(&forward) - at(&backward)) / (2.0 * STEP);
-            self.expect(stage, (slope - difference).abs() < DIFFERENCE_TOLERANCE * size, || {
-                format!("slope {slope}, finite difference {difference}")
-            });
-        }
-    }
-
-    /// `vmap` equals a loop, for every choice of batched inputs.
-    fn check_lanes(&self, stage: &str, graph: &Graph, rng: &mut ChaCha8Rng) {
-        let count = graph.inputs().len();
-        for choice in 1u32..1 << count {
-            let chosen: Vec<usize> = (0..count).filter(|i| choice >> i & 1 == 1).collect();
-            let values: Vec<Value> = chosen.iter().map(|&i| graph.inputs()[i]).collect();
-            let batched = vmap(graph, LANES, &values)
-                .unwrap_or_else(|e| self.fail(stage, &format!("{chosen:?}: {e}")));
-            let lanes: Vec<Vec<Tensor>> = (0..LANES).map(|_| self.draw(DType::F64, rng)).collect();
-            let stacked: Vec<Tensor> = (0..count)
-                .map(|i| match chosen.contains(&i) {
-                    true => stack(lanes.iter().map(|lane| &lane[i])),
-                    false => lanes[0][i].clone(),
-                })
-                .collect();
-            let together = eval(&batched, &stacked)
-                .unwrap_or_else(|e| self.fail(stage, &format!("{chosen:?}: {e}")));
-            let alone: Vec<Vec<Tensor>> = lanes
-                .iter()
-                .map(|lane| {
-                    let pick = |i| if chosen.contains(&i) { &lane[i] } else { &lanes[0][i] };
-                    let inputs: Vec<Tensor> = (0..count).map(|i| pick(i).clone()).collect();
-                    eval(graph, &inputs).unwrap()
-                })
-                .collect();
-            for (o, got) in together.iter().enumerate() {
-                let expected = stack(alone.iter().map(|outputs| &outputs[o]));
-                self.compare(&format!("{stage} over {chosen:?}"), got, &expected, 1e-9);
-            }
-        }
-    }
-
-    /// The gradient of `Σ_lanes f` with all inputs batched is the per-lane gradients; with one
-    /// input shared, it is their sum.
-    fn check_gradient_of_lanes(&self, graph: &Graph, rng: &mut ChaCha8Rng) {
-        let scalar = contracted(graph, rng);
-        let gradient = self.gradient_of_scalar(&scalar);
-        let inputs = graph.inputs().to_vec();
-        for shared in 0..=inputs.len() {
-            let batched: Vec<Value> =
-                (0..inputs.len()).filter(|&i| i != shared).map(|i| scalar.inputs()[i]).collect();
-            if batched.is_empty() {
-                continue;
-            }
-            let per_lane = vmap(&scalar, LANES, &batched).unwrap();
-            let mut b = Builder::new(per_lane.clone());
-            let total = b.sum_all(per_lane.outputs()[0].value).unwrap();
-            let summed = b.finish().with_outputs(vec![Output { name: "y".into(), value: total }]);
-            let of_lanes = self.gradient_of_scalar(&summed);
-
-            let lanes: Vec<Vec<Tensor>> = (0..LANES).map(|_| self.draw(DType::F64, rng)).collect();
-            let arguments: Vec<Tensor> = (0..inputs.len())
-                .map(|i| match i == shared {
-                    true => lanes[0][i].clone(),
-                    false => stack(lanes.iter().map(|lane| &lane[i])),
-                })
-                .collect();
-            let got = eval(&of_lanes, &arguments)
-                .unwrap_or_else(|e| self.fail("grad of vmap", &e.to_string()));
-            let alone: Vec<Vec<Tensor>> = lanes
-                .iter()
-                .map(|lane| {
-                    let mut lane = lane.clone();
-                    if shared < inputs.len() {
-                        lane[shared] = lanes[0][shared].clone();
-                    }
-                    eval(&gradient, &lane).unwrap()
-                })
-                .collect();
-            for (o, &i) in self.floats().iter().enumerate() {
-                let each = alone.iter().map(|outputs| &outputs[o + 1]);
-                let expected = match i == shared {
-                    false => stack(each),
-                    true => {
-                        let zero = each.clone().next().unwrap().to_f64() * 0.0;
-                        Tensor::from(each.fold(zero, |sum, d| sum + d.to_f64()))
-                    }
+            let (graph, cotangents) = grad(&b.finish(), sum.unwrap(), &floats)?;
+            let mut b = Builder::new(graph.clone());
+            let mut outputs = Vec::new();
+            for (&v, cotangent) in floats.iter().zip(cotangents) {
+                let value = match cotangent {
+                    Some(value) => value,
+                    None => b.zeros(graph.fact(v))?,
                 };
-                let stage = format!("grad of vmap, input {i}, {shared} shared");
-                self.compare(&stage, &got[o + 1], &expected, 1e-9);
+                let name = format!("d_{}", graph.name(v).unwrap_or_default());
+                outputs.push(Output { name, value });
             }
-        }
+            Ok(b.finish().with_outputs(outputs))
+        };
+        self.must(stage, pulled())
     }
 
-    /// The float32 form of `graph`, alone and under `vmap`, on every engine.
-    fn check_engines(&self, stage: &str, graph: &Graph, rng: &mut ChaCha8Rng) {
-        let single = to_f32(graph);
-        let lanes = vmap(&single, LANES, &single.inputs().to_vec()).unwrap();
-        for (form, graph) in [("", &single), (" under vmap", &lanes)] {
-            let inputs: Vec<Tensor> = graph
-                .inputs()
-                .iter()
-                .zip(&self.inputs)
-                .map(|(&input, (kind, _))| draw(*kind, graph.shape(input), DType::F32, rng))
-                .collect();
-            let expected = eval(graph, &inputs).unwrap();
-            let model = emit_bytes(graph).unwrap_or_else(|e| self.fail("emission", &e.to_string()));
-            for engine in all_for_tests() {
-                let stage = format!("{stage}{form} on {}", engine.describe().name);
-                let outputs = engine
-                    .load(&model)
-                    .and_then(|mut session| session.run(&inputs))
-                    .unwrap_or_else(|e| self.fail(&stage, &e.to_string()));
-                for (got, expected) in outputs.iter().zip(&expected) {
-                    self.compare(&stage, got, expected, ENGINE_TOLERANCE);
+    /// Operands for each lane, and the same with those in `batched` stacked.
+    fn draw_lanes(
+        &self,
+        graph: &Graph,
+        batched: &[Value],
+        rng: &mut ChaCha8Rng,
+    ) -> (Vec<Tensor>, Vec<Vec<Tensor>>) {
+        let mut each: Vec<Vec<Tensor>> =
+            (0..LANES).map(|_| draw_inputs(graph, &self.operands, rng)).collect();
+        let mut stacked = each[0].clone();
+        for (i, v) in graph.inputs().iter().enumerate() {
+            if batched.contains(v) {
+                stacked[i] = stack(each.iter().map(|lane| &lane[i]));
+            } else {
+                for lane in &mut each {
+                    lane[i] = stacked[i].clone();
                 }
             }
         }
+        (stacked, each)
     }
 
-    fn compare(&self, stage: &str, got: &Tensor, expected: &Tensor, tolerance: f64) {
-        self.expect(stage, got.shape() == expected.shape(), || {
-            format!("shape {:?}, expected {:?}", got.shape(), expected.shape())
-        });
-        self.expect(stage, got.dtype() == expected.dtype(), || {
-            format!("dtype {}, expected {}", got.dtype(), expected.dtype())
-        });
-        let (a, b) = (got.to_f64(), expected.to_f64());
-        let scale = b.iter().fold(1e-6, |m: f64, v| m.max(v.abs()));
-        let error = a.iter().zip(&b).fold(0.0, |m: f64, (x, y)| match (x - y).abs() {
-            e if e.is_nan() => f64::INFINITY,
-            e => m.max(e),
-        });
-        self.expect(stage, error <= tolerance * scale, || {
-            format!("error {error:e} of {scale:e}:\n got {a:?}\n expected {b:?}")
-        });
+    fn draw(&self, dtype: DType, rng: &mut ChaCha8Rng) -> Vec<Tensor> {
+        let draw = |o: &Operand| o.draw(&Fact::new(o.dtype(dtype), o.shape.clone()), rng);
+        self.operands.iter().map(draw).collect()
     }
 
-    #[track_caller]
-    fn expect(&self, stage: &str, holds: bool, message: impl FnOnce() -> String) {
-        if !holds {
-            self.fail(stage, &message());
-        }
+    /// A generator seeded by the case's name (by its FNV-1a hash).
+    fn rng(&self) -> ChaCha8Rng {
+        let hash = self.name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+        });
+        ChaCha8Rng::seed_from_u64(hash)
+    }
+
+    fn eval(&self, stage: &str, graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
+        self.must(stage, eval(graph, inputs))
     }
 
     #[track_caller]
-    fn fail(&self, stage: &str, message: &str) -> ! {
-        panic!("{}: {stage}: {message}", self.name)
+    fn must<T>(&self, stage: &str, result: Result<T>) -> T {
+        result.unwrap_or_else(|e| panic!("{}: {stage}: {e}", self.name))
     }
-}
 
-/// The scalar `Σ r∘o` over all float outputs `o`, with `r` drawn.
-fn contracted(graph: &Graph, rng: &mut ChaCha8Rng) -> Graph {
-    let mut b = Builder::new(graph.clone());
-    let mut total = None;
-    for output in graph.outputs() {
-        let fact = graph.fact(output.value);
-        if !fact.dtype.is_float() {
-            continue;
-        }
-        let kind = Kind::Float { low: 0.5, high: 1.5 };
-        let weights = b.constant(draw(kind, &fact.shape, fact.dtype, rng));
-        let weighted = b.mul(output.value, weights).unwrap();
-        let sum = b.sum_all(weighted).unwrap();
-        total = Some(match total {
-            Some(total) => b.add(total, sum).unwrap(),
-            None => sum,
+    #[track_caller]
+    fn close(&self, stage: &str, got: &Tensor, want: &Tensor, tolerance: f64) {
+        assert_eq!(Fact::of(got), Fact::of(want), "{}: {stage}: dtype and shape", self.name);
+        let tolerance = if got.dtype().is_float() { tolerance } else { 0.0 };
+        let scale = want.to_f64().iter().fold(0.1, |m: f64, v| m.max(v.abs()));
+        let off = (got.to_f64() - want.to_f64()).iter().fold(0.0, |m: f64, v| {
+            // A NaN is as far off as can be.
+            if v.is_nan() { f64::INFINITY } else { m.max(v.abs()) }
         });
+        assert!(
+            off <= tolerance * scale,
+            "{}: {stage}: off by {off} of {scale}\n  got {got:?}\n want {want:?}",
+            self.name
+        );
     }
-    let value = total.expect("a float output");
-    b.finish().with_outputs(vec![Output { name: "y".into(), value }])
 }
 
-/// The graph with float32 in place of float64.
-fn to_f32(graph: &Graph) -> Graph {
-    use crate::ops::{Cast, Op, Primitive};
-    let mut b = Builder::default();
-    let map = b
-        .import(graph, |b, _, node, inputs| {
-            Ok(match &node.op {
-                Op::Input(name) if node.fact.dtype == DType::F64 => {
-                    Some(b.input(name.clone(), Fact::new(DType::F32, node.fact.shape.clone())))
-                }
-                Op::Constant(tensor) if tensor.dtype() == DType::F64 => {
-                    Some(b.constant(tensor.cast(DType::F32)))
-                }
-                Op::Apply(Primitive::Cast(Cast { to: DType::F64 })) => {
-                    Some(b.cast(inputs[0], DType::F32)?)
-                }
-                _ => None,
-            })
+impl Operand {
+    fn dtype(&self, float: DType) -> DType {
+        match self.values {
+            Values::Uniform(..) | Values::Distinct => float,
+            Values::Ints(..) => DType::I64,
+            Values::Bools => DType::Bool,
+        }
+    }
+
+    /// A tensor of `fact`, which may have a lane axis before the operand's own.
+    fn draw(&self, fact: &Fact, rng: &mut ChaCha8Rng) -> Tensor {
+        let n = fact.len();
+        let values: Vec<f64> = match self.values {
+            Values::Uniform(low, high) => (0..n).map(|_| rng.random_range(low..high)).collect(),
+            Values::Distinct => {
+                let mut grid: Vec<f64> =
+                    (0..n).map(|i| (2 * i + 1) as f64 / n as f64 - 1.0).collect();
+                grid.shuffle(rng);
+                grid
+            }
+            Values::Ints(low, high) => (0..n).map(|_| rng.random_range(low..high) as f64).collect(),
+            Values::Bools => (0..n).map(|_| f64::from(u8::from(rng.random_bool(0.5)))).collect(),
+        };
+        tensor(fact, values)
+    }
+}
+
+/// Values for the inputs of `graph`: the operands come first, then cotangents.
+fn draw_inputs(graph: &Graph, operands: &[Operand], rng: &mut ChaCha8Rng) -> Vec<Tensor> {
+    let inputs = graph.inputs().iter().enumerate();
+    inputs
+        .map(|(i, &v)| match operands.get(i) {
+            Some(operand) => operand.draw(graph.fact(v), rng),
+            None => normal(graph.fact(v), rng),
         })
-        .unwrap();
-    b.copy_outputs(graph, &map).unwrap();
-    b.finish()
+        .collect()
 }
 
-fn draw(kind: Kind, shape: &[usize], float: DType, rng: &mut ChaCha8Rng) -> Tensor {
-    let len = shape.iter().product();
-    match kind {
-        Kind::Float { low, high } => {
-            let values = (0..len).map(|_| low + (high - low) * rng.random::<f64>()).collect();
-            Tensor::f64(shape, values).unwrap().cast(float)
-        }
-        Kind::Integer { low, high } => {
-            Tensor::i64(shape, (0..len).map(|_| rng.random_range(low..high)).collect()).unwrap()
-        }
-        Kind::Boolean => Tensor::bool(shape, (0..len).map(|_| rng.random()).collect()).unwrap(),
-    }
+/// Values between −1 and 1 that are not small.
+fn normal(fact: &Fact, rng: &mut ChaCha8Rng) -> Tensor {
+    let mut draw = || rng.random_range(0.2..1.0) * if rng.random_bool(0.5) { 1.0 } else { -1.0 };
+    tensor(fact, (0..fact.len()).map(|_| draw()).collect())
 }
 
-fn stack<'a>(lanes: impl Iterator<Item = &'a Tensor>) -> Tensor {
-    let lanes: Vec<&Tensor> = lanes.collect();
-    let dtype = lanes[0].dtype();
-    let arrays: Vec<_> = lanes.iter().map(|t| t.to_f64()).collect();
+fn tensor(fact: &Fact, values: Vec<f64>) -> Tensor {
+    Tensor::from_f64(ArrayD::from_shape_vec(IxDyn(&fact.shape), values).unwrap(), fact.dtype)
+}
+
+fn stack<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Tensor {
+    let tensors: Vec<&Tensor> = tensors.collect();
+    let arrays: Vec<ArrayD<f64>> = tensors.iter().map(|t| t.to_f64()).collect();
     let views: Vec<_> = arrays.iter().map(|a| a.view()).collect();
-    Tensor::from_f64(ndarray::stack(ndarray::Axis(0), &views).unwrap(), dtype)
+    Tensor::from_f64(ndarray::stack(Axis(0), &views).unwrap(), tensors[0].dtype())
 }
 
-fn is_finite(tensor: &Tensor) -> bool {
-    tensor.to_f64().iter().all(|v| v.is_finite())
+fn dot(a: &Tensor, b: &Tensor) -> f64 {
+    (a.to_f64() * b.to_f64()).sum()
+}
+
+fn magnitude(a: &Tensor, b: &Tensor) -> f64 {
+    (a.to_f64() * b.to_f64()).iter().map(|v| v.abs()).sum()
+}
+
+fn every_subset(values: &[Value]) -> Vec<Vec<Value>> {
+    let pick = |mask: usize| {
+        (0..values.len()).filter(|i| mask >> i & 1 == 1).map(|i| values[i]).collect()
+    };
+    (1..1 << values.len()).map(pick).collect()
+}
+
+fn names<'a>(graph: &'a Graph, values: &[Value]) -> Vec<&'a str> {
+    values.iter().filter_map(|&v| graph.name(v)).collect()
 }
