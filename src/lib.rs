@@ -1,5 +1,7 @@
 //! Training-free performance inference for neural networks given as ONNX files.
 
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod data;
 pub mod emit;
 pub mod engine;
@@ -11,6 +13,7 @@ pub mod metric;
 pub mod onnx;
 pub mod ops;
 pub mod pass;
+pub mod rank;
 pub mod report;
 pub mod score;
 pub mod stats;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `gradalign` command.
+
+fn main() -> std::process::ExitCode {
+    gradalign::cli::main()
+}

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::data::{Dataset, DeclaredInput, Target};
+use crate::data::{Dataset, Target};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::{Fact, Graph};
@@ -106,10 +106,7 @@ pub fn prepare(
     dataset: &Dataset,
     settings: &Settings,
 ) -> Result<(Imported, Batch, Loss, Vec<String>)> {
-    let mut declared: Vec<DeclaredInput> = import::declared_inputs(model)
-        .into_iter()
-        .map(|i| DeclaredInput { name: i.name, dtype: i.dtype, dims: i.dims, vocabulary: None })
-        .collect();
+    let mut declared = import::declared_inputs(model);
     for input in &mut declared {
         if let Some(shape) = settings.import.shapes.get(&input.name)
             && shape.len() == input.dims.len()
@@ -153,7 +150,7 @@ pub fn prepare(
 }
 
 /// Dtype and shape of a model's prediction for one sample.
-fn output_fact(graph: &Graph) -> Result<Fact> {
+pub(crate) fn output_fact(graph: &Graph) -> Result<Fact> {
     let output = graph.outputs().first();
     let output = output.ok_or_else(|| Error::InvalidModel("the model has no output".into()))?;
     Ok(graph.fact(output.value).clone())
@@ -161,7 +158,7 @@ fn output_fact(graph: &Graph) -> Result<Fact> {
 
 /// Binary cross-entropy where the model ends in a sigmoid or has a single output, else
 /// cross-entropy, over tokens where the output has positions.
-fn suggested_loss(imported: &Imported, output: &Fact) -> Loss {
+pub(crate) fn suggested_loss(imported: &Imported, output: &Fact) -> Loss {
     let several_axes = output.shape.iter().filter(|&&d| d != 1).count() > 1;
     match imported.final_activation {
         Some(FinalActivation::Sigmoid) => Loss::BinaryCrossEntropy,

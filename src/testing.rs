@@ -113,8 +113,7 @@ impl Case {
         self.engines("value and gradient", &both, &mut rng);
         // One operand batched at a time, as its rule may take another way; and all of them.
         let cotangent = *both.inputs().last().unwrap();
-        let mut subsets: Vec<Vec<Value>> =
-            y.inputs().iter().map(|&v| vec![v, cotangent]).collect();
+        let mut subsets: Vec<Vec<Value>> = y.inputs().iter().map(|&v| vec![v, cotangent]).collect();
         if subsets.len() != 1 {
             subsets.push(both.inputs().to_vec());
         }
@@ -160,8 +159,7 @@ impl Case {
     fn slope(&self, stage: &str, y: &Graph, dy: &Graph, at: &[Tensor], rng: &mut ChaCha8Rng) {
         let floats: Vec<usize> = (0..at.len()).filter(|&i| at[i].dtype().is_float()).collect();
         for _ in 0..2 {
-            let r: Vec<Tensor> =
-                y.outputs().iter().map(|o| normal(y.fact(o.value), rng)).collect();
+            let r: Vec<Tensor> = y.outputs().iter().map(|o| normal(y.fact(o.value), rng)).collect();
             let v: Vec<Tensor> = floats.iter().map(|&i| normal(&Fact::of(&at[i]), rng)).collect();
             let along = |t: f64| {
                 let mut moved = at.to_vec();
@@ -241,11 +239,7 @@ impl Case {
         }
     }
 
-    fn graph(
-        &self,
-        dtype: DType,
-        f: impl Fn(&mut Builder, &[Value]) -> Result<Value>,
-    ) -> Graph {
+    fn graph(&self, dtype: DType, f: impl Fn(&mut Builder, &[Value]) -> Result<Value>) -> Graph {
         let mut b = Builder::default();
         let inputs: Vec<Value> = (self.operands.iter().enumerate())
             .map(|(i, o)| b.input(format!("x{i}"), Fact::new(o.dtype(dtype), o.shape.clone())))
@@ -414,9 +408,8 @@ fn magnitude(a: &Tensor, b: &Tensor) -> f64 {
 }
 
 fn every_subset(values: &[Value]) -> Vec<Vec<Value>> {
-    let pick = |mask: usize| {
-        (0..values.len()).filter(|i| mask >> i & 1 == 1).map(|i| values[i]).collect()
-    };
+    let pick =
+        |mask: usize| (0..values.len()).filter(|i| mask >> i & 1 == 1).map(|i| values[i]).collect();
     (1..1 << values.len()).map(pick).collect()
 }
 

@@ -25,7 +25,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor, map_same};
+pub use crate::import::DeclaredInput;
+use crate::tensor::{Tensor, map_same};
 
 pub use labels::{FittedLabels, Target, check_labels};
 
@@ -72,20 +73,6 @@ pub struct Description {
     /// SHA-256 in hex of the file; of the files in order, for a folder of CIFAR files; of the
     /// drawn images' paths and contents, for a folder of images; `None` for synthetic data.
     pub sha256: Option<String>,
-}
-
-/// An input of a model, as its file declares it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeclaredInput {
-    /// The input's name.
-    pub name: String,
-    /// The element type it takes.
-    pub dtype: DType,
-    /// Its dimensions, the batch first (1 or unknown); `None` is an unknown dimension.
-    pub dims: Vec<Option<usize>>,
-    /// For an integer input, how many distinct values it may take (the rows of the embedding it
-    /// indexes), where that is known. Only synthetic data asks.
-    pub vocabulary: Option<usize>,
 }
 
 /// Samples fitted to a model's inputs.

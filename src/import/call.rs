@@ -82,13 +82,6 @@ impl<'a, 'm> Call<'a, 'm> {
         Error::InvalidModel(format!("node '{node}' ({}): {why}", self.node.full_op()))
     }
 
-    /// Adds a warning, once.
-    pub fn warn(&mut self, warning: &str) {
-        if !self.importer.warnings.iter().any(|w| w == warning) {
-            self.importer.warnings.push(warning.to_owned());
-        }
-    }
-
     /// Counts a batch normalisation.
     pub fn count_batch_norm(&mut self) {
         self.importer.batch_norms += 1;

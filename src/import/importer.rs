@@ -298,11 +298,7 @@ impl<'m> Importer<'m> {
         ))
     }
 
-    fn lower_nodes(
-        &mut self,
-        nodes: &'m [Node],
-        wanted: &[&'m str],
-    ) -> Result<()> {
+    fn lower_nodes(&mut self, nodes: &'m [Node], wanted: &[&'m str]) -> Result<()> {
         let (live, needed) = live_nodes(nodes, wanted.iter().copied());
         for i in live {
             self.lower_node(&nodes[i], &needed)?;

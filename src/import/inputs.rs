@@ -18,6 +18,9 @@ pub struct DeclaredInput {
     /// The dimensions, the batch axis first; `None` where the model leaves one open. Empty also
     /// where not even the rank is declared.
     pub dims: Vec<Option<usize>>,
+    /// For an integer input, how many distinct values it may take (the rows of the embedding it
+    /// indexes), where that is known. Only synthetic data asks.
+    pub vocabulary: Option<usize>,
 }
 
 /// The tensors that the model wants to be given; initializers listed among the inputs are not.
@@ -32,6 +35,7 @@ pub fn declared_inputs(model: &Model) -> Vec<DeclaredInput> {
             name: info.name.clone(),
             dtype: dtype_of(*stored)?,
             dims: dims.collect(),
+            vocabulary: None,
         })
     });
     declared.collect()

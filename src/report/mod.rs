@@ -302,6 +302,7 @@ impl<V: Serialize> Serialize for Ordered<V> {
 
 /// How results are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Format {
     /// Aligned columns, for reading in a terminal.
     #[default]

@@ -1,0 +1,511 @@
+//! The options as they are given.
+//!
+//! One definition serves the parser, the help and the completions. What they mean together is
+//! worked out in [`settings`](super::settings).
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::data::Samples;
+use crate::engine::{Device, EngineChoice};
+use crate::ops::BatchNormMode;
+use crate::pass::GramKind;
+use crate::report::Format;
+use crate::transform::{Init, Loss};
+
+/// Scores neural networks given as ONNX files without training them.
+#[derive(Debug, Parser)]
+#[command(name = "gradalign", version, max_term_width = 100)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Say more on standard error; twice for details
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Say nothing but errors on standard error
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Score models, in the order given
+    Score(Score),
+    /// Score every model found and rank them, best first
+    Rank(Rank),
+    /// Show what a model consists of and whether it can be scored
+    Inspect(Inspect),
+    /// Write a model's training graph as a standard ONNX file
+    Grad(Grad),
+    /// List the operators and how gradients pass them
+    Ops(List),
+    /// List the scores: formula, needs, direction, source
+    Metrics(List),
+    /// Show which engines and devices were found, and what to do about missing ones
+    Doctor(Doctor),
+    /// Print a completion script for a shell
+    #[command(hide = true)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Score {
+    /// Model files
+    #[arg(required = true, value_name = "MODEL")]
+    pub models: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub scoring: Scoring,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rank {
+    /// Model files, folders that hold some, or glob patterns
+    #[arg(required = true, value_name = "SOURCE")]
+    pub sources: Vec<String>,
+
+    /// Known accuracies to compare the ranking with: a CSV file with the columns 'model' (a file
+    /// name, with or without .onnx) and 'accuracy'
+    #[arg(long, value_name = "FILE.csv")]
+    pub truth: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub scoring: Scoring,
+}
+
+/// What `score` and `rank` share.
+#[derive(Debug, Args)]
+pub(super) struct Scoring {
+    #[command(flatten)]
+    pub data: Data,
+    #[command(flatten)]
+    pub metric: Metric,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub engine: Engine,
+
+    /// How to write the result
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Data")]
+pub(super) struct Data {
+    /// Labelled samples: an .npz file (arrays 'images', 'x' or 'inputs', or one named after each
+    /// model input; and 'labels' or 'y'), a folder of class folders with images, CIFAR binary
+    /// files, or 'synthetic'
+    #[arg(long, value_name = "SOURCE")]
+    pub data: String,
+
+    /// How many samples to draw, balanced over the classes; or 'all', in file order
+    #[arg(long, value_name = "N", default_value = "128", value_parser = samples)]
+    pub samples: Samples,
+
+    /// Mean of each channel, subtracted from uint8 images after scaling to [0, 1] [default: 0]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', allow_negative_numbers = true)]
+    pub mean: Vec<f32>,
+
+    /// Standard deviation of each channel, by which they are divided then [default: 1]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub std: Vec<f32>,
+
+    /// Seed of the draw of samples and of the initialisation
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Scores")]
+pub(super) struct Metric {
+    /// The scores, by the names that 'gradalign metrics' lists; or 'all'. The first one ranks
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "gradalign-1,gradalign-2"
+    )]
+    pub metric: Vec<String>,
+
+    /// Where parameters come from: the file, or a fresh draw
+    #[arg(long, value_name = "SCHEME", default_value = "keep", value_parser = init())]
+    pub init: Init,
+
+    /// How many draws of the parameters to average
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub repeats: NonZeroUsize,
+
+    /// The statistics that batch normalisation uses; 'auto' is each score's own default
+    #[arg(long, value_name = "MODE", default_value = "auto", value_parser = batch_norm())]
+    pub bn: Auto<BatchNormMode>,
+
+    /// The loss; 'auto' is what the model's output suggests
+    #[arg(long, value_name = "LOSS", default_value = "auto", value_parser = loss())]
+    pub loss: Auto<Loss>,
+
+    /// Divide GradAlign-I by the number of parameters
+    #[arg(long)]
+    pub normalize: bool,
+
+    /// Leave the pairs of a sample with itself out of GradAlign-I
+    #[arg(long)]
+    pub off_diagonal: bool,
+
+    /// What GradAlign's Gram matrices are made of: signs of gradients, or gradients
+    #[arg(long, value_name = "KIND", default_value = "sign", value_parser = gram())]
+    pub gram: GramKind,
+
+    /// Added to the diagonal of GradAlign-II's Gram matrices
+    #[arg(long, value_name = "LAMBDA", default_value = "0", value_parser = ridge)]
+    pub ridge: f64,
+}
+
+/// How a model is read.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub(super) struct Model {
+    /// The shape of an input of which the file leaves dimensions open, with a batch of 1;
+    /// may be repeated
+    #[arg(long, value_name = "NAME=1x3x32x32", value_parser = shape)]
+    pub shape: Vec<(String, Vec<usize>)>,
+
+    /// Names of the parameters, as glob patterns: only those that match count
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',', value_parser = pattern)]
+    pub params: Vec<String>,
+
+    /// Names of tensors that are not parameters, as glob patterns
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',', value_parser = pattern)]
+    pub no_params: Vec<String>,
+
+    /// The model's output to take [default: the first one of floating-point numbers]
+    #[arg(long, value_name = "NAME")]
+    pub output: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Engine")]
+pub(super) struct Engine {
+    /// What runs the models: ONNX Runtime where it is found, else the built-in tract
+    #[arg(
+        long,
+        value_name = "ENGINE",
+        default_value = "auto",
+        value_parser = names(&["auto", "ort", "tract"]).try_map(|s| s.parse::<EngineChoice>())
+    )]
+    pub engine: EngineChoice,
+
+    /// Where it computes: auto, cpu, cuda, cuda:N. 'auto' may fall back to the CPU, 'cuda' does
+    /// not
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: Device,
+
+    /// Threads within an operator; 0 for one for each core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+
+    /// A cap on memory that decides how many samples run at once, such as 4GiB
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    pub memory: Option<u64>,
+
+    /// ONNX Runtime's library, or the folder that it is in
+    #[arg(long, value_name = "PATH")]
+    pub ort_lib: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    /// The model file
+    pub model: PathBuf,
+
+    #[command(flatten)]
+    pub reading: Model,
+
+    /// How to write the result
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
+    pub format: Plain,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Grad {
+    /// The model file
+    pub model: PathBuf,
+
+    /// The file to write
+    #[arg(short, value_name = "OUT.onnx")]
+    pub out: PathBuf,
+
+    /// How many samples the graph takes
+    #[arg(long, value_name = "N")]
+    pub batch: NonZeroUsize,
+
+    /// The loss and the gradients of each sample [default]
+    #[arg(long, conflicts_with = "mean")]
+    pub per_sample: bool,
+
+    /// The mean loss and its gradients
+    #[arg(long)]
+    pub mean: bool,
+
+    /// The loss; 'auto' is what the model's output suggests
+    #[arg(long, value_name = "LOSS", default_value = "auto", value_parser = loss())]
+    pub loss: Auto<Loss>,
+
+    /// The statistics that batch normalisation uses; 'auto' is 'running'
+    #[arg(long, value_name = "MODE", default_value = "auto", value_parser = batch_norm())]
+    pub bn: Auto<BatchNormMode>,
+
+    #[command(flatten)]
+    pub reading: Model,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// How to write the table
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Doctor {
+    /// ONNX Runtime's library, or the folder that it is in
+    #[arg(long, value_name = "PATH")]
+    pub ort_lib: Option<PathBuf>,
+
+    /// How to write the findings
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Plain,
+}
+
+/// Formats of what is not a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Plain {
+    /// For reading in a terminal
+    #[default]
+    Table,
+    /// One JSON document
+    Json,
+}
+
+/// A choice that can be left to the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Auto<T> {
+    Auto,
+    This(T),
+}
+
+impl<T> Auto<T> {
+    pub(super) fn explicit(self) -> Option<T> {
+        match self {
+            Auto::Auto => None,
+            Auto::This(choice) => Some(choice),
+        }
+    }
+}
+
+fn names(names: &[&'static str]) -> PossibleValuesParser {
+    PossibleValuesParser::new(names.iter().copied())
+}
+
+fn init() -> impl TypedValueParser<Value = Init> {
+    let schemes: Vec<_> = Init::ALL.iter().map(|(_, name)| *name).collect();
+    names(&schemes).try_map(|s| s.parse::<Init>())
+}
+
+fn batch_norm() -> impl TypedValueParser<Value = Auto<BatchNormMode>> {
+    names(&["auto", "running", "sample", "batch"]).map(|mode| match mode.as_str() {
+        "running" => Auto::This(BatchNormMode::Running),
+        "sample" => Auto::This(BatchNormMode::Sample),
+        "batch" => Auto::This(BatchNormMode::Batch),
+        _ => Auto::Auto,
+    })
+}
+
+fn loss() -> impl TypedValueParser<Value = Auto<Loss>> {
+    names(&["auto", "cross-entropy", "bce", "mse", "token-cross-entropy"]).try_map(|s| {
+        match s.as_str() {
+            "auto" => Ok(Auto::Auto),
+            name => name.parse::<Loss>().map(Auto::This),
+        }
+    })
+}
+
+fn gram() -> impl TypedValueParser<Value = GramKind> {
+    names(&["sign", "raw"]).map(|kind| match kind.as_str() {
+        "raw" => GramKind::Raw,
+        _ => GramKind::Sign,
+    })
+}
+
+fn samples(text: &str) -> Result<Samples, String> {
+    match text {
+        "all" => Ok(Samples::All),
+        number => number
+            .parse()
+            .map(Samples::Count)
+            .map_err(|_| "give a whole number above 0, or 'all'".into()),
+    }
+}
+
+fn ridge(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|ridge: &f64| ridge.is_finite() && *ridge >= 0.0)
+        .ok_or_else(|| "give a number of 0 or above".into())
+}
+
+fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
+    let (name, dims) = text.rsplit_once('=').ok_or("give it as NAME=1x3x32x32")?;
+    let dims = dims
+        .split(['x', ','])
+        .map(|dim| dim.trim().parse().ok().filter(|&dim| dim > 0))
+        .collect::<Option<Vec<usize>>>()
+        .ok_or("the dimensions must be whole numbers above 0, as in NAME=1x3x32x32")?;
+    Ok((name.to_owned(), dims))
+}
+
+fn pattern(text: &str) -> Result<String, String> {
+    glob::Pattern::new(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
+}
+
+/// A size in bytes: `4GiB`, `512 MB`, `1.5G`, `1000000`. Units without an `i` count in thousands,
+/// except the bare letters, which mean the same as with `iB`.
+fn memory(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let unit = unit.to_ascii_lowercase();
+    let power = match unit.chars().next() {
+        None | Some('b') => 0,
+        Some('k') => 1,
+        Some('m') => 2,
+        Some('g') => 3,
+        Some('t') => 4,
+        Some(_) => return Err(SIZES.into()),
+    };
+    let base: f64 = match unit.get(1..).unwrap_or_default() {
+        "" | "ib" => 1024.0,
+        "b" if power > 0 => 1000.0,
+        _ => return Err(SIZES.into()),
+    };
+    let bytes = number.trim().parse::<f64>().map_err(|_| SIZES)? * base.powi(power);
+    // NaN fails this as well.
+    if (1.0..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err(SIZES.into()) }
+}
+
+const SIZES: &str = "give a size such as 4GiB, 500MB or 2000000000";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("4GiB", 4 << 30),
+            ("4G", 4 << 30),
+            ("4gb", 4_000_000_000),
+            ("1.5 KiB", 1536),
+            ("1000000", 1_000_000),
+            ("7B", 7),
+            ("2TiB", 2 << 40),
+        ] {
+            assert_eq!(memory(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "0", "-1G", "4 parsecs", "GiB", "4GiBs", "nanG", "1e30", "4bb"] {
+            assert!(memory(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shapes_may_be_of_names_with_an_equals_sign() {
+        assert_eq!(shape("x=1x3x8x8"), Ok(("x".into(), vec![1, 3, 8, 8])));
+        assert_eq!(shape("a=b=1,7"), Ok(("a=b".into(), vec![1, 7])));
+        for text in ["x", "x=", "x=1xx3", "x=1x0", "x=1x-1"] {
+            assert!(shape(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_samples() {
+        assert_eq!(samples("all"), Ok(Samples::All));
+        assert_eq!(samples("3"), Ok(Samples::Count(NonZeroUsize::new(3).unwrap())));
+        assert!(samples("0").is_err() && samples("-3").is_err() && samples("some").is_err());
+    }
+
+    fn parse(arguments: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(arguments.split(' '))
+    }
+
+    #[test]
+    fn defaults_are_those_documented() {
+        let cli = parse("gradalign rank models --data probe.npz").unwrap();
+        let Command::Rank(rank) = cli.command else { panic!("another command") };
+        let Scoring { data, metric, engine, format, .. } = rank.scoring;
+        assert_eq!(metric.metric, ["gradalign-1", "gradalign-2"]);
+        assert_eq!((data.samples, data.seed), (samples("128").unwrap(), 0));
+        assert_eq!((metric.init, metric.repeats.get()), (Init::Keep, 1));
+        assert_eq!((metric.bn, metric.loss), (Auto::Auto, Auto::Auto));
+        assert_eq!((engine.engine, engine.device), (EngineChoice::Auto, Device::Auto));
+        assert_eq!((format, engine.memory), (Format::Table, None));
+    }
+
+    #[test]
+    fn options_are_parsed() {
+        let cli = parse(
+            "gradalign score a.onnx b.onnx --data d --metric params,flops --mean 0.5,-0.25,1 \
+             --init kaiming-normal --repeats 3 --bn sample --loss bce --engine tract --device \
+             cuda:1 --gram raw --ridge 0.5 --no-params *.bias --format jsonl",
+        )
+        .unwrap();
+        let Command::Score(score) = cli.command else { panic!("another command") };
+        let Scoring { data, metric, model, engine, format } = score.scoring;
+        assert_eq!(score.models.len(), 2);
+        assert_eq!(metric.metric, ["params", "flops"]);
+        assert_eq!(data.mean, [0.5, -0.25, 1.0]);
+        assert_eq!(metric.bn, Auto::This(BatchNormMode::Sample));
+        assert_eq!(metric.loss, Auto::This(Loss::BinaryCrossEntropy));
+        assert_eq!((metric.gram, metric.ridge), (GramKind::Raw, 0.5));
+        assert_eq!(model.no_params, ["*.bias"]);
+        assert_eq!(engine.device, Device::Cuda(1));
+        assert_eq!(format, Format::Jsonl);
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for arguments in [
+            "score a --data d --init best",
+            "score a --data d --bn none",
+            "score a --data d --loss l1",
+            "score a --data d --engine torch",
+            "score a --data d --device tpu",
+            "score a --data d --format xml",
+            "score a --data d --ridge -1",
+            "score a --data d --repeats 0",
+            "score a --data d --params [",
+            "score a",
+            "score --data d",
+            "rank --data d",
+            "grad a -o b",
+            "grad a -o b --batch 2 --mean --per-sample",
+            "score a --data d -q -v",
+        ] {
+            assert!(parse(&format!("gradalign {arguments}")).is_err(), "{arguments}");
+        }
+    }
+}

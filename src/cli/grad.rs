@@ -1,0 +1,56 @@
+//! `gradalign grad`.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::{Outcome, args};
+use crate::emit::emit_bytes;
+use crate::error::Error;
+use crate::import;
+use crate::onnx;
+use crate::ops::BatchNormMode;
+use crate::pass::{Reduction, training_graph};
+use crate::score::{output_fact, suggested_loss};
+use crate::transform::batch_norm;
+
+pub(super) fn run(args: args::Grad) -> anyhow::Result<Outcome> {
+    let options = args.reading.resolve()?;
+    let model = onnx::load(&args.model)?;
+    let imported = import::import(&model, &options)?;
+    let loss = match args.loss.explicit() {
+        Some(loss) => loss,
+        None => suggested_loss(&imported, &output_fact(&imported.graph)?),
+    };
+    let mode = args.bn.explicit().unwrap_or(BatchNormMode::Running);
+    let (graph, notes) = batch_norm(&imported.graph, mode)?;
+    let reduction = if args.mean { Reduction::Mean } else { Reduction::PerSample };
+    let training = training_graph(&graph, loss, args.batch.get(), reduction)?;
+    for warning in model.warnings.iter().chain(&imported.warnings).chain(&notes) {
+        tracing::warn!("{warning}");
+    }
+    write(&args.out, &emit_bytes(&training.graph)?)?;
+    tracing::info!(
+        "{}: {loss} and the gradients of {} parameters for {} samples",
+        args.out.display(),
+        training.parameters.len(),
+        args.batch
+    );
+    Ok(Outcome::Done)
+}
+
+/// Writes beside the file first, so that a failure leaves no half of it behind.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let failed = |e: io::Error| Error::io(path, e);
+    let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+    let mut beside = name.to_owned();
+    beside.push(format!(".{}.part", std::process::id()));
+    let beside = path.with_file_name(beside);
+    let written = std::fs::File::create(&beside)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| std::fs::rename(&beside, path));
+    if written.is_err() {
+        // What matters is the first failure.
+        let _ = std::fs::remove_file(&beside);
+    }
+    written.map_err(failed)
+}

@@ -1,0 +1,25 @@
+//! `gradalign metrics`.
+
+use super::{Outcome, args, print};
+use crate::metric;
+use crate::report::{Align, Grid};
+
+pub(super) fn run(args: args::List) -> anyhow::Result<Outcome> {
+    let columns = ["name", "formula", "needs", "direction", "bn", "source"];
+    let mut grid = Grid::new(columns.map(|name| (name, Align::Left)));
+    for metric in metric::all() {
+        let info = metric.info();
+        grid.push([
+            info.name.to_owned(),
+            info.formula.to_owned(),
+            info.needs.to_owned(),
+            info.direction.to_owned(),
+            info.batch_norm.map_or_else(|| "–".into(), |mode| mode.to_string()),
+            info.source.to_owned(),
+        ]);
+    }
+    let mut text = Vec::new();
+    args.format.renderer().grid(&grid, &mut text)?;
+    print(&text)?;
+    Ok(Outcome::Done)
+}

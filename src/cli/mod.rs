@@ -1,0 +1,106 @@
+//! The command line: a thin layer over the library.
+//!
+//! Results go to standard output, everything else to standard error.
+
+mod args;
+mod doctor;
+mod grad;
+mod inspect;
+mod interrupt;
+mod metrics;
+mod ops;
+mod progress;
+mod rank;
+mod score;
+mod settings;
+
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command};
+use progress::LogWriter;
+
+/// How a command came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// All fine.
+    Done,
+    /// Some models failed; their rows say why.
+    SomeFailed,
+    /// Interrupted; what was finished is printed.
+    Interrupted,
+}
+
+/// Exit code where nothing could be done: usage, data, environment.
+const NOTHING_DONE: u8 = 2;
+
+/// Exit code after an interruption, as shells have it for SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// Runs the program with the process's arguments. Wrong usage, `--help` and `--version` end the
+/// process here.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.verbose, cli.quiet);
+    match run(cli.command) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::SomeFailed) => ExitCode::from(1),
+        Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
+        Err(error) => {
+            // Nobody is left to be told where standard error is closed as well.
+            let _ = writeln!(io::stderr(), "gradalign: {error:#}");
+            ExitCode::from(NOTHING_DONE)
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Score(args) => score::run(args),
+        Command::Rank(args) => rank::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Grad(args) => grad::run(args),
+        Command::Ops(args) => ops::run(args),
+        Command::Metrics(args) => metrics::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "gradalign", &mut script);
+            print(&script)?;
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+/// Writes a result to standard output. A reader that has seen enough is no failure.
+fn print(result: &[u8]) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(result).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Sends the log to standard error: warnings, more with `verbose`, only errors with `quiet`.
+/// `RUST_LOG` overrides both.
+fn start_log(verbose: u8, quiet: bool) {
+    let default = match (quiet, verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "warn,gradalign=info",
+        (false, _) => "info,gradalign=debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let colour = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+        && io::IsTerminal::is_terminal(&io::stderr());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| LogWriter)
+        .with_ansi(colour)
+        .with_target(false)
+        .without_time()
+        .init();
+}

@@ -1,0 +1,62 @@
+//! Progress on standard error, and a log that does not run through it.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// The bar on the screen, if there is one: the log makes way for it.
+static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// A progress bar over models; invisible where standard error is not a terminal.
+pub(super) struct Progress(ProgressBar);
+
+impl Progress {
+    /// A bar for `models` models.
+    pub(super) fn new(models: usize) -> Self {
+        let bar = ProgressBar::new(models as u64);
+        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} {wide_msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        show(Some(bar.clone()));
+        Progress(bar)
+    }
+
+    /// Tells that `done` models are finished and that the one at `path` is next.
+    pub(super) fn next(&self, done: usize, path: &Path) {
+        self.0.set_position(done as u64);
+        self.0.set_message(path.display().to_string());
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        show(None);
+        self.0.finish_and_clear();
+    }
+}
+
+fn show(bar: Option<ProgressBar>) {
+    if let Ok(mut shown) = SHOWN.lock() {
+        *shown = bar;
+    }
+}
+
+/// Standard error, with the bar out of the way while it is written to.
+pub(super) struct LogWriter;
+
+impl Write for LogWriter {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let bar = SHOWN.lock().ok().and_then(|shown| shown.clone());
+        match bar {
+            Some(bar) => bar.suspend(|| io::stderr().write(text)),
+            None => io::stderr().write(text),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
