@@ -2,6 +2,8 @@
 //!
 //! Without arguments it scores a model of this repository on its digits.
 
+#![allow(clippy::print_stdout)]
+
 use std::path::Path;
 
 use gradalign::data::{Dataset, Options};

@@ -3,6 +3,8 @@
 //! The function is `f(w, x) = Σ tanh(w·x)`. Its gradient in `w` for five values of `x` at once is
 //! `vmap(grad(f))`; the result is written as ONNX and run by an engine.
 
+#![allow(clippy::print_stdout)]
+
 use gradalign::emit::emit_bytes;
 use gradalign::engine::{EngineChoice, EngineOptions, open};
 use gradalign::graph::{Builder, Fact, Output};

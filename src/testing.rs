@@ -35,7 +35,6 @@ const ENGINE_TOLERANCE: f64 = 1e-4;
 pub(crate) struct Case {
     name: String,
     operands: Vec<Operand>,
-    second_order: bool,
 }
 
 struct Operand {
@@ -54,7 +53,7 @@ enum Values {
 impl Case {
     /// A case without operands. The name seeds the draws and stands in every message.
     pub(crate) fn new(name: impl Into<String>) -> Self {
-        Case { name: name.into(), operands: Vec::new(), second_order: true }
+        Case { name: name.into(), operands: Vec::new() }
     }
 
     fn operand(mut self, shape: &[usize], values: Values) -> Self {
@@ -82,12 +81,6 @@ impl Case {
         self.operand(shape, Values::Bools)
     }
 
-    /// Leaves the second derivative out.
-    pub(crate) fn first_order_only(mut self) -> Self {
-        self.second_order = false;
-        self
-    }
-
     /// Checks the function's value, first and second derivative, each alone, under `vmap` and on
     /// every engine.
     pub(crate) fn check(self, f: impl Fn(&mut Builder, &[Value]) -> Result<Value>) {
@@ -100,12 +93,10 @@ impl Case {
         self.slope("gradient", &y, &dy, &at, &mut rng);
         self.lanes("vmap(gradient)", &dy, &every_subset(dy.inputs()), &mut rng);
         self.gradient_of_lanes(&y, &dy, &mut rng);
-        if self.second_order {
-            let ddy = self.pullback("second derivative", &dy);
-            let at = draw_inputs(&dy, &self.operands, &mut rng);
-            self.slope("second derivative", &dy, &ddy, &at, &mut rng);
-            self.lanes("vmap(second derivative)", &ddy, &[ddy.inputs().to_vec()], &mut rng);
-        }
+        let ddy = self.pullback("second derivative", &dy);
+        let at = draw_inputs(&dy, &self.operands, &mut rng);
+        self.slope("second derivative", &dy, &ddy, &at, &mut rng);
+        self.lanes("vmap(second derivative)", &ddy, &[ddy.inputs().to_vec()], &mut rng);
 
         let y = self.graph(DType::F32, &f);
         let dy = self.pullback("float32 gradient", &y);
@@ -122,13 +113,11 @@ impl Case {
             let lanes = self.must(&stage, vmap(&both, LANES, &batched));
             self.engines(&stage, &lanes, &mut rng);
         }
-        if self.second_order {
-            let ddy = self.pullback("float32 second derivative", &dy);
-            self.engines("second derivative", &ddy, &mut rng);
-            let stage = "vmap(second derivative)";
-            let lanes = self.must(stage, vmap(&ddy, LANES, ddy.inputs()));
-            self.engines(stage, &lanes, &mut rng);
-        }
+        let ddy = self.pullback("float32 second derivative", &dy);
+        self.engines("second derivative", &ddy, &mut rng);
+        let stage = "vmap(second derivative)";
+        let lanes = self.must(stage, vmap(&ddy, LANES, ddy.inputs()));
+        self.engines(stage, &lanes, &mut rng);
     }
 
     /// Checks the function's value, alone, under `vmap` and on every engine.

@@ -4,6 +4,8 @@
 //! Gradients are compared by sketches: the reference holds 16 projections of each gradient on
 //! random signs, and the root mean square of the projections of a difference estimates its norm.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

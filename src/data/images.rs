@@ -58,7 +58,7 @@ pub(super) fn unpack(
         },
         _ => return Ok(None),
     };
-    let images = hwc.axis_iter(Axis(0)).map(|image| image.into_dimensionality::<Ix3>());
+    let images = hwc.axis_iter(Axis(0)).map(ndarray::ArrayBase::into_dimensionality::<Ix3>);
     Ok(images.map(|image| image.ok().map(|image| image.to_owned())).collect())
 }
 

@@ -301,7 +301,7 @@ fn outputs_of_other_types_are_an_error() {
 fn the_probe_model_runs_on_every_engine() {
     for engine in all_for_tests() {
         let x = Tensor::full(DType::F32, &[1], 4.0);
-        let y = engine.load(super::ort::PROBE).unwrap().run(std::slice::from_ref(&x)).unwrap();
+        let y = engine.load(ort::PROBE).unwrap().run(std::slice::from_ref(&x)).unwrap();
         assert_eq!(y, [x]);
     }
 }

@@ -62,7 +62,7 @@ impl Engine for TractEngine {
         guarded(NAME, || {
             let typed = tract_onnx::onnx()
                 .model_for_read(&mut &*model)
-                .and_then(|model| model.into_typed())
+                .and_then(InferenceModelExt::into_typed)
                 .map_err(failed)?;
             // tract's own order for saving memory takes three times the memory of the plain one on
             // graphs of gradients.

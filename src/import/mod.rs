@@ -79,7 +79,7 @@ pub struct Info {
 pub fn import(model: &Model, options: &ImportOptions) -> Result<Imported> {
     let output = match &options.output {
         Some(name) => scan::named_output(model, name)?,
-        None => scan::default_output(model)?,
+        None => default_output(model)?,
     };
     scan::check(model, &output)?;
     let mut importer = Importer::new(model, options)?;

@@ -71,7 +71,9 @@ pub fn default_output(model: &Model) -> Result<String> {
         .collect();
     let is_float = |ty: &Type| match ty {
         Type::Tensor(DataType::Undefined, _) | Type::Other("unknown") => true,
-        Type::Tensor(stored, _) => dtype_of(*stored).is_some_and(|d| d.is_float()),
+        Type::Tensor(stored, _) => {
+            dtype_of(*stored).is_some_and(super::super::tensor::DType::is_float)
+        }
         Type::Other(_) => false,
     };
     let outputs = &model.graph.outputs;

@@ -166,10 +166,7 @@ impl Builder {
     /// `x` as a matrix with the columns of its last axis.
     fn as_rows(&mut self, x: Value) -> Result<Value> {
         let shape = self.shape(x);
-        let (last, lead) = match shape.split_last() {
-            Some(parts) => parts,
-            None => bail_shape!("a scalar has no rows"),
-        };
+        let Some((last, lead)) = shape.split_last() else { bail_shape!("a scalar has no rows") };
         self.reshape(x, &[lead.iter().product(), *last])
     }
 }

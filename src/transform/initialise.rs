@@ -89,10 +89,7 @@ pub fn initialise(graph: &Graph, init: Init, seed: u64) -> Result<Graph> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(stream as u64);
         let shape = tensor.shape().to_vec();
-        let values = match draw(init, role, &shape, &mut rng)? {
-            Some(values) => values,
-            None => continue,
-        };
+        let Some(values) = draw(init, role, &shape, &mut rng)? else { continue };
         *tensor = Tensor::f32(&shape, values)?.cast(node.fact.dtype);
     }
     with_fresh_statistics(&graph)

@@ -62,9 +62,8 @@ pub(super) fn geometry(c: &Call, shape: &[usize], kernel: Option<&[usize]>) -> R
     match c.text("auto_pad", "NOTSET")? {
         "NOTSET" | "" => {
             if let Some(pads) = c.ints("pads")? {
-                let pads = match c.sizes(&pads, "pads") {
-                    Ok(pads) => pads,
-                    Err(_) => return Err(c.unsupported("negative pads; crop by Slice before it")),
+                let Ok(pads) = c.sizes(&pads, "pads") else {
+                    return Err(c.unsupported("negative pads; crop by Slice before it"));
                 };
                 if pads.len() != 2 * rank {
                     return Err(c.invalid(format_args!("pads {pads:?} for {rank} spatial axes")));

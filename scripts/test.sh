@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Every check of the project, on a machine with Rust, a C compiler and Python 3 with pip. What is
+# missing is installed: ONNX Runtime into .onnxruntime/, OpenBLAS by apt-get where that is possible.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+step "ONNX Runtime"
+scripts/fetch-onnxruntime.sh
+# The tests run on both engines: one that is missing is a failure, not a test left out.
+export GRADALIGN_REQUIRE_ORT=1
+unset ORT_DYLIB_PATH
+
+step "OpenBLAS"
+openblas() { printf 'int main(void){return 0;}' | cc -x c - -lopenblas -o /dev/null 2>/dev/null; }
+if ! openblas && command -v apt-get >/dev/null; then
+    as_root apt-get update -qq && as_root apt-get install -y -qq libopenblas-dev >/dev/null || true
+fi
+lapack=()
+if openblas; then
+    lapack=(--features lapack)
+else
+    echo "libopenblas-dev is not here and cannot be installed: LAPACK is NOT tested, faer alone is."
+fi
+
+step "formatting and lints"
+cargo fmt --check
+cargo clippy --locked --all-targets "${lapack[@]}" -- -D warnings
+
+# One build serves all tests: with the feature, the tests of linear algebra run both back-ends.
+step "tests"
+if command -v cargo-nextest >/dev/null; then
+    cargo nextest run --locked --no-fail-fast "${lapack[@]}"
+else
+    cargo test --locked --no-fail-fast --lib --bins --tests --examples "${lapack[@]}"
+fi
+
+step "documentation"
+cargo test --locked --quiet --doc "${lapack[@]}"
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet "${lapack[@]}"
+
+step "all checks passed"
