@@ -9,9 +9,9 @@ use prost::Message;
 use crate::error::{Error, Result};
 use crate::graph::{Fact, Graph, Value};
 use crate::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
-    tensor_proto::DataType, tensor_shape_proto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
+    tensor_proto::{DataLocation, DataType}, tensor_shape_proto, type_proto,
 };
 use crate::ops::Op;
 use crate::tensor::{DType, Tensor};
@@ -54,8 +54,16 @@ pub struct Emitter<'a> {
     counter: usize,
 }
 
+/// Parameters with at least this many elements are large.
+const LARGE: usize = 1 << 16;
+
 /// `graph` as an ONNX model. Its inputs, parameters and outputs keep their names.
 pub fn emit(graph: &Graph) -> Result<ModelProto> {
+    write(graph, None)
+}
+
+/// Writes `graph`, putting the large parameters into `weights` where that is given.
+fn write(graph: &Graph, mut weights: Option<&mut Vec<(String, Tensor)>>) -> Result<ModelProto> {
     let mut e = Emitter {
         graph,
         names: vec![None; graph.nodes().len()],
@@ -78,8 +86,16 @@ pub fn emit(graph: &Graph) -> Result<ModelProto> {
         let name = match &node.op {
             Op::Input(_) => continue,
             Op::Parameter(parameter) => {
-                e.proto.initializer.push(tensor_proto(&parameter.name, &parameter.tensor));
-                parameter.name.to_string()
+                let name = parameter.name.to_string();
+                let initializer = match &mut weights {
+                    Some(weights) if parameter.tensor.len() >= LARGE => {
+                        weights.push((name.clone(), parameter.tensor.clone()));
+                        external_tensor(&name, &parameter.tensor)
+                    }
+                    _ => tensor_proto(&name, &parameter.tensor),
+                };
+                e.proto.initializer.push(initializer);
+                name
             }
             Op::Constant(tensor) => e.tensor(tensor),
             Op::Apply(op) => op.rule().emit(&mut e, &node.inputs, &node.fact)?,
@@ -112,6 +128,14 @@ pub fn emit(graph: &Graph) -> Result<ModelProto> {
 /// `graph` as the bytes of an ONNX model.
 pub fn emit_bytes(graph: &Graph) -> Result<Vec<u8>> {
     Ok(emit(graph)?.encode_to_vec())
+}
+
+/// `graph` as the bytes of an ONNX model and, by name, its large parameters, which are external
+/// data in the model: what [`Engine::load_with`](crate::engine::Engine::load_with) takes.
+pub fn emit_split(graph: &Graph) -> Result<(Vec<u8>, Vec<(String, Tensor)>)> {
+    let mut weights = Vec::new();
+    let model = write(graph, Some(&mut weights))?;
+    Ok((model.encode_to_vec(), weights))
 }
 
 impl Emitter<'_> {
@@ -174,7 +198,7 @@ impl Emitter<'_> {
     /// The name of an initializer that holds `tensor`; equal small ones are shared.
     pub fn tensor(&mut self, tensor: &Tensor) -> String {
         let key = (tensor.len() <= 64)
-            .then(|| (tensor.dtype(), tensor.shape().to_vec(), raw_bytes(tensor)));
+            .then(|| (tensor.dtype(), tensor.shape().to_vec(), tensor.to_le_bytes()));
         if let Some(name) = key.as_ref().and_then(|key| self.constants.get(key)) {
             return name.clone();
         }
@@ -283,22 +307,26 @@ pub(crate) fn onnx_dtype(dtype: DType) -> i32 {
     kind as i32
 }
 
-fn raw_bytes(tensor: &Tensor) -> Vec<u8> {
-    match tensor {
-        Tensor::F32(a) => a.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Tensor::F64(a) => a.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Tensor::I32(a) => a.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Tensor::I64(a) => a.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Tensor::Bool(a) => a.iter().map(|&v| u8::from(v)).collect(),
-    }
-}
-
 fn tensor_proto(name: &str, tensor: &Tensor) -> TensorProto {
     TensorProto {
         name: Some(name.into()),
         dims: tensor.shape().iter().map(|&d| d as i64).collect(),
         data_type: Some(onnx_dtype(tensor.dtype())),
-        raw_data: Some(raw_bytes(tensor).into()),
+        raw_data: Some(tensor.to_le_bytes().into()),
+        ..Default::default()
+    }
+}
+
+/// A tensor whose values are found under its own name.
+fn external_tensor(name: &str, tensor: &Tensor) -> TensorProto {
+    let location =
+        StringStringEntryProto { key: Some("location".into()), value: Some(name.into()) };
+    TensorProto {
+        name: Some(name.into()),
+        dims: tensor.shape().iter().map(|&d| d as i64).collect(),
+        data_type: Some(onnx_dtype(tensor.dtype())),
+        data_location: Some(DataLocation::External as i32),
+        external_data: vec![location],
         ..Default::default()
     }
 }

@@ -29,7 +29,7 @@ pub struct Settings {
     pub repeats: usize,
     /// The loss; `None` for the one that the model's output suggests.
     pub loss: Option<Loss>,
-    /// Bytes that a run may take; `None` for no limit.
+    /// Bytes that the process may take, all in all; `None` for no limit.
     pub memory: Option<u64>,
     /// How models are imported.
     pub import: ImportOptions,

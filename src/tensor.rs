@@ -258,6 +258,24 @@ impl Tensor {
         if self.len() == 1 { self.to_f64().first().copied() } else { None }
     }
 
+    /// The elements in row-major order as little-endian bytes, as ONNX stores them.
+    pub fn to_le_bytes(&self) -> Vec<u8> {
+        fn collect<T: Copy, const N: usize>(a: &Array<T>, bytes: fn(T) -> [u8; N]) -> Vec<u8> {
+            let mut all = Vec::with_capacity(N * a.len());
+            for &v in a {
+                all.extend_from_slice(&bytes(v));
+            }
+            all
+        }
+        match self {
+            Tensor::F32(a) => collect(a, f32::to_le_bytes),
+            Tensor::F64(a) => collect(a, f64::to_le_bytes),
+            Tensor::I32(a) => collect(a, i32::to_le_bytes),
+            Tensor::I64(a) => collect(a, i64::to_le_bytes),
+            Tensor::Bool(a) => collect(a, |v| [u8::from(v)]),
+        }
+    }
+
     /// Whether every element equals `value`.
     pub fn is_all(&self, value: f64) -> bool {
         match self {

@@ -113,7 +113,7 @@ fn load(reference: &Reference) -> (Graph, Batch, Loss) {
     let options = Options { samples: Samples::All, ..Options::default() };
     let data = root().join(&reference.data);
     let dataset = Dataset::open(data.to_str().unwrap(), &options).unwrap();
-    let model = gradalign::onnx::load(&root().join(&reference.model)).unwrap();
+    let model = gradalign::onnx::load(root().join(&reference.model)).unwrap();
     let settings = Settings { import: ImportOptions::default(), ..Settings::default() };
     let (imported, batch, loss, _) = prepare(&model, &dataset, &settings)
         .unwrap_or_else(|e| panic!("{}: {e}", reference.model.display()));

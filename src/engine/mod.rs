@@ -44,7 +44,14 @@ pub trait Engine: Send + Sync {
     fn describe(&self) -> Description;
 
     /// Prepares a serialised `ModelProto`. Errs when the engine refuses or panics.
-    fn load(&self, model: &[u8]) -> Result<Box<dyn Session>>;
+    fn load(&self, model: &[u8]) -> Result<Box<dyn Session>> {
+        self.load_with(model, &[])
+    }
+
+    /// Prepares a serialised `ModelProto` whose initializers called as `weights` are external
+    /// data: their values are given here, by name, so that large ones are not copied through the
+    /// serialised form. Errs when the engine refuses or panics.
+    fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>>;
 }
 
 /// A model made ready to run.

@@ -11,7 +11,7 @@ use ort::ep::{self, ExecutionProvider, ExecutionProviderDispatch};
 use ort::logging::LogLevel;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session as OrtSession, SessionInputValue};
-use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
+use ort::value::{DynValue, Tensor as OrtTensor, TensorElementType, TensorRef, ValueType};
 
 use super::locate::{self, Place};
 use super::{Description, Device, Engine, EngineOptions, Session, guarded};
@@ -27,6 +27,10 @@ pub(super) const INSTALL: &str = "install it with `pip install onnxruntime`, or 
 /// How a user gets a library that can use an NVIDIA GPU.
 pub(super) const INSTALL_CUDA: &str = "install the GPU build with `pip install \
      'onnxruntime-gpu[cuda,cudnn]'` (beside an NVIDIA driver), or use --device cpu";
+
+/// ONNX Runtime keeps a second copy of weights, laid out for its kernels; a model with weights of
+/// more bytes than this in all goes without.
+const PREPACKED_UP_TO: usize = 256 << 20;
 
 /// The loaded library and its environment.
 pub(super) struct Library {
@@ -310,10 +314,18 @@ impl Engine for OrtEngine {
         }
     }
 
-    fn load(&self, model: &[u8]) -> Result<Box<dyn Session>> {
+    fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
         guarded(NAME, || {
-            let session =
-                self.builder().and_then(|mut b| b.commit_from_memory(model)).map_err(failed)?;
+            let mut builder = self.builder().map_err(failed)?;
+            for (name, tensor) in weights {
+                let value = owned(tensor).map_err(failed)?;
+                builder = builder.with_external_initializer(name, value).map_err(failed)?;
+            }
+            let bytes: usize = weights.iter().map(|(_, t)| t.len() * t.dtype().size()).sum();
+            if bytes > PREPACKED_UP_TO {
+                builder = builder.with_prepacking(false).map_err(failed)?;
+            }
+            let session = builder.commit_from_memory(model).map_err(failed)?;
             Ok(Box::new(Loaded(session)) as Box<dyn Session>)
         })
     }
@@ -337,6 +349,11 @@ impl Session for Loaded {
             outputs.iter().map(|(name, value)| tensor(name, &value)).collect()
         })
     }
+}
+
+/// A tensor as a value that ONNX Runtime keeps, copied once.
+fn owned(tensor: &Tensor) -> ort::Result<DynValue> {
+    dispatch!(tensor, a => Ok(OrtTensor::from_array(a.to_owned())?.into_dyn()))
 }
 
 /// A tensor as ONNX Runtime takes it, without a copy.

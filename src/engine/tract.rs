@@ -58,12 +58,23 @@ impl Engine for TractEngine {
         }
     }
 
-    fn load(&self, model: &[u8]) -> Result<Box<dyn Session>> {
+    fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
         guarded(NAME, || {
-            let typed = tract_onnx::onnx()
-                .model_for_read(&mut &*model)
+            let onnx = tract_onnx::onnx();
+            let mut proto = onnx.proto_model_for_read(&mut &*model).map_err(failed)?;
+            for initializer in proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
+                if let Some((_, tensor)) = weights.iter().find(|(name, _)| *name == initializer.name)
+                {
+                    initializer.raw_data = tensor.to_le_bytes().into();
+                    initializer.data_location = None;
+                    initializer.external_data.clear();
+                }
+            }
+            let typed = onnx
+                .model_for_proto_model(&proto)
                 .and_then(InferenceModelExt::into_typed)
                 .map_err(failed)?;
+            drop(proto);
             // tract's own order for saving memory takes three times the memory of the plain one on
             // graphs of gradients.
             let options = RunOptions { skip_order_opt_ram: true, ..RunOptions::default() };

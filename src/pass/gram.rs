@@ -3,10 +3,10 @@
 use ndarray::Array2;
 
 use super::Batch;
-use super::memory::peak_bytes;
+use super::memory::{budget, peak_bytes};
 use super::plan::{Plan, members, plan};
 use super::training::{Reduction, TrainingGraph, training_graph};
-use crate::emit::emit_bytes;
+use crate::emit::emit_split;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, Output, Value};
@@ -45,7 +45,7 @@ pub struct GramRequest {
     pub loss: Loss,
     /// Signs or gradients.
     pub kind: GramKind,
-    /// Bytes that the run may take, beside the parameters; `None` for no limit.
+    /// Bytes that the process may take, all in all; `None` for no limit.
     pub memory: Option<u64>,
 }
 
@@ -76,7 +76,9 @@ pub fn class_grams(
     engine: &dyn Engine,
 ) -> Result<Vec<ClassGram>> {
     let (plan, graph, parameters) = build(model, samples, request)?;
-    let mut session = engine.load(&emit_bytes(&graph)?)?;
+    let (proto, weights) = emit_split(&graph)?;
+    let mut session = engine.load_with(&proto, &weights)?;
+    drop((proto, weights));
     let classes = members(&samples.classes);
     let mut grams: Vec<ClassGram> = classes
         .iter()
@@ -146,13 +148,15 @@ fn build(
     request: &GramRequest,
 ) -> Result<(Plan, Graph, Vec<String>)> {
     let largest = members(&samples.classes).values().map(Vec::len).max().unwrap_or(1);
+    let memory = request.memory.map(|limit| budget(limit, model));
     let mut most = largest.max(PREFERRED_LANES).min(samples.len().max(1));
     loop {
         let plan = plan(&samples.classes, most)?;
         let training = training_graph(model, request.loss, plan.lanes(), Reduction::PerSample)?;
         let (graph, parameters) = with_grams(&training, &plan, request.kind)?;
-        let Some(memory) = request.memory else { return Ok((plan, graph, parameters)) };
+        let Some(memory) = memory else { return Ok((plan, graph, parameters)) };
         let peak = peak_bytes(&graph);
+        tracing::debug!("{} samples at once take {peak} bytes of {memory}", plan.lanes());
         if peak <= memory {
             return Ok((plan, graph, parameters));
         }
