@@ -16,6 +16,10 @@ use crate::error::{Error, Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
 use crate::tensor::Tensor;
 
+/// A stack of all the parts of the input that the kernel positions meet may have this many
+/// elements. One product of a larger one would be a little faster, but take too much memory.
+const STACK_PARTS_UP_TO: usize = 1 << 26;
+
 /// How a kernel moves over its input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Window {
@@ -368,63 +372,95 @@ impl Rule for ConvWeightGrad {
         b.reshape(y, &shape)
     }
 
-    /// For each kernel position the part of `x` that it meets, `[lanes, groups, C/g, samples·O]`;
-    /// all of them side by side, times `z` `[lanes, groups, M/g, samples·O]`.
+    /// `z` `[n, g, M/g, O]` times the parts of `x` `[n, g, C/g, O]` that each kernel position
+    /// meets, transposed.
+    ///
+    /// All parts are stacked for one large product; where the stack would be too large, each is
+    /// multiplied by itself and the results are stacked.
     fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
-        let w = &self.window;
-        let rank = w.rank();
         let (input, z) = (e.fact(x[0]).shape.clone(), e.fact(x[1]).shape.clone());
-        let dtype = e.fact(x[0]).dtype;
-        let (lanes, groups) = (self.lanes, w.groups);
-        let samples = input[0] / lanes;
+        let groups = self.window.groups;
         let (c, m) = (input[1] / groups, z[1] / groups);
         let positions: usize = z[2..].iter().product();
         let taps: usize = self.kernel.iter().product();
+        let samples = input[0] / self.lanes;
 
-        let mut padded = e.name(x[0]);
+        let parts = self.emit_parts(e, x[0], &z);
+        let z = e.name(x[1]);
+        let z = e.reshape(&z, &[input[0], groups, m, positions]);
+        let times_z = |e: &mut Emitter, part: &str, columns: usize| {
+            let part = e.reshape(part, &[input[0], groups, columns, positions]);
+            let perm = [("perm", Attr::from([0, 1, 3, 2].as_slice()))];
+            let turned = e.node("Transpose", &[&part], &perm);
+            e.node("MatMul", &[&z, &turned], &[])
+        };
+        let stack = |e: &mut Emitter, parts: &[String], axis: i64| match parts {
+            [only] => only.clone(),
+            all => {
+                let names: Vec<&str> = all.iter().map(String::as_str).collect();
+                e.node("Concat", &names, &[("axis", Attr::Int(axis))])
+            }
+        };
+        let mut y = if input[0] * groups * c * taps * positions > STACK_PARTS_UP_TO {
+            let mut products = Vec::new();
+            for part in &parts {
+                let product = times_z(e, part, c);
+                products.push(e.reshape(&product, &[input[0], groups * m * c, 1]));
+            }
+            stack(e, &products, 2)
+        } else {
+            let shape = [input[0], input[1], 1, positions];
+            let parts: Vec<String> = parts.iter().map(|part| e.reshape(part, &shape)).collect();
+            let unfolded = stack(e, &parts, 2);
+            times_z(e, &unfolded, c * taps)
+        };
+        if samples > 1 {
+            y = e.reshape(&y, &[self.lanes, samples, groups * m * c * taps]);
+            let axis = e.i64s_of(&[1]);
+            y = e.node("ReduceSum", &[&y, &axis], &[("keepdims", Attr::Int(0))]);
+        }
+        Ok(e.reshape(&y, &out.shape))
+    }
+}
+
+impl ConvWeightGrad {
+    /// For each kernel position in row-major order, the part of `x` that it meets: `[n, C, O…]`.
+    fn emit_parts(&self, e: &mut Emitter, x: Value, z: &[usize]) -> Vec<String> {
+        let w = &self.window;
+        let rank = w.rank();
+        let Fact { shape: input, dtype } = e.fact(x).clone();
+        let mut padded = e.name(x);
         if w.pads_begin.iter().chain(&w.pads_end).any(|&p| p > 0) {
             let front = [&[0, 0], w.pads_begin.as_slice()].concat();
             let pads = e.i64s_of(&[front.as_slice(), &[0, 0], &w.pads_end].concat());
             let zero = e.scalar(dtype, 0.0);
             padded = e.node("Pad", &[&padded, &pads, &zero], &[("mode", Attr::from("constant"))]);
         }
-        // [lanes·samples, C, O…] for each kernel position, stacked behind the channels.
         let axes: Vec<usize> = (2..rank + 2).collect();
         let axes = e.i64s_of(&axes);
         let steps = e.i64s_of(&w.strides);
-        let unit = [input[0], input[1], 1, positions];
-        let mut columns = Vec::new();
+        let taps: usize = self.kernel.iter().product();
+        let mut parts = Vec::new();
         for tap in 0..taps {
-            let mut rest = tap;
-            let mut at = vec![0; rank];
+            let (mut rest, mut starts) = (tap, vec![0; rank]);
             for i in (0..rank).rev() {
-                at[i] = rest % self.kernel[i] * w.dilations[i];
+                starts[i] = rest % self.kernel[i] * w.dilations[i];
                 rest /= self.kernel[i];
             }
             let ends: Vec<usize> =
-                (0..rank).map(|i| at[i] + w.strides[i] * (z[i + 2] - 1) + 1).collect();
-            let (starts, ends) = (e.i64s_of(&at), e.i64s_of(&ends));
-            let part = e.node("Slice", &[&padded, &starts, &ends, &axes, &steps], &[]);
-            columns.push(e.reshape(&part, &unit));
+                (0..rank).map(|i| starts[i] + w.strides[i] * (z[i + 2] - 1) + 1).collect();
+            let whole = w.is_unit_stride()
+                && (0..rank).all(|i| {
+                    starts[i] == 0 && ends[i] == input[i + 2] + w.pads_begin[i] + w.pads_end[i]
+                });
+            parts.push(if whole {
+                padded.clone()
+            } else {
+                let (starts, ends) = (e.i64s_of(&starts), e.i64s_of(&ends));
+                e.node("Slice", &[&padded, &starts, &ends, &axes, &steps], &[])
+            });
         }
-        let names: Vec<&str> = columns.iter().map(String::as_str).collect();
-        let unfolded = match names.as_slice() {
-            [only] => (*only).to_string(),
-            all => e.node("Concat", all, &[("axis", Attr::Int(2))]),
-        };
-        // z · unfoldedᵀ inside each sample and group, then the sum over the samples of a lane.
-        let unfolded = e.reshape(&unfolded, &[input[0], groups, c * taps, positions]);
-        let turned =
-            e.node("Transpose", &[&unfolded], &[("perm", Attr::from([0, 1, 3, 2].as_slice()))]);
-        let z = e.name(x[1]);
-        let z = e.reshape(&z, &[input[0], groups, m, positions]);
-        let mut y = e.node("MatMul", &[&z, &turned], &[]);
-        if samples > 1 {
-            y = e.reshape(&y, &[lanes, samples, groups * m * c * taps]);
-            let axis = e.i64s_of(&[1]);
-            y = e.node("ReduceSum", &[&y, &axis], &[("keepdims", Attr::Int(0))]);
-        }
-        Ok(e.reshape(&y, &out.shape))
+        parts
     }
 }
 
