@@ -8,6 +8,7 @@ use super::settings::Settings;
 use super::{Outcome, args, interrupt, print};
 use crate::data::Dataset;
 use crate::engine;
+use crate::pass;
 use crate::rank::score_models;
 use crate::report::{Format, Report, Run};
 
@@ -37,6 +38,9 @@ pub(super) fn score_all(models: &[PathBuf], settings: &Settings) -> anyhow::Resu
     };
     let rows = score_models(models, &dataset, &settings.score, &*engine, next);
     drop(progress);
+    if let Some(bytes) = pass::peak_resident() {
+        tracing::info!("peak memory {:.2} GiB", bytes as f64 / f64::from(1 << 30));
+    }
     let interrupted = rows.len() < models.len();
     let run = Run::new(engine.describe(), dataset.description().clone(), settings.describe());
     Ok((Report::new(run, rows), interrupted))

@@ -10,18 +10,25 @@ const SLACK: f64 = 1.3;
 /// How much of `limit` bytes a run may use for the values of its graph: what is left beside the
 /// process as it is now and the engine's copies of the parameters of `model`.
 pub(crate) fn budget(limit: u64, model: &Graph) -> u64 {
-    let parameters: u64 = model
-        .parameters()
-        .map(|(_, p)| (p.tensor.len() * p.tensor.dtype().size()) as u64)
-        .sum();
+    let parameters: u64 =
+        model.parameters().map(|(_, p)| (p.tensor.len() * p.tensor.dtype().size()) as u64).sum();
     let taken = resident().unwrap_or(parameters) + 2 * parameters;
     (limit.saturating_sub(taken) as f64 / SLACK) as u64
 }
 
 /// The bytes of memory that this process holds, where the system tells.
 fn resident() -> Option<u64> {
+    status("VmRSS:")
+}
+
+/// The most bytes of memory that this process has held so far, where the system tells (Linux).
+pub fn peak_resident() -> Option<u64> {
+    status("VmHWM:")
+}
+
+fn status(entry: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(entry))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 

@@ -10,7 +10,7 @@ mod size;
 mod training;
 
 pub use gram::{ClassGram, GramKind, GramRequest, class_grams};
-pub use memory::peak_bytes;
+pub use memory::{peak_bytes, peak_resident};
 pub use size::{flops, has_batch_norm, parameters};
 pub use training::{Reduction, TrainingGraph, training_graph};
 
