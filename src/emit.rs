@@ -56,6 +56,9 @@ pub struct Emitter<'a> {
     counter: usize,
 }
 
+/// Tensors by name.
+pub type Weights = Vec<(String, Tensor)>;
+
 /// Parameters with at least this many elements are large.
 const LARGE: usize = 1 << 16;
 
@@ -65,7 +68,7 @@ pub fn emit(graph: &Graph) -> Result<ModelProto> {
 }
 
 /// Writes `graph`, putting the large parameters into `weights` where that is given.
-fn write(graph: &Graph, mut weights: Option<&mut Vec<(String, Tensor)>>) -> Result<ModelProto> {
+fn write(graph: &Graph, mut weights: Option<&mut Weights>) -> Result<ModelProto> {
     let mut e = Emitter {
         graph,
         names: vec![None; graph.nodes().len()],
@@ -134,7 +137,7 @@ pub fn emit_bytes(graph: &Graph) -> Result<Vec<u8>> {
 
 /// `graph` as the bytes of an ONNX model and, by name, its large parameters, which are external
 /// data in the model: what [`Engine::load_with`](crate::engine::Engine::load_with) takes.
-pub fn emit_split(graph: &Graph) -> Result<(Vec<u8>, Vec<(String, Tensor)>)> {
+pub fn emit_split(graph: &Graph) -> Result<(Vec<u8>, Weights)> {
     let mut weights = Vec::new();
     let model = write(graph, Some(&mut weights))?;
     Ok((model.encode_to_vec(), weights))

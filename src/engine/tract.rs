@@ -66,7 +66,7 @@ impl Engine for TractEngine {
                 if let Some((_, tensor)) =
                     weights.iter().find(|(name, _)| *name == initializer.name)
                 {
-                    initializer.raw_data = tensor.to_le_bytes().into();
+                    initializer.raw_data = tensor.to_le_bytes();
                     initializer.data_location = None;
                     initializer.external_data.clear();
                 }
