@@ -431,6 +431,7 @@ impl Builder {
 mod tests {
     use super::*;
     use crate::testing::Case;
+    use proptest::prelude::*;
 
     const SHAPES: [(&[usize], &[usize]); 5] =
         [(&[2, 3], &[2, 3]), (&[2, 3], &[3]), (&[2, 1], &[1, 3]), (&[], &[2, 2]), (&[2, 3], &[1])];
@@ -470,6 +471,24 @@ mod tests {
             let square = b.mul(x[0], x[0])?;
             b.add(square, x[0])
         });
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
+        #[test]
+        fn any_broadcast(shape in prop::collection::vec(1usize..4, 1..4), narrow in any::<[bool; 6]>(), cut in 0usize..3) {
+            // Each operand has the full extent or 1 along each axis; the second may lack leading axes.
+            let extent = |i: usize| -> Vec<usize> {
+                shape.iter().enumerate().map(|(j, &d)| if narrow[2 * j + i] { 1 } else { d }).collect()
+            };
+            let (p, q) = (extent(0), extent(1)[cut.min(shape.len())..].to_vec());
+            for op in [Mul, Div] {
+                Case::new(format!("{op:?} {p:?} {q:?}"))
+                    .input(&p, 0.5, 2.0)
+                    .input(&q, 0.5, 2.0)
+                    .check(|b, x| b.push(op, x));
+            }
+        }
     }
 
     #[test]

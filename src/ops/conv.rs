@@ -229,7 +229,7 @@ impl Rule for ConvInputGrad {
         channels_to_lanes(b, y, n, samples)
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
         let kernel = e.fact(x[1]).shape.clone();
         if self.window.is_unit_stride() {
             return self.emit_as_conv(e, x, &kernel);
@@ -245,7 +245,6 @@ impl Rule for ConvInputGrad {
         }
         let mut attrs = w.attrs(&kernel[2..]);
         attrs.push(("output_padding", Attr::from(padding.as_slice())));
-        let _ = out;
         let (z, kernel) = (e.name(x[0]), e.name(x[1]));
         Ok(e.node("ConvTranspose", &[&z, &kernel], &attrs))
     }

@@ -1,6 +1,6 @@
 //! Matrix products over the last two axes, broadcasting the axes before them.
 
-use ndarray::{ArrayD, Ix2, IxDyn};
+use ndarray::{Array3, IxDyn};
 
 use super::{Cotangents, Lane, Rule, Site, align, broadcast};
 use crate::emit::{Attr, Emitter};
@@ -43,33 +43,25 @@ impl Rule for MatMul {
         let (lead, _) = out.shape.split_at(out.rank() - 2);
         let (m, n) = (out.shape[lead.len()], out.shape[lead.len() + 1]);
         let count: usize = lead.iter().product();
-        let matrices = |t: &Tensor, transposed: bool| -> Result<ArrayD<f64>> {
+        let failed = || Error::Shape("matrix product: operands do not broadcast".into());
+        let matrices = |t: &Tensor, transposed: bool| -> Result<Array3<f64>> {
             let mut a = t.to_f64();
+            let rank = a.ndim();
             if transposed {
-                let rank = a.ndim();
                 a.swap_axes(rank - 2, rank - 1);
             }
-            let (rows, columns) = (a.shape()[a.ndim() - 2], a.shape()[a.ndim() - 1]);
+            let (rows, columns) = (a.shape()[rank - 2], a.shape()[rank - 1]);
             let full = [lead, &[rows, columns]].concat();
-            let failed = |_| Error::Shape("matrix product: operands do not broadcast".into());
-            let spread = a.broadcast(IxDyn(&full)).map(|v| v.as_standard_layout().into_owned());
-            spread
-                .ok_or(())
-                .and_then(|v| {
-                    v.into_shape_with_order(IxDyn(&[count, rows, columns])).map_err(|_| ())
-                })
-                .map_err(failed)
+            let spread =
+                a.broadcast(IxDyn(&full)).ok_or_else(failed)?.as_standard_layout().into_owned();
+            spread.into_shape_with_order((count, rows, columns)).map_err(|_| failed())
         };
         let (a, b) = (matrices(x[0], self.trans_a)?, matrices(x[1], self.trans_b)?);
-        let mut y = ArrayD::<f64>::zeros(IxDyn(&[count, m, n]));
+        let mut y = Array3::<f64>::zeros((count, m, n));
         for ((a, b), mut y) in a.outer_iter().zip(b.outer_iter()).zip(y.outer_iter_mut()) {
-            let as_matrix = "three axes less one are two";
-            let (Ok(a), Ok(b)) = (a.into_dimensionality::<Ix2>(), b.into_dimensionality::<Ix2>())
-            else {
-                bail_shape!("{as_matrix}");
-            };
             y.assign(&a.dot(&b));
         }
+        let y = y.into_dyn();
         Tensor::from_f64(y, out.dtype).reshape(&out.shape)
     }
 

@@ -108,7 +108,7 @@ impl Rule for BatchNorm {
         Err(Error::NotDifferentiable(format!("batch normalisation: {:?}", self.derivative())))
     }
 
-    fn batch(&self, b: &mut Builder, lanes: &[Lane], n: usize) -> Result<Value> {
+    fn batch(&self, b: &mut Builder, lanes: &[Lane], _: usize) -> Result<Value> {
         if lanes[1..].iter().any(|l| l.batched) {
             bail_shape!("batch normalisation with a scale or bias per lane is not defined");
         }
@@ -126,7 +126,6 @@ impl Rule for BatchNorm {
                 b.reshape(y, &full)
             }
             BatchNormMode::Sample => {
-                let _ = n;
                 bail_shape!("per-sample batch normalisation is taken apart before vmap")
             }
         }

@@ -242,7 +242,7 @@ impl Rule for MaxPoolIndices {
         b.sub(y, offsets)
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
         let pool = &self.0;
         let Geometry { begin, end, kernel, .. } = pool.geometry();
         let fits = |pads: &[usize]| pads.iter().zip(kernel).all(|(p, k)| p < k);
@@ -271,7 +271,6 @@ impl Rule for MaxPoolIndices {
             ("dilations", Attr::from(pool.dilations.as_slice())),
         ];
         let at = e.nodes("MaxPool", &[&padded], 2, &attrs).swap_remove(1);
-        let _ = out;
         Ok(e.node("Gather", &[&numbers, &at], &[("axis", Attr::Int(0))]))
     }
 }
@@ -375,6 +374,7 @@ impl Geometry<'_> {
 mod tests {
     use super::*;
     use crate::testing::Case;
+    use proptest::prelude::*;
 
     /// Kernel, strides, paddings before and after, for an input of the given spatial shape.
     type Form =
@@ -412,6 +412,29 @@ mod tests {
             let shape = [&[2, 1], spatial].concat();
             let op = MaxPool::new(kernel, strides, &vec![1; kernel.len()], begin, end);
             Case::new(format!("{op:?}")).distinct(&shape).check(|b, x| b.push(op.clone(), x));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
+        #[test]
+        fn any_window(
+            size in 3usize..7,
+            kernel in 1usize..4,
+            stride in 1usize..4,
+            begin in 0usize..3,
+            end in 0usize..3,
+        ) {
+            // Windows that hold padding only have no maximum.
+            prop_assume!(begin < kernel && end < kernel);
+            let average = AveragePool::new(&[kernel], &[stride], &[begin], &[end]);
+            Case::new(format!("{average:?} {size}"))
+                .input(&[1, 2, size], -1.0, 1.0)
+                .check(|b, x| b.push(average.clone(), x));
+            let maximum = MaxPool::new(&[kernel], &[stride], &[1], &[begin], &[end]);
+            Case::new(format!("{maximum:?} {size}"))
+                .distinct(&[2, 1, size])
+                .check(|b, x| b.push(maximum.clone(), x));
         }
     }
 

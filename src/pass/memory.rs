@@ -65,7 +65,7 @@ pub fn peak_bytes(graph: &Graph) -> u64 {
     }
     let mut dying: Vec<Vec<usize>> = vec![Vec::new(); graph.nodes().len()];
     let (mut now, mut peak) = (0u64, 0u64);
-    for (value, node) in graph.nodes() {
+    for (value, _) in graph.nodes() {
         let i = value.index();
         if !live[i] {
             continue;
@@ -75,7 +75,6 @@ pub fn peak_bytes(graph: &Graph) -> u64 {
         if last_use[i] < dying.len() {
             dying[last_use[i].max(i)].push(i);
         }
-        let _ = node;
         for dead in std::mem::take(&mut dying[i]) {
             now -= bytes(dead);
         }
