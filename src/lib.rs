@@ -1,4 +1,29 @@
 //! Training-free performance inference for neural networks given as ONNX files.
+//!
+//! A model is imported into a typed [`graph`] of a small set of primitive operations ([`ops`]),
+//! differentiated by [`transform::grad`] and vectorised by [`transform::vmap`], both of which take a
+//! graph and return one; the result is written as standard ONNX ([`emit`]) and run by an
+//! [`engine`]. What comes out is reduced to scores ([`metric`]) of how well the network will train.
+//!
+//! ```
+//! use gradalign::data::{Dataset, Options, Samples};
+//! use gradalign::engine::{EngineChoice, EngineOptions, open};
+//! use gradalign::score::{Settings, score_file};
+//!
+//! # fn main() -> gradalign::Result<()> {
+//! let engine = open(EngineChoice::Tract, &EngineOptions::default())?;
+//! let options = Options { samples: Samples::All, ..Options::default() };
+//! let digits = Dataset::open("fixtures/digits-30.npz", &options)?;
+//! let scored = score_file("models/mlp.onnx".as_ref(), &digits, &Settings::default(), &*engine)?;
+//!
+//! assert_eq!(scored.scores[0].name, "gradalign-1");
+//! assert!((scored.scores[0].value - 3612.19).abs() < 0.01);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`rank::score_models`] does this for many models, each in a row of its own whatever comes of it,
+//! and [`report`] writes the rows down.
 
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -203,8 +203,7 @@ fn with_grams(
             small.push(rows);
         } else {
             for start in (0..*size).step_by(EXACT) {
-                let part =
-                    b.slice_axis(rows, 1, start, size.min(&(start + EXACT)).to_owned(), 1)?;
+                let part = b.slice_axis(rows, 1, start, (*size).min(start + EXACT), 1)?;
                 let gram = gram_of(&mut b, part, plan, kind)?;
                 grams.push(b.cast(gram, DType::F64)?);
             }

@@ -1,4 +1,25 @@
 //! Pure functions from graph to graph: differentiation, vectorisation, batch normalisation, loss.
+//!
+//! ```
+//! use gradalign::graph::{Builder, Fact, Output, eval};
+//! use gradalign::tensor::{DType, Tensor};
+//! use gradalign::transform::{grad, vmap};
+//!
+//! # fn main() -> gradalign::Result<()> {
+//! // f(x) = x³, and its derivative for three values of x at once.
+//! let mut b = Builder::default();
+//! let x = b.input("x", Fact::new(DType::F64, []));
+//! let square = b.mul(x, x)?;
+//! let cube = b.mul(square, x)?;
+//! let (graph, cotangents) = grad(&b.finish(), cube, &[x])?;
+//! let slope = Output { name: "slope".into(), value: cotangents[0].expect("f depends on x") };
+//! let slopes = vmap(&graph.with_outputs(vec![slope]), 3, &[x])?;
+//!
+//! let points = Tensor::f64(&[3], vec![0.0, 1.0, 2.0])?;
+//! assert_eq!(eval(&slopes, &[points])?[0], Tensor::f64(&[3], vec![0.0, 3.0, 12.0])?);
+//! # Ok(())
+//! # }
+//! ```
 
 mod batch_norm;
 mod grad;
