@@ -6,6 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use glob::MatchOptions;
+
 use crate::data::{self, Dataset};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -46,7 +48,9 @@ fn models_of(source: &str) -> Result<Vec<PathBuf>> {
     } else if path.exists() {
         models.push(path.to_path_buf());
     } else {
-        let matches = glob::glob(source)
+        // As in a shell, a wildcard does not stand for what is hidden.
+        let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::default() };
+        let matches = glob::glob_with(source, options)
             .map_err(|e| Error::Usage(format!("'{source}' is not a file, nor a pattern: {e}")))?;
         for matched in matches {
             let path = matched.map_err(|e| Error::io(e.path().to_path_buf(), e.into()))?;

@@ -408,8 +408,6 @@ impl Rule for ConvWeightGrad {
             }
             stack(e, &products, 2)
         } else {
-            let shape = [input[0], input[1], 1, positions];
-            let parts: Vec<String> = parts.iter().map(|part| e.reshape(part, &shape)).collect();
             let unfolded = stack(e, &parts, 2);
             times_z(e, &unfolded, c * taps)
         };
@@ -423,7 +421,7 @@ impl Rule for ConvWeightGrad {
 }
 
 impl ConvWeightGrad {
-    /// For each kernel position in row-major order, the part of `x` that it meets: `[n, C, O…]`.
+    /// For each kernel position in row-major order, the part of `x` that it meets: `[n, C, 1, O…]`.
     fn emit_parts(&self, e: &mut Emitter, x: Value, z: &[usize]) -> Vec<String> {
         let w = &self.window;
         let rank = w.rank();
@@ -435,7 +433,11 @@ impl ConvWeightGrad {
             let zero = e.scalar(dtype, 0.0);
             padded = e.node("Pad", &[&padded, &pads, &zero], &[("mode", Attr::from("constant"))]);
         }
-        let axes: Vec<usize> = (2..rank + 2).collect();
+        // An axis to stack the parts along, made once instead of for each of them.
+        let length = |i: usize| input[i + 2] + w.pads_begin[i] + w.pads_end[i];
+        let lengths: Vec<usize> = (0..rank).map(length).collect();
+        let padded = e.reshape(&padded, &[&input[..2], &[1], &lengths].concat());
+        let axes: Vec<usize> = (3..rank + 3).collect();
         let axes = e.i64s_of(&axes);
         let steps = e.i64s_of(&w.strides);
         let taps: usize = self.kernel.iter().product();
@@ -448,10 +450,7 @@ impl ConvWeightGrad {
             }
             let ends: Vec<usize> =
                 (0..rank).map(|i| starts[i] + w.strides[i] * (z[i + 2] - 1) + 1).collect();
-            let whole = w.is_unit_stride()
-                && (0..rank).all(|i| {
-                    starts[i] == 0 && ends[i] == input[i + 2] + w.pads_begin[i] + w.pads_end[i]
-                });
+            let whole = w.is_unit_stride() && starts.iter().all(|&s| s == 0) && ends == lengths;
             parts.push(if whole {
                 padded.clone()
             } else {
