@@ -101,7 +101,7 @@ pub trait Metric: fmt::Debug + Sync {
 
 /// All scores, in the order of the documentation.
 pub fn all() -> &'static [&'static dyn Metric] {
-    &[&gradalign::GradAlign1, &gradalign::GradAlign2, &size::Parameters, &size::Flops]
+    &[&gradalign::GradAlign1, &gradalign::GradAlign2, &size::Size::Parameters, &size::Size::Flops]
 }
 
 /// The scores called `names`, each once, in the order given; `all` stands for every score.

@@ -3,15 +3,26 @@
 use super::{Evidence, Info, Metric, Options, Pass, Value, mismatched};
 use crate::error::Result;
 
-/// The number of trainable scalars.
+/// A size of the model, taken as its score.
 #[derive(Clone, Copy, Debug)]
-pub struct Parameters;
+pub enum Size {
+    /// The number of trainable scalars.
+    Parameters,
+    /// Multiply-adds of the forward pass of one sample.
+    Flops,
+}
 
-impl Metric for Parameters {
+impl Metric for Size {
     fn info(&self) -> Info {
+        let (name, formula) = match self {
+            Size::Parameters => ("params", "number of trainable scalars"),
+            Size::Flops => {
+                ("flops", "multiply-adds of convolutions and matrix products, one sample's forward")
+            }
+        };
         Info {
-            name: "params",
-            formula: "number of trainable scalars",
+            name,
+            formula,
             needs: "the model",
             direction: "higher is better",
             batch_norm: None,
@@ -24,41 +35,11 @@ impl Metric for Parameters {
     }
 
     fn value(&self, evidence: &Evidence, _: &Options, _: u64) -> Result<Value> {
-        match evidence {
-            Evidence::Static(size) => Ok(exact(size.parameters)),
-            Evidence::ClassGram(_) => Err(mismatched(self)),
-        }
+        let Evidence::Static(size) = evidence else { return Err(mismatched(self)) };
+        let value = match self {
+            Size::Parameters => size.parameters,
+            Size::Flops => size.flops,
+        };
+        Ok(Value { value: value as f64, warnings: Vec::new() })
     }
-}
-
-/// Multiply-adds of the forward pass of one sample.
-#[derive(Clone, Copy, Debug)]
-pub struct Flops;
-
-impl Metric for Flops {
-    fn info(&self) -> Info {
-        Info {
-            name: "flops",
-            formula: "multiply-adds of convolutions and matrix products, one sample's forward",
-            needs: "the model",
-            direction: "higher is better",
-            batch_norm: None,
-            source: "baseline",
-        }
-    }
-
-    fn pass(&self, _: &Options) -> Result<Pass> {
-        Ok(Pass::Static)
-    }
-
-    fn value(&self, evidence: &Evidence, _: &Options, _: u64) -> Result<Value> {
-        match evidence {
-            Evidence::Static(size) => Ok(exact(size.flops)),
-            Evidence::ClassGram(_) => Err(mismatched(self)),
-        }
-    }
-}
-
-fn exact(count: u64) -> Value {
-    Value { value: count as f64, warnings: Vec::new() }
 }
