@@ -10,8 +10,10 @@ use crate::error::{Error, Result};
 use crate::graph::{Fact, Graph, Value};
 use crate::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
-    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
-    tensor_proto::{DataLocation, DataType}, tensor_shape_proto, type_proto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    attribute_proto::AttributeType,
+    tensor_proto::{DataLocation, DataType},
+    tensor_shape_proto, type_proto,
 };
 use crate::ops::Op;
 use crate::tensor::{DType, Tensor};

@@ -63,7 +63,8 @@ impl Engine for TractEngine {
             let onnx = tract_onnx::onnx();
             let mut proto = onnx.proto_model_for_read(&mut &*model).map_err(failed)?;
             for initializer in proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
-                if let Some((_, tensor)) = weights.iter().find(|(name, _)| *name == initializer.name)
+                if let Some((_, tensor)) =
+                    weights.iter().find(|(name, _)| *name == initializer.name)
                 {
                     initializer.raw_data = tensor.to_le_bytes().into();
                     initializer.data_location = None;

@@ -10,10 +10,8 @@ const SLACK: f64 = 1.3;
 /// How much of `limit` bytes a run may use for the values of its graph: what is left beside the
 /// process as it is now and the engine's copies of the parameters of `model`.
 pub(crate) fn budget(limit: u64, model: &Graph) -> u64 {
-    let parameters: u64 = model
-        .parameters()
-        .map(|(_, p)| (p.tensor.len() * p.tensor.dtype().size()) as u64)
-        .sum();
+    let parameters: u64 =
+        model.parameters().map(|(_, p)| (p.tensor.len() * p.tensor.dtype().size()) as u64).sum();
     let taken = resident().unwrap_or(parameters) + 2 * parameters;
     (limit.saturating_sub(taken) as f64 / SLACK) as u64
 }
