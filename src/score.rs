@@ -12,6 +12,7 @@ use crate::metric::{Evidence, Metric, Options, Pass, Size};
 use crate::onnx;
 use crate::ops::BatchNormMode;
 use crate::pass::{self, Batch, ClassGram, GramRequest};
+use crate::tensor::Tensor;
 use crate::transform::{self, Init, Loss};
 
 /// What is computed, and how.
@@ -251,6 +252,7 @@ impl Results<'_> {
         let index = match (known, pass) {
             (Some(index), _) => index,
             (None, Pass::ClassGram { batch_norm, kind }) => {
+                check_finite(self.model)?;
                 let (graph, notes) = transform::batch_norm(self.model, batch_norm)?;
                 push_new(warnings, notes);
                 let request = GramRequest { loss: self.loss, kind, memory: self.settings.memory };
@@ -261,6 +263,23 @@ impl Results<'_> {
             (None, Pass::Static) => return Ok(&[]),
         };
         Ok(&self.grams[index].1)
+    }
+}
+
+/// Errs at a parameter that is not finite: a ReLU may swallow a NaN and let a number come out.
+fn check_finite(model: &Graph) -> Result<()> {
+    let finite = |tensor: &Tensor| match tensor {
+        Tensor::F32(values) => values.iter().all(|v| v.is_finite()),
+        Tensor::F64(values) => values.iter().all(|v| v.is_finite()),
+        _ => true,
+    };
+    match model.parameters().find(|(_, parameter)| !finite(&parameter.tensor)) {
+        Some((_, parameter)) => Err(Error::Score(format!(
+            "the parameter '{}' holds a value that is not finite (NaN or infinity): export the \
+             model again, or draw its parameters with --init",
+            parameter.name
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -141,7 +141,7 @@ pub(super) struct Metric {
     pub init: Init,
 
     /// How many draws of the parameters to average
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = positive)]
     pub repeats: NonZeroUsize,
 
     /// The statistics that batch normalisation uses; 'auto' is each score's own default
@@ -244,7 +244,7 @@ pub(super) struct Grad {
     pub out: PathBuf,
 
     /// How many samples the graph takes
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = positive)]
     pub batch: NonZeroUsize,
 
     /// The loss and the gradients of each sample [default]
@@ -343,6 +343,10 @@ fn gram() -> impl TypedValueParser<Value = GramKind> {
         "raw" => GramKind::Raw,
         _ => GramKind::Sign,
     })
+}
+
+fn positive(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "give a whole number above 0".into())
 }
 
 fn samples(text: &str) -> Result<Samples, String> {

@@ -22,6 +22,14 @@ pub(super) fn run(args: args::Grad) -> anyhow::Result<Outcome> {
         None => suggested_loss(&imported, &output_fact(&imported.graph)?),
     };
     let mode = args.bn.explicit().unwrap_or(BatchNormMode::Running);
+    if mode == BatchNormMode::Batch && !args.mean && imported.batch_norms > 0 {
+        return Err(Error::Usage(
+            "with --bn batch the loss of a sample depends on all of them, so it has no gradient \
+             of its own: choose --mean, or --bn running or sample"
+                .into(),
+        )
+        .into());
+    }
     let (graph, notes) = batch_norm(&imported.graph, mode)?;
     let reduction = if args.mean { Reduction::Mean } else { Reduction::PerSample };
     let training = training_graph(&graph, loss, args.batch.get(), reduction)?;

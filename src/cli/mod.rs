@@ -51,7 +51,7 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) => {
             // Nobody is left to be told where standard error is closed as well.
-            let _ = writeln!(io::stderr(), "gradalign: {error:#}");
+            let _ = writeln!(io::stderr(), "gradalign: {error}");
             ExitCode::from(NOTHING_DONE)
         }
     }

@@ -246,13 +246,21 @@ impl Dataset {
             classes: None,
             sha256: None,
         };
+        let mut warnings = Vec::new();
+        if !normalisation.is_identity() {
+            warnings.push(
+                "mean and standard deviation apply to uint8 images only; synthetic data is \
+                 standard normal"
+                    .into(),
+            );
+        }
         Ok(Dataset {
             description,
             content: Content::Synthetic,
             labels: Labels::Synthetic,
             normalisation,
             seed: options.seed,
-            warnings: Vec::new(),
+            warnings,
         })
     }
 

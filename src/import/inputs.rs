@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::ImportOptions;
 use crate::error::{Error, Result};
 use crate::graph::Fact;
-use crate::onnx::{Dim, Model, Type, ValueInfo, dtype_of};
+use crate::onnx::{Attribute, Dim, Model, Type, ValueInfo, dtype_of};
 use crate::tensor::DType;
 
 /// An input as the model declares it.
@@ -25,6 +25,7 @@ pub struct DeclaredInput {
 
 /// The tensors that the model wants to be given; initializers listed among the inputs are not.
 pub fn declared_inputs(model: &Model) -> Vec<DeclaredInput> {
+    let vocabularies = vocabularies(model);
     let declared = without_initializers(model).filter_map(|info| {
         let Type::Tensor(stored, dims) = &info.ty else { return None };
         let dims = dims.iter().flatten().map(|dim| match dim {
@@ -35,10 +36,49 @@ pub fn declared_inputs(model: &Model) -> Vec<DeclaredInput> {
             name: info.name.clone(),
             dtype: dtype_of(*stored)?,
             dims: dims.collect(),
-            vocabulary: None,
+            vocabulary: vocabularies.get(info.name.as_str()).copied(),
         })
     });
     declared.collect()
+}
+
+/// By input, the rows of the smallest table that it indexes, directly or after a cast.
+fn vocabularies(model: &Model) -> HashMap<&str, usize> {
+    let graph = &model.graph;
+    let tables: HashMap<&str, usize> = graph
+        .initializers
+        .iter()
+        .filter_map(|stored| {
+            let table = stored.literal.tensor.as_ref().ok()?;
+            table.shape().first().map(|&rows| (stored.name.as_str(), rows))
+        })
+        .collect();
+    // Whose values a name has, which may be copies of copies.
+    let mut sources: HashMap<&str, &str> = HashMap::new();
+    let mut vocabularies = HashMap::new();
+    for node in &graph.nodes {
+        let source = |i: usize| {
+            let name = node.inputs.get(i)?.as_str();
+            Some(sources.get(name).copied().unwrap_or(name))
+        };
+        match (node.op.as_str(), source(0), source(1)) {
+            ("Identity" | "Cast", Some(of), _) => {
+                if let Some(copy) = node.outputs.first() {
+                    sources.insert(copy, of);
+                }
+            }
+            ("Gather", Some(table), Some(indices))
+                if matches!(node.attribute("axis"), None | Some(Attribute::Int(0))) =>
+            {
+                if let Some(&rows) = tables.get(table) {
+                    let smallest = vocabularies.entry(indices).or_insert(rows);
+                    *smallest = rows.min(*smallest);
+                }
+            }
+            _ => {}
+        }
+    }
+    vocabularies
 }
 
 fn without_initializers(model: &Model) -> impl Iterator<Item = &ValueInfo> {

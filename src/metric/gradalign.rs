@@ -123,10 +123,11 @@ fn warn_of_lone_samples(grams: &[ClassGram]) -> Vec<String> {
     match lone.len() {
         0 => Vec::new(),
         n => vec![format!(
-            "{n} of {} classes have a single sample ({}): they count by its number of non-zero \
-             gradients, which says nothing about agreement",
+            "{n} of {} classes have a single sample ({}{}): such a class counts by its number of \
+             non-zero gradients, which says nothing about agreement",
             grams.len(),
-            lone.iter().take(8).cloned().collect::<Vec<_>>().join(", ")
+            lone.iter().take(8).cloned().collect::<Vec<_>>().join(", "),
+            if n > 8 { ", …" } else { "" }
         )],
     }
 }
