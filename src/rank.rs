@@ -49,7 +49,7 @@ fn models_of(source: &str) -> Result<Vec<PathBuf>> {
         models.push(path.to_path_buf());
     } else {
         // As in a shell, a wildcard does not stand for what is hidden.
-        let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::default() };
+        let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
         let matches = glob::glob_with(source, options)
             .map_err(|e| Error::Usage(format!("'{source}' is not a file, nor a pattern: {e}")))?;
         for matched in matches {

@@ -75,8 +75,20 @@ pub fn class_grams(
     request: &GramRequest,
     engine: &dyn Engine,
 ) -> Result<Vec<ClassGram>> {
-    let (plan, graph, parameters) = build(model, samples, request)?;
-    let (proto, weights) = emit_split(&graph)?;
+    let memory = request.memory.map(|limit| budget(limit, model));
+    let (plan, graph, parameters) = build(model, samples, request, memory)?;
+    run_plan(&plan, &graph, &parameters, samples, engine)
+}
+
+/// Runs `graph` over all groups of the plan and puts the classes' matrices together.
+fn run_plan(
+    plan: &Plan,
+    graph: &Graph,
+    parameters: &[String],
+    samples: &Batch,
+    engine: &dyn Engine,
+) -> Result<Vec<ClassGram>> {
+    let (proto, weights) = emit_split(graph)?;
     let mut session = engine.load_with(&proto, &weights)?;
     drop((proto, weights));
     let classes = members(&samples.classes);
@@ -95,11 +107,11 @@ pub fn class_grams(
         }
     }
     for run in &plan.runs {
-        let outputs = session.run(&samples.rows(&slots(&plan, run))?)?;
+        let outputs = session.run(&samples.rows(&slots(plan, run))?)?;
         let [losses, sums, gram] = outputs.as_slice() else {
             return Err(Error::Score("the engine returned other outputs than asked for".into()));
         };
-        check_finite(losses, sums, &parameters)?;
+        check_finite(losses, sums, parameters)?;
         let gram = gram.to_f64();
         for (g, group) in run.iter().enumerate() {
             for (i, &a) in group.iter().enumerate() {
@@ -140,15 +152,15 @@ fn check_finite(losses: &Tensor, sums: &Tensor, parameters: &[String]) -> Result
     }
 }
 
-/// The largest plan that fits the memory, with its graph and the parameters in the order of the
-/// output `sums`.
+/// The largest plan whose values fit into `memory` bytes, with its graph and the parameters in the
+/// order of the output `sums`.
 fn build(
     model: &Graph,
     samples: &Batch,
     request: &GramRequest,
+    memory: Option<u64>,
 ) -> Result<(Plan, Graph, Vec<String>)> {
     let largest = members(&samples.classes).values().map(Vec::len).max().unwrap_or(1);
-    let memory = request.memory.map(|limit| budget(limit, model));
     let mut most = largest.max(PREFERRED_LANES).min(samples.len().max(1));
     loop {
         let plan = plan(&samples.classes, most)?;
@@ -291,5 +303,120 @@ fn without_noise(b: &mut Builder, gradient: Value) -> Result<Value> {
             b.select(cancelled, zero, gradient)
         }
         _ => Ok(gradient),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::all_for_tests;
+    use crate::graph::{Fact, eval};
+    use crate::ops::Window;
+
+    const SAMPLES: usize = 11;
+
+    fn noise(shape: &[usize]) -> Tensor {
+        let value = |i: usize| ((i * 7919 + 13) % 101) as f32 / 50.0 - 1.0;
+        Tensor::f32(shape, (0..shape.iter().product()).map(value).collect()).unwrap()
+    }
+
+    /// A convolution with a bias, a ReLU, and a linear layer on all of it.
+    fn model() -> Graph {
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F32, [1, 2, 5, 5]));
+        let w = b.parameter("w", noise(&[3, 2, 3, 3]));
+        let bias = b.parameter("bias", noise(&[3, 1, 1]));
+        let v = b.parameter("v", noise(&[27, 4]));
+        let window = Window {
+            strides: vec![1, 1],
+            dilations: vec![1, 1],
+            pads_begin: vec![0, 0],
+            pads_end: vec![0, 0],
+            groups: 1,
+        };
+        let y = b.conv(x, w, window).unwrap();
+        let y = b.add(y, bias).unwrap();
+        let y = b.relu(y).unwrap();
+        let y = b.reshape(y, &[1, 27]).unwrap();
+        let y = b.matmul(y, v).unwrap();
+        b.output("logits", y);
+        b.finish()
+    }
+
+    /// Two classes, one of them large.
+    fn batch() -> Batch {
+        let classes: Vec<i64> = (0..SAMPLES as i64).map(|i| i64::from(i >= 3)).collect();
+        Batch {
+            inputs: vec![noise(&[SAMPLES, 2, 5, 5])],
+            targets: Tensor::index(classes.iter().copied()),
+            classes,
+        }
+    }
+
+    fn request(kind: GramKind) -> GramRequest {
+        GramRequest { loss: Loss::CrossEntropy, kind, memory: None }
+    }
+
+    #[test]
+    fn they_are_the_inner_products_of_the_gradients() {
+        let (model, batch) = (model(), batch());
+        let training =
+            training_graph(&model, Loss::CrossEntropy, SAMPLES, Reduction::PerSample).unwrap();
+        let all: Vec<usize> = (0..SAMPLES).collect();
+        let gradients = eval(&training.graph, &batch.rows(&all).unwrap()).unwrap();
+        for kind in [GramKind::Sign, GramKind::Raw] {
+            let mut expected = Array2::<f64>::zeros((SAMPLES, SAMPLES));
+            for gradient in &gradients[1..] {
+                let size = gradient.len() / SAMPLES;
+                let rows = gradient.reshape(&[SAMPLES, size]).unwrap().to_f64();
+                let rows = rows.into_dimensionality::<ndarray::Ix2>().unwrap();
+                let rows = match kind {
+                    GramKind::Sign => rows.mapv(|v| if v == 0.0 { 0.0 } else { v.signum() }),
+                    GramKind::Raw => rows,
+                };
+                expected += &rows.dot(&rows.t());
+            }
+            for engine in all_for_tests() {
+                let grams = class_grams(&model, &batch, &request(kind), &*engine).unwrap();
+                assert_eq!(grams.len(), 2);
+                for (class, from) in [(0, 0), (1, 3)] {
+                    for ((i, j), value) in grams[class].gram.indexed_iter() {
+                        let expected = expected[[from + i, from + j]];
+                        assert!((value - expected).abs() < 1e-4 * expected.abs().max(1.0));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn little_memory_takes_more_runs_to_the_same_result() {
+        let (model, batch) = (model(), batch());
+        let request = request(GramKind::Sign);
+        let whole = build(&model, &batch, &request, None).unwrap();
+        assert_eq!(whole.0.runs.len(), 1);
+        let parts = build(&model, &batch, &request, Some(peak_bytes(&whole.1) / 3)).unwrap();
+        assert!(parts.0.runs.len() > 1, "{:?}", parts.0);
+        assert!(peak_bytes(&parts.1) <= peak_bytes(&whole.1) / 3);
+        for engine in all_for_tests() {
+            let run = |(plan, graph, names): &(Plan, Graph, Vec<String>)| {
+                run_plan(plan, graph, names, &batch, &*engine).unwrap()
+            };
+            for (one, many) in run(&whole).iter().zip(run(&parts)) {
+                assert_eq!((one.class, &one.gram), (many.class, &many.gram));
+            }
+        }
+        assert!(matches!(build(&model, &batch, &request, Some(1)), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn layers_on_one_row_are_outer_products() {
+        let training =
+            training_graph(&model(), Loss::CrossEntropy, 4, Reduction::PerSample).unwrap();
+        let is_outer = |name: &str| {
+            let gradient = training.graph.output(name).unwrap();
+            outer_product(&training.graph, gradient).is_some()
+        };
+        assert!(is_outer("grad.v") && !is_outer("grad.w") && !is_outer("grad.bias"));
     }
 }
