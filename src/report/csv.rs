@@ -11,20 +11,25 @@ impl Renderer for Csv {
     fn report(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
         let names = report.score_names();
         let mut csv = csv::Writer::from_writer(out);
-        let fixed = ["model", "path", "sha256", "parameters", "flops"].map(String::from);
+        // Asked for as a score, it stands among the scores.
+        let flops = !names.iter().any(|name| name == "flops");
+        let fixed = ["model", "path", "sha256", "parameters"].into_iter();
+        let fixed = fixed.chain(flops.then_some("flops")).map(String::from);
         let of_score = |name: &String| {
             [name.clone(), format!("{name}.std"), format!("{name}.rank"), format!("{name}.bn")]
         };
         let last = ["seconds", "warnings", "error.kind", "error.message"].map(String::from);
-        csv.write_record(fixed.into_iter().chain(names.iter().flat_map(of_score)).chain(last))?;
+        csv.write_record(fixed.chain(names.iter().flat_map(of_score)).chain(last))?;
         for row in &report.models {
             let mut record = vec![
                 row.model.clone(),
                 row.path.clone(),
                 row.sha256.clone().unwrap_or_default(),
                 text(row.parameters),
-                text(row.flops),
             ];
+            if flops {
+                record.push(text(row.flops));
+            }
             for name in &names {
                 let score = row.scores.get(name);
                 record.push(text(score.and_then(|score| score.value)));

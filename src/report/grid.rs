@@ -50,13 +50,18 @@ pub(super) fn models(report: &Report) -> Grid {
     let scored: Vec<&ModelRow> = report.models.iter().filter(|row| row.error.is_none()).collect();
     let mut columns = vec![("model".to_owned(), Align::Left)];
     columns.extend(names.iter().map(|name| (name.clone(), Align::Right)));
-    columns.extend(["parameters", "flops", "seconds"].map(|name| (name.into(), Align::Right)));
+    // Asked for as a score, it stands among the scores.
+    let flops = !names.iter().any(|name| name == "flops");
+    let last = ["parameters"].into_iter().chain(flops.then_some("flops")).chain(["seconds"]);
+    columns.extend(last.map(|name| (name.into(), Align::Right)));
     let mut grid = Grid::new(columns);
     for row in &scored {
         let mut cells = vec![row.model.clone()];
         cells.extend(names.iter().map(|name| score_cell(row, name, scored.len() > 1)));
         cells.push(row.parameters.map_or_else(dash, |n| n.to_string()));
-        cells.push(row.flops.map_or_else(dash, |n| n.to_string()));
+        if flops {
+            cells.push(row.flops.map_or_else(dash, |n| n.to_string()));
+        }
         cells.push(format!("{:.2}", row.seconds));
         grid.push(cells);
     }

@@ -95,6 +95,24 @@ fn csv_can_be_read_back() {
 }
 
 #[test]
+fn no_two_columns_have_one_name() {
+    for format in ["csv", "markdown"] {
+        let options =
+            format!("--data {DIGITS} --samples 4 --metric params,flops --format {format}");
+        let run = gradalign(&format!("score {SMALL} {options}"));
+        assert_eq!(run.code, 0, "{}", run.err);
+        let header = run.out.lines().next().unwrap();
+        let mut names: Vec<_> = header.split([',', '|']).map(str::trim).collect();
+        names.retain(|name| !name.is_empty());
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all, "{header}");
+        assert!(names.contains(&"flops"));
+    }
+}
+
+#[test]
 fn tables_are_for_people() {
     let table = rank("table").out;
     let first: Vec<_> = table.lines().map(|l| l.split(' ').next().unwrap()).collect();
