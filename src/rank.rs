@@ -129,10 +129,7 @@ fn fill(row: &mut ModelRow, scored: Scored) {
     row.flops = Some(scored.size.flops);
     row.loss = Some(scored.loss.to_string());
     row.warnings = scored.warnings;
-    for score in scored.scores {
-        let batch_norm = score.batch_norm.map(|mode| mode.to_string());
-        row.add_score(score.name, score.value, score.std, batch_norm.as_deref());
-    }
+    scored.scores.iter().for_each(|score| row.add_score(score));
 }
 
 fn text(payload: &(dyn Any + Send)) -> &str {
@@ -202,7 +199,7 @@ mod tests {
         let folder = folder_with(&["a.onnx"]);
         let path = folder.path().join("a.onnx");
         let scored = Scored {
-            scores: vec![Score { name: "params", value: 3.0, std: None, batch_norm: None }],
+            scores: vec![Score::new("params", 3.0)],
             size: Size { parameters: 3, flops: 4 },
             loss: Loss::CrossEntropy,
             warnings: vec!["careful".into()],

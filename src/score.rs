@@ -8,10 +8,10 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::{Fact, Graph};
 use crate::import::{self, FinalActivation, ImportOptions, Imported};
-use crate::metric::{Evidence, Metric, Options, Pass, Size};
+use crate::metric::{self, Evidence, Metric, Options, Pass, Size, Treatment};
 use crate::onnx;
 use crate::ops::BatchNormMode;
-use crate::pass::{self, Batch, ClassGram, GramRequest};
+use crate::pass::{self, Batch, Grouping, Network, PerSampleRequest, Roles, Selection, Setting};
 use crate::tensor::Tensor;
 use crate::transform::{self, Init, Loss};
 
@@ -39,7 +39,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            metrics: crate::metric::select(&["gradalign-1", "gradalign-2"]).unwrap_or_default(),
+            metrics: metric::select(&["gradalign-1", "gradalign-2"]).unwrap_or_default(),
             options: Options::default(),
             init: Init::Keep,
             seed: 0,
@@ -60,8 +60,19 @@ pub struct Score {
     pub value: f64,
     /// Standard deviation over the repeats; `None` for a single one.
     pub std: Option<f64>,
-    /// The statistics batch normalisation used; `None` where it makes no difference.
-    pub batch_norm: Option<BatchNormMode>,
+    /// What became of batch normalisation; `None` where there is none, or it makes no difference.
+    pub batch_norm: Option<Treatment>,
+    /// Why the value is not finite, where the score failed.
+    pub reason: Option<String>,
+    /// The scores that this one is the sum of, where it is one.
+    pub parts: Vec<(&'static str, f64)>,
+}
+
+impl Score {
+    /// A value by itself.
+    pub fn new(name: &'static str, value: f64) -> Self {
+        Score { name, value, std: None, batch_norm: None, reason: None, parts: Vec::new() }
+    }
 }
 
 /// The scores of a model.
@@ -185,8 +196,11 @@ fn target(loss: Loss, output: &Fact) -> Result<Target> {
 
 /// Scores a model given as a graph whose first output is its prediction.
 ///
+/// A score that cannot be computed is not a number and says why; the others are not affected.
+///
 /// # Errors
-/// When the model cannot be differentiated, the engine fails, or a loss or gradient is not finite.
+/// When no score can be computed: the model cannot be differentiated, the engine fails, a loss or
+/// gradient is not finite.
 pub fn score(
     model: &Graph,
     batch: &Batch,
@@ -194,75 +208,325 @@ pub fn score(
     settings: &Settings,
     engine: &dyn Engine,
 ) -> Result<Scored> {
-    if settings.repeats == 0 {
-        return Err(Error::Usage("--repeats must be at least 1".into()));
-    }
-    if settings.repeats > 1 && settings.init == Init::Keep {
-        return Err(Error::Usage(
-            "repeats differ only in the parameters drawn: choose an --init other than keep".into(),
-        ));
-    }
+    let (metrics, options) = (&settings.metrics, &settings.options);
+    let leaves = leaves(metrics);
+    let passes = leaves.iter().map(|leaf| leaf.pass(options)).collect::<Result<Vec<_>>>()?;
+    check_repeats(settings)?;
     let size = Size { parameters: pass::parameters(model), flops: pass::flops(model) };
-    let has_batch_norm = pass::has_batch_norm(model);
+    let roles = Roles::of(model);
+    let mut outcomes: Vec<Outcome> = leaves.iter().map(|_| Outcome::default()).collect();
     let mut warnings = Vec::new();
-    let mut values: Vec<Vec<f64>> = vec![Vec::new(); settings.metrics.len()];
     for repeat in 0..settings.repeats {
         let seed = settings.seed.wrapping_add(repeat as u64);
+        // Nothing changes between repeats but what is drawn.
+        let changes = |i: &usize| repeat == 0 || settings.init != Init::Keep || passes[*i].draws();
+        let changing: Vec<usize> = (0..leaves.len()).filter(changes).collect();
+        let chosen: Vec<_> = changing.iter().map(|&i| leaves[i]).collect();
         let model = transform::initialise(model, settings.init, seed)?;
-        let mut results = Results { model: &model, batch, loss, settings, engine, grams: vec![] };
-        for (metric, values) in settings.metrics.iter().zip(&mut values) {
-            let pass = metric.pass(&settings.options)?;
-            let grams;
-            let evidence = match pass {
-                Pass::Static => Evidence::Static(size),
-                Pass::ClassGram { .. } => {
-                    grams = results.class_grams(pass, &mut warnings)?;
-                    Evidence::ClassGram(grams)
-                }
-            };
-            let value = metric.value(&evidence, &settings.options, size.parameters)?;
-            values.push(value.value);
-            push_new(&mut warnings, value.warnings);
+        let draw = Draw { model: &model, roles: &roles, batch, loss, settings, engine, seed, size };
+        for (i, result) in changing.into_iter().zip(draw.evaluate(&chosen, &mut warnings)) {
+            outcomes[i].add(result, &mut warnings);
         }
     }
-    let scores = settings.metrics.iter().zip(values).map(|(metric, values)| {
-        let batch_norm = match metric.pass(&settings.options) {
-            Ok(Pass::ClassGram { batch_norm, .. }) if has_batch_norm => Some(batch_norm),
-            _ => None,
+    if outcomes.iter().all(|outcome| outcome.error.is_some())
+        && let Some(error) = outcomes.iter_mut().find_map(|outcome| outcome.error.take())
+    {
+        return Err(error);
+    }
+    let has_batch_norm = pass::has_batch_norm(model);
+    let scores = metrics.iter().map(|metric| {
+        let parts = match metric.parts() {
+            [] => std::slice::from_ref(metric),
+            parts => parts,
         };
-        let (value, std) = mean_and_deviation(&values);
-        Score { name: metric.info().name, value, std, batch_norm }
+        let parts: Vec<(&'static str, &Outcome)> = parts
+            .iter()
+            .map(|part| part.info().name)
+            .filter_map(|name| {
+                let i = leaves.iter().position(|leaf| leaf.info().name == name)?;
+                Some((name, &outcomes[i]))
+            })
+            .collect();
+        // A part that does not change with the repeats has one value for all of them.
+        let repeats = parts.iter().map(|(_, part)| part.values.len()).max().unwrap_or(0);
+        let value = |part: &Outcome, i: usize| part.values.get(i).or(part.values.first()).copied();
+        let sum = |i| parts.iter().map(|(_, part)| value(part, i).unwrap_or(f64::NAN)).sum();
+        let (value, std) = mean_and_deviation(&(0..repeats).map(sum).collect::<Vec<f64>>());
+        let treatment = metric.pass(options).ok().and_then(Pass::treatment);
+        let mean = |part: &Outcome| mean_and_deviation(&part.values).0;
+        Score {
+            name: metric.info().name,
+            value,
+            std,
+            batch_norm: treatment.filter(|_| has_batch_norm),
+            reason: parts.iter().find_map(|(_, p)| p.error.as_ref().map(ToString::to_string)),
+            parts: match parts.as_slice() {
+                [_] => Vec::new(),
+                several => several.iter().map(|(name, part)| (*name, mean(part))).collect(),
+            },
+        }
     });
     Ok(Scored { scores: scores.collect(), size, loss, warnings })
 }
 
-/// The passes run so far over one draw of parameters.
-struct Results<'a> {
+/// Errs where repeats would all be the same.
+///
+/// # Errors
+/// For no repeats, or several of scores that draw nothing from parameters that are kept.
+pub(crate) fn check_repeats(settings: &Settings) -> Result<()> {
+    let draws = |leaf: &&dyn Metric| leaf.pass(&settings.options).is_ok_and(Pass::draws);
+    if settings.repeats == 0 {
+        return Err(Error::Usage("--repeats must be at least 1".into()));
+    }
+    if settings.repeats > 1
+        && settings.init == Init::Keep
+        && !leaves(&settings.metrics).iter().any(draws)
+    {
+        return Err(Error::Usage(
+            "repeats differ only in what is drawn: choose an --init other than keep, or a score \
+             that draws parameters or inputs of its own"
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
+/// The scores that `metrics` are made of, each once.
+fn leaves(metrics: &[&'static dyn Metric]) -> Vec<&'static dyn Metric> {
+    let mut leaves: Vec<&'static dyn Metric> = Vec::new();
+    for metric in metrics {
+        let parts = match metric.parts() {
+            [] => std::slice::from_ref(metric),
+            parts => parts,
+        };
+        for part in parts {
+            if leaves.iter().all(|leaf| leaf.info().name != part.info().name) {
+                leaves.push(*part);
+            }
+        }
+    }
+    leaves
+}
+
+/// What became of a score over the repeats.
+#[derive(Default)]
+struct Outcome {
+    values: Vec<f64>,
+    error: Option<Error>,
+}
+
+impl Outcome {
+    fn add(&mut self, result: Result<metric::Value>, warnings: &mut Vec<String>) {
+        match result {
+            Ok(value) => {
+                self.values.push(value.value);
+                push_new(warnings, value.warnings);
+            }
+            Err(error) => {
+                self.values.push(f64::NAN);
+                self.error.get_or_insert(error);
+            }
+        }
+    }
+}
+
+/// A model with one draw of its parameters, and what it is scored on.
+struct Draw<'a> {
     model: &'a Graph,
+    roles: &'a Roles,
     batch: &'a Batch,
     loss: Loss,
     settings: &'a Settings,
     engine: &'a dyn Engine,
-    grams: Vec<(Pass, Vec<ClassGram>)>,
+    seed: u64,
+    size: Size,
 }
 
-impl Results<'_> {
-    fn class_grams(&mut self, pass: Pass, warnings: &mut Vec<String>) -> Result<&[ClassGram]> {
-        let known = self.grams.iter().position(|(known, _)| *known == pass);
-        let index = match (known, pass) {
-            (Some(index), _) => index,
-            (None, Pass::ClassGram { batch_norm, kind }) => {
-                check_finite(self.model)?;
-                let (graph, notes) = transform::batch_norm(self.model, batch_norm)?;
-                push_new(warnings, notes);
-                let request = GramRequest { loss: self.loss, kind, memory: self.settings.memory };
-                let grams = pass::class_grams(&graph, self.batch, &request, self.engine)?;
-                self.grams.push((pass, grams));
-                self.grams.len() - 1
+type Results = Vec<Option<Result<metric::Value>>>;
+
+impl Draw<'_> {
+    /// The values of `metrics`; those that read the same pass share it.
+    fn evaluate(
+        &self,
+        metrics: &[&'static dyn Metric],
+        warnings: &mut Vec<String>,
+    ) -> Vec<Result<metric::Value>> {
+        let mut results: Results = metrics.iter().map(|_| None).collect();
+        let mut sound = None;
+        for first in 0..metrics.len() {
+            if results[first].is_some() {
+                continue;
             }
-            (None, Pass::Static) => return Ok(&[]),
+            let pass = match metrics[first].pass(&self.settings.options) {
+                Ok(pass) => pass,
+                Err(error) => {
+                    results[first] = Some(Err(error));
+                    continue;
+                }
+            };
+            let together: Vec<usize> = (first..metrics.len())
+                .filter(|&i| {
+                    let other = metrics[i].pass(&self.settings.options);
+                    results[i].is_none() && other.is_ok_and(|other| shares(pass, other))
+                })
+                .collect();
+            let group: Vec<_> = together.iter().map(|&i| metrics[i]).collect();
+            let of_group = match pass {
+                Pass::Static => self.values_of(&group, &[Evidence::Static(self.size)]),
+                _ => match sound.get_or_insert_with(|| check_finite(self.model)) {
+                    Ok(()) => self.run(pass, &group, warnings),
+                    Err(error) => group.iter().map(|_| Err(error.again())).collect(),
+                },
+            };
+            for (i, result) in together.into_iter().zip(of_group) {
+                results[i] = Some(result);
+            }
+        }
+        let missing = || Err(Error::Score("the score was not computed".into()));
+        results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
+    }
+
+    /// The values of metrics whose passes run together with `pass`. Where the joint run fails,
+    /// each runs alone, so that one costs only itself.
+    fn run(
+        &self,
+        pass: Pass,
+        group: &[&'static dyn Metric],
+        warnings: &mut Vec<String>,
+    ) -> Vec<Result<metric::Value>> {
+        let together = match pass {
+            Pass::Static => return self.values_of(group, &[Evidence::Static(self.size)]),
+            Pass::PerSample { batch_norm, .. } => self.per_sample(batch_norm, group, warnings),
+            Pass::Batch(setting) => self.whole_batch(setting, group, warnings),
+            Pass::TangentKernel { batch_norm, samples } => {
+                self.tangent_kernel(batch_norm, samples, group, warnings)
+            }
         };
-        Ok(&self.grams[index].1)
+        match (together, group) {
+            (Ok(values), _) => values,
+            (Err(error), [_]) => vec![Err(error)],
+            (Err(error), _) => {
+                tracing::debug!("joint run failed, each score runs alone: {error}");
+                group.iter().flat_map(|metric| self.run(pass, &[*metric], warnings)).collect()
+            }
+        }
+    }
+
+    fn values_of(
+        &self,
+        group: &[&'static dyn Metric],
+        evidence: &[Evidence],
+    ) -> Vec<Result<metric::Value>> {
+        // One for all, or one for each.
+        let evidence = evidence.iter().cycle();
+        let values = group.iter().zip(evidence);
+        values
+            .map(|(metric, evidence)| {
+                metric.value(evidence, &self.settings.options, self.size.parameters)
+            })
+            .collect()
+    }
+
+    fn per_sample(
+        &self,
+        batch_norm: BatchNormMode,
+        group: &[&'static dyn Metric],
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<Result<metric::Value>>> {
+        let (graph, notes) = transform::batch_norm(self.model, batch_norm)?;
+        push_new(warnings, notes);
+        let product = |metric: &&dyn Metric| match metric.pass(&self.settings.options) {
+            Ok(Pass::PerSample { product, .. }) => Ok(product),
+            _ => Err(Error::Score("a score changed its pass".into())),
+        };
+        let wanted = group.iter().map(product).collect::<Result<Vec<_>>>()?;
+        let mut products = Vec::new();
+        for product in &wanted {
+            if !products.contains(product) {
+                products.push(*product);
+            }
+        }
+        let request = PerSampleRequest {
+            objective: self.loss.into(),
+            grouping: Grouping::Classes,
+            products,
+            memory: self.settings.memory,
+        };
+        let reduced = pass::per_sample(&graph, self.roles, self.batch, &request, self.engine)?;
+        let evidence = wanted.iter().filter_map(|wanted| {
+            let i = request.products.iter().position(|product| product == wanted)?;
+            Some(Evidence::from(&reduced[i]))
+        });
+        Ok(self.values_of(group, &evidence.collect::<Vec<_>>()))
+    }
+
+    fn whole_batch(
+        &self,
+        setting: Setting,
+        group: &[&'static dyn Metric],
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<Result<metric::Value>>> {
+        let options = &self.settings.options;
+        let model = pass::setting_parameters(self.model, setting, self.seed)?;
+        let mut network = Network::new(
+            &model,
+            self.roles,
+            setting,
+            self.loss,
+            self.batch.len(),
+            options.features.as_deref(),
+        )?;
+        let mut wanted = Vec::new();
+        let mut ranges = Vec::new();
+        for metric in group {
+            let outputs = metric.outputs(&mut network, options);
+            ranges.push(outputs.map(|outputs| {
+                let start = wanted.len();
+                wanted.extend(outputs);
+                start..wanted.len()
+            }));
+        }
+        let (exponent, notes) = (network.exponent(), network.warnings().to_vec());
+        let tensors = if wanted.is_empty() {
+            Vec::new()
+        } else {
+            let inputs = pass::setting_inputs(&model, self.batch, setting, self.seed)?;
+            network.run(&wanted, &inputs, self.settings.memory, self.engine)?
+        };
+        push_new(warnings, notes);
+        let values = group.iter().zip(ranges).map(|(metric, range)| {
+            let evidence = Evidence::Outputs { tensors: &tensors[range?], exponent };
+            metric.value(&evidence, options, self.size.parameters)
+        });
+        Ok(values.collect())
+    }
+
+    fn tangent_kernel(
+        &self,
+        batch_norm: BatchNormMode,
+        samples: usize,
+        group: &[&'static dyn Metric],
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<Result<metric::Value>>> {
+        let (graph, notes) = transform::batch_norm(self.model, batch_norm)?;
+        push_new(warnings, notes);
+        let kernel = pass::tangent_kernel(
+            &graph,
+            self.roles,
+            Selection::WeightsAndScales,
+            &self.batch.thinned(samples)?,
+            self.settings.memory,
+            self.engine,
+        )?;
+        Ok(self.values_of(group, &[Evidence::Kernel(&kernel)]))
+    }
+}
+
+/// Whether two passes run together.
+fn shares(a: Pass, b: Pass) -> bool {
+    match (a, b) {
+        (Pass::PerSample { batch_norm: a, .. }, Pass::PerSample { batch_norm: b, .. }) => a == b,
+        _ => a == b,
     }
 }
 

@@ -11,9 +11,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::data::Samples;
 use crate::engine::{Device, EngineChoice};
+use crate::metric::{RegionInputs, ZenForm};
 use crate::ops::BatchNormMode;
 use crate::pass::GramKind;
-use crate::report::Format;
+use crate::report::{Aggregate, Format};
 use crate::transform::{Init, Loss};
 
 /// Scores neural networks given as ONNX files without training them.
@@ -77,6 +78,17 @@ pub(super) struct Rank {
     #[arg(long, value_name = "FILE.csv")]
     pub truth: Option<PathBuf>,
 
+    /// Make one ranking out of those by all scores, and rank by it
+    #[arg(
+        long,
+        value_name = "METHOD",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "borda"
+    )]
+    pub aggregate: Option<Aggregate>,
+
     #[command(flatten)]
     pub scoring: Scoring,
 }
@@ -127,7 +139,8 @@ pub(super) struct Data {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Scores")]
 pub(super) struct Metric {
-    /// The scores, by the names that 'gradalign metrics' lists; or 'all'. The first one ranks
+    /// The scores, by the names that 'gradalign metrics' lists; 'paper' for those that the paper
+    /// compares; or 'all'. The first one ranks
     #[arg(
         long,
         value_name = "LIST",
@@ -167,6 +180,24 @@ pub(super) struct Metric {
     /// Added to the diagonal of GradAlign-II's Gram matrices
     #[arg(long, value_name = "LAMBDA", default_value = "0", value_parser = ridge)]
     pub ridge: f64,
+
+    /// The variances that Zen-NAS multiplies with: of the batch, as in its paper, or the running
+    /// ones, as in its code
+    #[arg(long, value_name = "FORM", value_enum, default_value_t)]
+    pub zen: ZenForm,
+
+    /// The node of the model whose result Zen-NAS takes for the features [default: what the last
+    /// global pooling, or else the last layer, reads]
+    #[arg(long, value_name = "NODE")]
+    pub features: Option<String>,
+
+    /// The inputs that TE-NAS counts linear regions on: as many random ones, or the samples
+    #[arg(long, value_name = "INPUTS", value_enum, default_value_t)]
+    pub regions: RegionInputs,
+
+    /// How many samples TE-NAS's tangent kernel is over, at most; its cost grows with their square
+    #[arg(long, value_name = "N", default_value = "64", value_parser = positive)]
+    pub ntk_samples: NonZeroUsize,
 }
 
 /// How a model is read.

@@ -2,7 +2,7 @@
 
 use super::{Outcome, args, score};
 use crate::rank::find_models;
-use crate::report::{Format, Truth};
+use crate::report::{AGGREGATE, Format, Truth};
 
 pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
     let settings = args.scoring.resolve()?;
@@ -11,8 +11,14 @@ pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
     let truth = args.truth.as_deref().map(Truth::read).transpose()?;
 
     let (mut report, interrupted) = score::score_all(&models, &settings)?;
-    if let Some(first) = settings.score.metrics.first() {
-        report.sort_by(first.info().name);
+    report.sum_ranks();
+    match (args.aggregate, settings.score.metrics.first()) {
+        (Some(method), _) => {
+            report.aggregate(method);
+            report.sort_by(AGGREGATE);
+        }
+        (None, Some(first)) => report.sort_by(first.info().name),
+        (None, None) => {}
     }
     if let Some(truth) = truth {
         for warning in report.correlate(&truth) {

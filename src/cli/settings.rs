@@ -1,7 +1,5 @@
 //! The options as they are meant: defaults filled in, contradictions refused.
 
-use std::num::NonZeroUsize;
-
 use super::args;
 use crate::data;
 use crate::engine::{EngineChoice, EngineOptions};
@@ -10,7 +8,6 @@ use crate::import::ImportOptions;
 use crate::metric;
 use crate::report;
 use crate::score;
-use crate::transform::Init;
 
 /// What `score` and `rank` work with.
 #[derive(Debug)]
@@ -47,15 +44,24 @@ impl args::Scoring {
             normalize: metric.normalize,
             off_diagonal: metric.off_diagonal,
             ridge: metric.ridge,
+            zen: metric.zen,
+            features: metric.features,
+            regions: metric.regions,
+            ntk_samples: metric.ntk_samples.get(),
         };
         // An option that a score refuses is refused now, not once for each model.
         metrics.iter().try_for_each(|metric| metric.pass(&options).map(drop))?;
-        if metric.repeats > NonZeroUsize::MIN && metric.init == Init::Keep {
-            return Err(Error::Usage(
-                "repeats differ only in the parameters drawn: choose an --init other than keep"
-                    .into(),
-            ));
-        }
+        let score = score::Settings {
+            metrics,
+            options,
+            init: metric.init,
+            seed: data.seed,
+            repeats: metric.repeats.get(),
+            loss: metric.loss.explicit(),
+            memory: engine.memory,
+            import: model.resolve()?,
+        };
+        score::check_repeats(&score)?;
         Ok(Settings {
             source: data.data,
             data: data::Options {
@@ -64,16 +70,7 @@ impl args::Scoring {
                 mean: data.mean,
                 std: data.std,
             },
-            score: score::Settings {
-                metrics,
-                options,
-                init: metric.init,
-                seed: data.seed,
-                repeats: metric.repeats.get(),
-                loss: metric.loss.explicit(),
-                memory: engine.memory,
-                import: model.resolve()?,
-            },
+            score,
             engine: engine.engine,
             engine_options: EngineOptions {
                 device: engine.device,

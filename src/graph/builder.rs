@@ -153,6 +153,10 @@ impl Builder {
         }
         let key = (op, inputs.to_vec());
         if let Some(&value) = self.known.get(&key) {
+            let known = &mut self.graph.nodes[value.index()];
+            if known.scope != self.scope {
+                known.copies += 1;
+            }
             return Ok(value);
         }
         let value = self.append(Op::Apply(key.0.clone()), key.1.clone(), fact);
@@ -179,7 +183,8 @@ impl Builder {
     /// Adds a node as it is, without the checks and simplifications of [`Builder::push`].
     pub(crate) fn append(&mut self, op: Op, inputs: Vec<Value>, fact: Fact) -> Value {
         let value = Value(self.graph.nodes.len() as u32);
-        self.graph.nodes.push(Node { op, inputs, fact, scope: self.scope.clone() });
+        let scope = self.scope.clone();
+        self.graph.nodes.push(Node { op, inputs, fact, scope, copies: 1 });
         value
     }
 
@@ -211,7 +216,14 @@ impl Builder {
                     Op::Input(name) => self.input(name.clone(), node.fact.clone()),
                     Op::Parameter(_) => self.append(node.op.clone(), vec![], node.fact.clone()),
                     Op::Constant(tensor) => self.constant(tensor.clone()),
-                    Op::Apply(op) => self.push(op.clone(), &inputs)?,
+                    Op::Apply(op) => {
+                        let first = self.graph.nodes.len();
+                        let new = self.push(op.clone(), &inputs)?;
+                        if new.index() >= first {
+                            self.graph.nodes[new.index()].copies = node.copies;
+                        }
+                        new
+                    }
                 },
             };
             map[value.index()] = Some(new);

@@ -79,6 +79,8 @@ pub struct Node {
     pub fact: Fact,
     /// Where the node comes from: the model's node name, under `grad/` for what `grad` adds.
     pub scope: Arc<str>,
+    /// How many equal nodes of the model it stands for.
+    pub copies: usize,
 }
 
 /// A named result of a graph.
@@ -201,6 +203,18 @@ impl Graph {
     pub fn with_outputs(&self, outputs: Vec<Output>) -> Graph {
         let graph = Graph { outputs, ..self.clone() };
         graph.pruned()
+    }
+
+    /// The graph with only the given outputs. All nodes stay, and values keep their identity.
+    pub fn with_outputs_kept(self, outputs: Vec<Output>) -> Graph {
+        Graph { outputs, ..self }
+    }
+
+    /// The graph without the inputs that no output depends on.
+    pub fn without_unused_inputs(mut self) -> Graph {
+        let live = self.live();
+        self.inputs.retain(|input| live[input.index()]);
+        self.pruned()
     }
 
     /// The graph without the nodes that no output depends on. Inputs stay.

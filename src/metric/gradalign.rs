@@ -14,11 +14,11 @@
 
 use ndarray::Array2;
 
-use super::{Evidence, Info, Metric, Options, Pass, Value, mismatched};
+use super::{Evidence, Info, Metric, Options, Pass, Treatment, Value, mismatched};
 use crate::error::{Error, Result};
 use crate::linalg::log_det_spd;
 use crate::ops::BatchNormMode;
-use crate::pass::{ClassGram, GramKind};
+use crate::pass::{ClassGram, GramKind, Product, Selection};
 
 const NEEDS: &str = "inputs, labels, per-sample gradients of all parameters";
 
@@ -39,7 +39,7 @@ fn pass(options: &Options) -> Result<Pass> {
                 .into(),
         ));
     }
-    Ok(Pass::ClassGram { batch_norm, kind: options.gram })
+    Ok(Pass::PerSample { batch_norm, product: Product::Gram(options.gram, Selection::All) })
 }
 
 impl Metric for GradAlign1 {
@@ -49,7 +49,7 @@ impl Metric for GradAlign1 {
             formula: "(1/C) Σ_c ‖(1/n_c) Σ_{i∈c} sign(g_i)‖²",
             needs: NEEDS,
             direction: "higher is better",
-            batch_norm: Some(BatchNormMode::Running),
+            batch_norm: Some(Treatment::Statistics(BatchNormMode::Running)),
             source: "arXiv 2411.19819, section 5, Eq. 11",
         }
     }
@@ -59,7 +59,7 @@ impl Metric for GradAlign1 {
     }
 
     fn value(&self, evidence: &Evidence, options: &Options, parameters: u64) -> Result<Value> {
-        let Evidence::ClassGram(grams) = evidence else { return Err(mismatched(self)) };
+        let Evidence::ClassGrams(grams) = evidence else { return Err(mismatched(self)) };
         let mut warnings = warn_of_lone_samples(grams);
         let mut terms = Vec::new();
         for ClassGram { gram, .. } in *grams {
@@ -88,7 +88,7 @@ impl Metric for GradAlign2 {
             formula: "(1/C) Σ_c log det(S_c S_cᵀ), rows of S_c: sign(g_i), i∈c",
             needs: NEEDS,
             direction: "higher is better (the paper's text says lower; its tables say higher)",
-            batch_norm: Some(BatchNormMode::Running),
+            batch_norm: Some(Treatment::Statistics(BatchNormMode::Running)),
             source: "arXiv 2411.19819, section 5, Eq. 12 and 13",
         }
     }
@@ -98,7 +98,7 @@ impl Metric for GradAlign2 {
     }
 
     fn value(&self, evidence: &Evidence, options: &Options, _: u64) -> Result<Value> {
-        let Evidence::ClassGram(grams) = evidence else { return Err(mismatched(self)) };
+        let Evidence::ClassGrams(grams) = evidence else { return Err(mismatched(self)) };
         let mut warnings = warn_of_lone_samples(grams);
         let mut total = 0.0;
         for ClassGram { class, gram } in *grams {
@@ -165,7 +165,7 @@ mod tests {
 
     fn values(classes: &[Array2<f64>], options: &Options) -> (f64, f64) {
         let grams = grams(classes);
-        let evidence = Evidence::ClassGram(&grams);
+        let evidence = Evidence::ClassGrams(&grams);
         let one = GradAlign1.value(&evidence, options, 4).unwrap().value;
         let two = GradAlign2.value(&evidence, options, 4).unwrap().value;
         (one, two)
@@ -220,7 +220,7 @@ mod tests {
         ];
         for (signs, reason) in reasons {
             let grams = grams(&[signs]);
-            let evidence = Evidence::ClassGram(&grams);
+            let evidence = Evidence::ClassGrams(&grams);
             let value = GradAlign2.value(&evidence, &Options::default(), 2).unwrap();
             assert!(value.warnings.iter().any(|w| w.contains(reason)), "{:?}", value.warnings);
         }

@@ -362,6 +362,9 @@ impl Rule for ConvWeightGrad {
     }
 
     fn batch(&self, b: &mut Builder, lanes: &[Lane], n: usize) -> Result<Value> {
+        if !lanes[0].batched && self.window.groups == 1 {
+            return self.batch_by_outputs(b, lanes[0].value, lanes[1].value, n);
+        }
         let (x, z) = (lanes[0].spread(b, n)?, lanes[1].spread(b, n)?);
         let ((x, _), (z, _)) = (fold(b, x)?, fold(b, z)?);
         let op = ConvWeightGrad { lanes: self.lanes * n, ..self.clone() };
@@ -421,6 +424,14 @@ impl Rule for ConvWeightGrad {
 }
 
 impl ConvWeightGrad {
+    /// With one `x` for all lanes of `z` `[n, N, M, O…]`, these are further output channels: `x`
+    /// is unfolded once.
+    fn batch_by_outputs(&self, b: &mut Builder, x: Value, z: Value, n: usize) -> Result<Value> {
+        let (z, _) = lanes_to_channels(b, z)?;
+        let y = b.push(self.clone(), &[x, z])?;
+        channels_to_lanes(b, y, n, self.lanes)
+    }
+
     /// For each kernel position in row-major order, the part of `x` that it meets: `[n, C, 1, O…]`.
     fn emit_parts(&self, e: &mut Emitter, x: Value, z: &[usize]) -> Vec<String> {
         let w = &self.window;

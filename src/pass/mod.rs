@@ -1,18 +1,28 @@
-//! What scores are computed from: a model turned into a training graph, run over the samples in
-//! micro-batches, with the reduction inside the graph.
+//! What scores are computed from: [`per_sample`] gradients, a [`Network`] on a whole batch, the
+//! [`tangent_kernel`], or the shapes alone.
 //!
-//! A pass knows graphs, engines and samples. It knows nothing of the scores made of its results.
+//! A pass turns a model into a graph that an engine runs over the samples, with the reductions
+//! inside the graph. It knows graphs, engines and samples, and nothing of the scores made of its
+//! results.
 
-mod gram;
 mod memory;
+mod network;
+mod per_sample;
 mod plan;
+mod selection;
 mod size;
+mod tangent;
 mod training;
 
-pub use gram::{ClassGram, GramKind, GramRequest, class_grams};
 pub use memory::{peak_bytes, peak_resident};
+pub use network::{LayerValues, Network, Setting, setting_inputs, setting_parameters};
+pub use per_sample::{
+    ClassGram, GramKind, Grouping, PerSampleRequest, Product, Reduced, per_sample,
+};
+pub use selection::{Roles, Selection};
 pub use size::{flops, has_batch_norm, parameters};
-pub use training::{Reduction, TrainingGraph, training_graph};
+pub use tangent::tangent_kernel;
+pub use training::{Objective, Reduction, TrainingGraph, training_graph};
 
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, map_same};
@@ -42,6 +52,25 @@ impl Batch {
     /// The rows `indices` of all inputs and of the targets, as a training graph takes them.
     pub(crate) fn rows(&self, indices: &[usize]) -> Result<Vec<Tensor>> {
         self.inputs.iter().chain([&self.targets]).map(|t| rows(t, indices)).collect()
+    }
+
+    /// At most `n` of the samples, evenly spaced.
+    ///
+    /// # Errors
+    /// When inputs, targets and classes do not have the same number of rows.
+    pub fn thinned(&self, n: usize) -> Result<Batch> {
+        if n >= self.len() {
+            return Ok(self.clone());
+        }
+        let indices: Vec<usize> = (0..n).map(|i| i * self.len() / n).collect();
+        let classes = indices.iter().map(|&i| self.classes[i]).collect();
+        let targets = rows(&self.targets, &indices)?;
+        Ok(Batch { inputs: self.input_rows(&indices)?, targets, classes })
+    }
+
+    /// The rows `indices` of all inputs.
+    pub(crate) fn input_rows(&self, indices: &[usize]) -> Result<Vec<Tensor>> {
+        self.inputs.iter().map(|t| rows(t, indices)).collect()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Training graphs: forward, loss and backward in one.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Builder, Fact, Graph, Output, Value};
 use crate::ops::Op;
 use crate::transform::{self, Loss};
@@ -12,6 +12,42 @@ pub enum Reduction {
     PerSample,
     /// The gradient of the mean loss: `grad(mean ∘ vmap(loss ∘ model))`.
     Mean,
+}
+
+/// The scalar that is differentiated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Objective {
+    /// The loss of a sample.
+    Loss(Loss),
+    /// The sum of the model's outputs for a sample; no labels are read.
+    OutputSum,
+}
+
+impl From<Loss> for Objective {
+    fn from(loss: Loss) -> Self {
+        Objective::Loss(loss)
+    }
+}
+
+impl Objective {
+    /// Extends a model graph by the objective, as [`transform::loss`] does.
+    fn append(self, model: &Graph) -> Result<(Graph, Value)> {
+        match self {
+            Objective::Loss(loss) => transform::loss(model, loss),
+            Objective::OutputSum => {
+                let output = first_output(model)?;
+                let mut b = Builder::new(model.clone());
+                let sum = b.sum_all(output)?;
+                Ok((b.finish(), sum))
+            }
+        }
+    }
+}
+
+/// A model's prediction.
+pub(super) fn first_output(model: &Graph) -> Result<Value> {
+    let output = model.outputs().first();
+    Ok(output.ok_or_else(|| Error::InvalidModel("the model has no output".into()))?.value)
 }
 
 /// A model with its loss and gradients.
@@ -31,11 +67,11 @@ pub struct TrainingGraph {
 /// When the model cannot be differentiated or its output does not suit the loss.
 pub fn training_graph(
     model: &Graph,
-    loss: Loss,
+    objective: impl Into<Objective>,
     n: usize,
     reduction: Reduction,
 ) -> Result<TrainingGraph> {
-    let (graph, value) = transform::loss(model, loss)?;
+    let (graph, value) = objective.into().append(model)?;
     let parameters: Vec<(Value, String, Fact)> =
         graph.parameters().map(|(v, p)| (v, p.name.to_string(), graph.fact(v).clone())).collect();
     let sizes = parameters.iter().map(|(_, name, fact)| (name.clone(), fact.len())).collect();

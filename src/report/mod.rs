@@ -17,7 +17,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use crate::error::Error;
-use crate::{data, engine, stats};
+use crate::{data, engine, score, stats};
 
 pub use grid::{Align, Column, Grid};
 pub use truth::{Correlation, Truth};
@@ -117,7 +117,7 @@ pub struct ModelRow {
 }
 
 /// A score of a model. Higher is better.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Score {
     /// The value; `None` where it is not a finite number.
     pub value: Option<f64>,
@@ -126,8 +126,11 @@ pub struct Score {
     /// Rank among the report's models, 1 for the best; equal values share the better rank, and
     /// models without a value come last. Set by [`Report::new`].
     pub rank: Option<usize>,
-    /// The treatment of batch normalisation that was used; `None` where it makes no difference.
+    /// What became of batch normalisation; `None` where it makes no difference.
     pub bn: Option<String>,
+    /// The values of the scores that this one is the sum of, where it is one.
+    #[serde(skip)]
+    pub parts: Vec<f64>,
 }
 
 /// Why a model has no scores.
@@ -163,18 +166,24 @@ impl ModelRow {
         }
     }
 
-    /// Adds a score. A value that is not finite becomes `None`, with a warning.
-    pub fn add_score(&mut self, name: &str, value: f64, std: Option<f64>, bn: Option<&str>) {
+    /// Adds a score. A value that is not finite becomes `None`, with a warning that gives the
+    /// reason where it is known.
+    pub fn add_score(&mut self, score: &score::Score) {
+        let (name, value) = (score.name, score.value);
         if !value.is_finite() {
-            self.warnings.push(format!("{name} is {value}: reported as null and ranked last"));
+            self.warnings.push(match &score.reason {
+                Some(reason) => format!("{name} is reported as null and ranked last: {reason}"),
+                None => format!("{name} is {value}: reported as null and ranked last"),
+            });
         }
-        let score = Score {
+        let entry = Score {
             value: Some(value).filter(|value| value.is_finite()),
-            std: std.filter(|std| std.is_finite()),
+            std: score.std.filter(|std| std.is_finite()),
             rank: None,
-            bn: bn.map(str::to_owned),
+            bn: score.batch_norm.map(|treatment| treatment.to_string()),
+            parts: score.parts.iter().map(|(_, value)| *value).collect(),
         };
-        self.scores.push(name, score);
+        self.scores.push(name, entry);
     }
 
     /// Makes this the row of a model that failed: without scores, and with the reason.
@@ -193,12 +202,7 @@ impl Report {
     /// Puts rows together, ranking the models by each score.
     pub fn new(mut run: Run, mut models: Vec<ModelRow>) -> Self {
         for name in score_names(&models) {
-            let mut scores: Vec<&mut Score> =
-                models.iter_mut().filter_map(|row| row.scores.get_mut(&name)).collect();
-            let values: Vec<Option<f64>> = scores.iter().map(|score| score.value).collect();
-            for (score, rank) in scores.iter_mut().zip(stats::ranks(&values)) {
-                score.rank = Some(rank);
-            }
+            rank(&mut models, &name);
         }
         let mut losses = models.iter().filter_map(|row| row.loss.as_ref());
         if let Some(first) = losses.next()
@@ -212,6 +216,61 @@ impl Report {
     /// The names of the scores, in the order asked for.
     pub fn score_names(&self) -> Vec<String> {
         score_names(&self.models)
+    }
+
+    /// Puts the sum of ranks in place of each score that is a sum of others: for each of these the
+    /// models are ranked from the lowest (1) up, equal ones sharing the average. A model without a
+    /// value ranks lowest.
+    pub fn sum_ranks(&mut self) {
+        for name in self.score_names() {
+            let scores = self.models.iter().filter_map(|row| row.scores.get(&name));
+            let parts: Vec<Vec<f64>> = scores.map(|score| score.parts.clone()).collect();
+            let several = parts.iter().map(Vec::len).max().unwrap_or(0);
+            if several < 2 {
+                continue;
+            }
+            let ranks: Vec<Vec<f64>> = (0..several)
+                .map(|part| {
+                    let values = parts.iter().map(|p| p.get(part).copied());
+                    let finite = |value: Option<f64>| value.filter(|value| value.is_finite());
+                    stats::average_ranks(&values.map(finite).collect::<Vec<_>>())
+                })
+                .collect();
+            let null = format!("{name} is reported as null and ranked last");
+            let rows = self.models.iter_mut().filter(|row| row.scores.get(&name).is_some());
+            for (i, row) in rows.enumerate() {
+                if let Some(score) = row.scores.get_mut(&name) {
+                    score.value = Some(ranks.iter().map(|rank| rank[i]).sum());
+                    score.std = None;
+                }
+                for warning in &mut row.warnings {
+                    if let Some(reason) = warning.strip_prefix(&null) {
+                        *warning =
+                            format!("a part of {name} is not defined and ranks lowest{reason}");
+                    }
+                }
+            }
+            rank(&mut self.models, &name);
+        }
+    }
+
+    /// Adds the score [`AGGREGATE`], which makes one ranking out of those by all scores.
+    pub fn aggregate(&mut self, method: Aggregate) {
+        let names = self.score_names();
+        let scored = |row: &&mut ModelRow| row.error.is_none();
+        let mut rows: Vec<&mut ModelRow> = self.models.iter_mut().filter(scored).collect();
+        let mut totals = vec![0.0; rows.len()];
+        for name in &names {
+            let values: Vec<Option<f64>> = rows.iter().map(|row| row.value(name)).collect();
+            for (total, rank) in totals.iter_mut().zip(stats::average_ranks(&values)) {
+                *total += method.of_rank(rank, values.len()) / names.len() as f64;
+            }
+        }
+        for (row, value) in rows.iter_mut().zip(totals) {
+            let score = Score { value: Some(value), ..Score::default() };
+            row.scores.push(AGGREGATE, score);
+        }
+        rank(&mut self.models, AGGREGATE);
     }
 
     /// Sorts the models by a score, best first; failed ones go last. Equal ones keep their order.
@@ -231,6 +290,44 @@ impl Report {
     /// Whether any model failed.
     pub fn any_failed(&self) -> bool {
         self.models.iter().any(|row| row.error.is_some())
+    }
+}
+
+/// The name of the score that [`Report::aggregate`] adds.
+pub const AGGREGATE: &str = "aggregate";
+
+/// How several rankings become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Aggregate {
+    /// The mean over the scores of the share of the other models that a model is ahead of; equal
+    /// ones count half (Borda's count, between 0 and 1).
+    #[default]
+    Borda,
+    /// The mean over the scores of `ln(r/n)`, where `r` is the rank from the lowest up of `n`
+    /// models: a low rank in one score weighs more than in Borda's count.
+    LogRank,
+}
+
+impl Aggregate {
+    /// What a rank from the lowest (1) up among `n` models is worth.
+    fn of_rank(self, rank: f64, n: usize) -> f64 {
+        match self {
+            Aggregate::Borda if n > 1 => (rank - 1.0) / (n as f64 - 1.0),
+            // Alone, ahead of all others.
+            Aggregate::Borda => 1.0,
+            Aggregate::LogRank => (rank / n as f64).ln(),
+        }
+    }
+}
+
+/// Sets the ranks of the score `name`.
+fn rank(models: &mut [ModelRow], name: &str) {
+    let mut scores: Vec<&mut Score> =
+        models.iter_mut().filter_map(|row| row.scores.get_mut(name)).collect();
+    let values: Vec<Option<f64>> = scores.iter().map(|score| score.value).collect();
+    for (score, rank) in scores.iter_mut().zip(stats::ranks(&values)) {
+        score.rank = Some(rank);
     }
 }
 
@@ -347,6 +444,13 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::metric::Treatment;
+    use crate::ops::BatchNormMode;
+
+    fn running(name: &'static str, value: f64) -> score::Score {
+        let batch_norm = Some(Treatment::Statistics(BatchNormMode::Running));
+        score::Score { batch_norm, ..score::Score::new(name, value) }
+    }
 
     fn report() -> Report {
         let engine = engine::Description {
@@ -368,13 +472,13 @@ mod tests {
         first.sha256 = Some("cd".into());
         first.loss = Some("cross-entropy".into());
         first.seconds = 0.5;
-        first.add_score("gradalign-1", 1.5, None, Some("running"));
-        first.add_score("gradalign-2", f64::NEG_INFINITY, None, Some("running"));
+        first.add_score(&running("gradalign-1", 1.5));
+        first.add_score(&running("gradalign-2", f64::NEG_INFINITY));
         let mut second = ModelRow::new(Path::new("models/large.onnx"));
         second.parameters = Some(1000);
         second.loss = Some("cross-entropy".into());
-        second.add_score("gradalign-1", 10988.9, Some(0.25), Some("running"));
-        second.add_score("gradalign-2", 3.0, None, Some("running"));
+        second.add_score(&score::Score { std: Some(0.25), ..running("gradalign-1", 10988.9) });
+        second.add_score(&running("gradalign-2", 3.0));
         let mut broken = ModelRow::new(Path::new("models/broken|x.onnx"));
         broken.fail(RowError { kind: "invalid-model".into(), message: "not ONNX".into() });
         Report::new(Run::new(engine, data, settings), vec![first, second, broken])
@@ -445,6 +549,80 @@ mod tests {
 "#
         .replace("VERSION", env!("CARGO_PKG_VERSION"));
         assert_eq!(written(Format::Json, &report), expected);
+    }
+
+    #[test]
+    fn a_failed_score_says_why() {
+        let mut row = ModelRow::new(Path::new("a.onnx"));
+        let reason = Some("no rectifier".into());
+        row.add_score(&score::Score { reason, ..score::Score::new("naswot", f64::NAN) });
+        assert_eq!(row.value("naswot"), None);
+        assert_eq!(row.warnings, ["naswot is reported as null and ranked last: no rectifier"]);
+    }
+
+    /// Rows with the two scores that a sum is made of, and with the sum.
+    fn summed(parts: &[[f64; 2]]) -> Report {
+        let row = |(i, parts): (usize, &[f64; 2])| {
+            let mut row = ModelRow::new(Path::new(&format!("{i}.onnx")));
+            let parts = vec![("a", parts[0]), ("b", parts[1])];
+            let value = parts.iter().map(|(_, value)| value).sum();
+            row.add_score(&score::Score { parts, ..score::Score::new("sum", value) });
+            row
+        };
+        Report::new(report().run, parts.iter().enumerate().map(row).collect())
+    }
+
+    #[test]
+    fn a_sum_of_scores_becomes_the_sum_of_their_ranks() {
+        let mut report = summed(&[[-1e9, 5.0], [-1.0, 4.0], [f64::NAN, 7.0], [-2.0, 4.0]]);
+        assert_eq!(report.models[2].value("sum"), None);
+        report.sum_ranks();
+        let values: Vec<_> = report.models.iter().map(|row| row.value("sum")).collect();
+        assert_eq!(values, [Some(5.0), Some(5.5), Some(5.0), Some(4.5)]);
+        let rank = |row: &ModelRow| row.scores.get("sum").and_then(|score| score.rank);
+        let ranks: Vec<_> = report.models.iter().map(rank).collect();
+        assert_eq!(ranks, [Some(2), Some(1), Some(2), Some(4)]);
+    }
+
+    #[test]
+    fn scores_without_parts_keep_their_values() {
+        let mut report = report();
+        report.sum_ranks();
+        assert_eq!(report.models[1].value("gradalign-1"), Some(10988.9));
+    }
+
+    #[test]
+    fn one_ranking_is_made_of_several() {
+        let mut report = report();
+        report.aggregate(Aggregate::Borda);
+        // The second is ahead by both scores; the first has no value in one.
+        let values: Vec<_> = report.models.iter().map(|row| row.value(AGGREGATE)).collect();
+        assert_eq!(values, [Some(0.0), Some(1.0), None]);
+        assert_eq!(report.models[1].scores.get(AGGREGATE).and_then(|s| s.rank), Some(1));
+        assert!(report.models[2].scores.is_empty());
+
+        let rows = [[1.0, 3.0], [1.0, 2.0], [0.0, 4.0]].iter().enumerate().map(|(i, values)| {
+            let mut row = ModelRow::new(Path::new(&format!("{i}.onnx")));
+            row.add_score(&score::Score::new("x", values[0]));
+            row.add_score(&score::Score::new("y", values[1]));
+            row
+        });
+        let rows: Vec<ModelRow> = rows.collect();
+        for (method, expected) in [
+            (Aggregate::Borda, [0.625, 0.375, 0.5]),
+            (
+                Aggregate::LogRank,
+                [[2.5, 2.0], [2.5, 1.0], [1.0, 3.0]]
+                    .map(|ranks| ranks.iter().map(|r| (r / 3.0f64).ln()).sum::<f64>() / 2.0),
+            ),
+        ] {
+            let mut report = Report::new(report.run.clone(), rows.clone());
+            report.aggregate(method);
+            for (row, expected) in report.models.iter().zip(expected) {
+                let value = row.value(AGGREGATE).unwrap();
+                assert!((value - expected).abs() < 1e-12, "{method:?}: {value} {expected}");
+            }
+        }
     }
 
     #[test]

@@ -133,7 +133,7 @@ mod tests {
     fn row(path: &str, value: Option<f64>) -> ModelRow {
         let mut row = ModelRow::new(Path::new(path));
         if let Some(value) = value {
-            row.add_score("params", value, None, None);
+            row.add_score(&crate::score::Score::new("params", value));
         } else {
             row.fail(super::super::RowError { kind: "io".into(), message: "gone".into() });
         }

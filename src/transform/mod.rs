@@ -24,6 +24,8 @@
 mod batch_norm;
 mod grad;
 mod initialise;
+mod landmarks;
+mod linearise;
 mod loss;
 mod roles;
 mod vmap;
@@ -31,6 +33,8 @@ mod vmap;
 pub use batch_norm::batch_norm;
 pub use grad::grad;
 pub use initialise::{Init, initialise};
+pub use landmarks::{Layer, Rectifier, RectifierKind, features, layers, normalised, rectifiers};
+pub use linearise::{Linearised, linearise};
 pub use loss::{LABELS, Loss, loss};
 pub use roles::{Role, roles};
 pub use vmap::vmap;

@@ -59,7 +59,7 @@ pub fn roles(graph: &Graph) -> Vec<(Value, Role)> {
 }
 
 /// For each value, the parameter whose elements it holds in another shape or order.
-fn origins(graph: &Graph) -> Vec<Option<Value>> {
+pub(super) fn origins(graph: &Graph) -> Vec<Option<Value>> {
     let mut origin = vec![None; graph.nodes().len()];
     for (value, node) in graph.nodes() {
         origin[value.index()] = match &node.op {
@@ -76,7 +76,7 @@ fn origins(graph: &Graph) -> Vec<Option<Value>> {
     origin
 }
 
-fn role_of_use(graph: &Graph, op: &Primitive, inputs: &[Value], i: usize) -> Role {
+pub(super) fn role_of_use(graph: &Graph, op: &Primitive, inputs: &[Value], i: usize) -> Role {
     let shape = graph.shape(inputs[i]);
     match op {
         Primitive::Conv(_) | Primitive::ConvInputGrad(_) if i == 1 => {
@@ -139,6 +139,18 @@ fn fan_in_of_layer(graph: &Graph, value: Value, depth: usize) -> Option<usize> {
         Op::Apply(Primitive::Reshape(_) | Primitive::Transpose(_)) if depth > 0 => {
             fan_in_of_layer(graph, node.inputs[0], depth - 1)
         }
+        _ => None,
+    }
+}
+
+/// The convolution or product that `value` is, through reshapes.
+pub(super) fn layer_of(graph: &Graph, value: Value) -> Option<Value> {
+    let node = graph.node(value);
+    match &node.op {
+        Op::Apply(Primitive::Conv(_) | Primitive::ConvInputGrad(_) | Primitive::MatMul(_)) => {
+            Some(value)
+        }
+        Op::Apply(Primitive::Reshape(_)) => layer_of(graph, node.inputs[0]),
         _ => None,
     }
 }

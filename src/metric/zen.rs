@@ -1,0 +1,135 @@
+//! Zen-NAS: how much the features of a randomly drawn network move with its input.
+//!
+//! `ln Δ + Σ_BN ln √(mean_c σ²_c)` with `Δ = mean_b Σ |F(x_b) − F(x_b + α·ε_b)|`, where `F` are the
+//! features before the head, all weights, the 16 inputs `x` and the perturbations `ε` are drawn from
+//! N(0, 1), biases are 0, `α = 0.01`, and `σ²` are the variances that a batch normalisation divides by:
+//! the second term puts back what it takes out.
+//!
+//! Lin et al., "Zen-NAS: A Zero-Shot NAS for High-Performance Deep Image Recognition" (ICCV 2021),
+//! Algorithm 1.
+
+use super::{Evidence, Info, Metric, Options, Pass, Treatment, Value, mismatched};
+use crate::error::{Error, Result};
+use crate::graph::{self, Builder};
+use crate::ops::{BatchNormMode, Unary};
+use crate::pass::{Network, Setting};
+
+/// How many inputs are drawn.
+const INPUTS: usize = 16;
+
+/// How far they are moved.
+const ALPHA: f64 = 0.01;
+
+/// Which variances of a batch normalisation count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum ZenForm {
+    /// Those of the batch of inputs, as in the paper's Algorithm 1.
+    #[default]
+    Paper,
+    /// The running ones after both batches, `0.81 + 0.09·σ₁² + 0.1·σ₂²` with unbiased variances:
+    /// what the published code reads.
+    Reference,
+}
+
+/// The Gaussian complexity of the features.
+#[derive(Clone, Copy, Debug)]
+pub struct Zen;
+
+impl Metric for Zen {
+    fn info(&self) -> Info {
+        Info {
+            name: "zen",
+            formula: "ln mean_b Σ|F(x_b) − F(x_b + 0.01·ε_b)| + Σ_BN ln √(mean_c σ²_c), all ~ N(0, 1)",
+            needs: "the model, random inputs",
+            direction: "higher is better",
+            batch_norm: Some(Treatment::Statistics(BatchNormMode::Batch)),
+            source: "Lin et al., ICCV 2021, Algorithm 1",
+        }
+    }
+
+    fn pass(&self, _: &Options) -> Result<Pass> {
+        Ok(Pass::Batch(Setting::Perturbed { lanes: INPUTS, alpha: ALPHA.into() }))
+    }
+
+    /// `Δ` `[1]` and the mean variance of each batch normalisation `[k]`.
+    fn outputs(&self, network: &mut Network, options: &Options) -> Result<Vec<graph::Value>> {
+        let features = network
+            .features()
+            .ok_or_else(|| Error::Score("the model has no features before a head".into()))?;
+        let (normalised, channels) = (network.normalised().to_vec(), network.normalised_channels());
+        let lanes = network.lanes();
+        let b = network.builder();
+        let (first, second) =
+            (b.slice_axis(features, 0, 0, 1, 1)?, b.slice_axis(features, 0, 1, 2, 1)?);
+        let difference = b.sub(first, second)?;
+        let size = b.unary(Unary::Abs, difference)?;
+        let sum = b.sum_all(size)?;
+        let delta = b.scale(sum, 1.0 / lanes as f64)?;
+        let mut variances = Vec::new();
+        for value in normalised {
+            let first = mean_variance(b, value, 0, channels)?;
+            variances.push(match options.zen {
+                ZenForm::Paper => first,
+                ZenForm::Reference => {
+                    let shape = b.shape(value);
+                    let n: usize = shape[1..].iter().product::<usize>() / shape[channels];
+                    let unbiased = n as f64 / (n as f64 - 1.0);
+                    let second = mean_variance(b, value, 1, channels)?;
+                    let first = b.scale(first, 0.09 * unbiased)?;
+                    let second = b.scale(second, 0.1 * unbiased)?;
+                    let both = b.add(first, second)?;
+                    b.shift(both, 0.81)?
+                }
+            });
+        }
+        let delta = network.stack(&[delta])?;
+        let mut outputs = vec![delta];
+        if !variances.is_empty() {
+            outputs.push(network.stack(&variances)?);
+        }
+        Ok(outputs)
+    }
+
+    fn value(&self, evidence: &Evidence, _: &Options, _: u64) -> Result<Value> {
+        let Evidence::Outputs { tensors: [delta, variances @ ..], .. } = evidence else {
+            return Err(mismatched(self));
+        };
+        let delta = delta.to_f64().sum();
+        if delta == 0.0 {
+            return Err(Error::Score(
+                "the features do not move with the input: is the network connected?".into(),
+            ));
+        }
+        let variances = variances.iter().flat_map(|tensor| tensor.to_f64());
+        let value = delta.ln() + variances.map(|v| 0.5 * v.ln()).sum::<f64>();
+        if !value.is_finite() {
+            return Err(Error::Score(
+                "with weights from N(0, 1) the features leave the range of float32, or a batch \
+                 normalisation sees no variance"
+                    .into(),
+            ));
+        }
+        Ok(value.into())
+    }
+}
+
+/// The mean over the channels of the biased variance of batch `i` of `[2, lanes, 1, C, S…]`.
+fn mean_variance(
+    b: &mut Builder,
+    value: graph::Value,
+    i: usize,
+    channels: usize,
+) -> Result<graph::Value> {
+    let batch = b.slice_axis(value, 0, i, i + 1, 1)?;
+    let shape = b.shape(batch);
+    let axes: Vec<usize> = (0..shape.len()).filter(|&axis| axis != channels).collect();
+    let mean = b.reduce_mean(batch, &axes)?;
+    let mut kept = vec![1; shape.len()];
+    kept[channels] = shape[channels];
+    let mean = b.reshape(mean, &kept)?;
+    let centred = b.sub(batch, mean)?;
+    let square = b.mul(centred, centred)?;
+    let all: Vec<usize> = (0..shape.len()).collect();
+    b.reduce_mean(square, &all)
+}

@@ -1,0 +1,441 @@
+//! A whole batch in one graph: what scores build on that look at activations, at the gradient of
+//! the mean loss, or at further derivatives.
+//!
+//! Scores with the same [`Setting`] build on one [`Network`] and run together. What two of them
+//! need, the forward pass above all, is in the graph once, since equal operations are shared.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+use super::memory::{budget, peak_bytes};
+use super::training::first_output;
+use super::{Batch, Roles, Selection};
+use crate::emit::emit_split;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::graph::{Builder, Graph, Output, Value};
+use crate::ops::{BatchNormMode, Float, Op, Primitive};
+use crate::tensor::Tensor;
+use crate::transform::{self, Init, LABELS, Loss, Rectifier};
+
+/// Keeps the draws of inputs apart from those of parameters, which have the same seed.
+const INPUT_STREAMS: u64 = 1 << 32;
+
+/// A network with the parameters and inputs that a score looks at it with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Setting {
+    /// The parameters given, on the samples.
+    Samples {
+        /// The statistics of batch normalisation.
+        batch_norm: BatchNormMode,
+    },
+    /// The parameters given, on as many standard normal inputs as there are samples.
+    Gaussian {
+        /// The statistics of batch normalisation.
+        batch_norm: BatchNormMode,
+    },
+    /// Parameters drawn from N(0, 1), with biases 0, on standard normal inputs `x` and on
+    /// `x + alpha·ε` with standard normal `ε`: two forward passes, each with the statistics of its
+    /// batch. Values have a further leading axis of length two.
+    Perturbed {
+        /// How many inputs.
+        lanes: usize,
+        /// How much is added.
+        alpha: Float,
+    },
+    /// The absolute values of the parameters, without batch normalisation, on one input of ones:
+    /// see [`transform::linearise`].
+    Positive,
+}
+
+impl Setting {
+    /// The statistics of batch normalisation; `None` where there is none.
+    pub fn batch_norm(self) -> Option<BatchNormMode> {
+        match self {
+            Setting::Samples { batch_norm } | Setting::Gaussian { batch_norm } => Some(batch_norm),
+            Setting::Perturbed { .. } => Some(BatchNormMode::Batch),
+            Setting::Positive => None,
+        }
+    }
+
+    /// Whether parameters or inputs are drawn afresh at each repeat.
+    pub fn draws(self) -> bool {
+        matches!(self, Setting::Gaussian { .. } | Setting::Perturbed { .. })
+    }
+}
+
+/// A use of a weight in a [`Network`].
+#[derive(Clone, Debug)]
+pub struct LayerValues {
+    /// The number of elements of the weight.
+    pub size: usize,
+    /// The product of the weight with its operand, whose gradient is that of the activation.
+    pub product: Value,
+    /// The layer's output `[lanes, …]`: the product with its bias.
+    pub activation: Value,
+    /// The axis of `activation` along which its channels lie.
+    pub channel_axis: usize,
+}
+
+/// A model applied to a whole batch, to be extended by what scores need.
+pub struct Network {
+    b: Builder,
+    lanes: usize,
+    /// Lane axes in front of a value of one sample.
+    lane_axes: usize,
+    selected: Vec<(String, bool)>,
+    outputs: Value,
+    losses: Option<Value>,
+    layers: Vec<LayerValues>,
+    rectifiers: Vec<Rectifier>,
+    normalised: Vec<Value>,
+    features: Option<Value>,
+    exponent: i32,
+    warnings: Vec<String>,
+}
+
+impl Network {
+    /// `model` under `setting`, for `lanes` samples (where the setting does not say how many).
+    /// `model` has undecided batch normalisations, its prediction as first output, and the
+    /// parameters that the setting asks for: see [`setting_parameters`]. `features` is the name of
+    /// the node whose result is taken for the features, where it is not to be found automatically.
+    ///
+    /// # Errors
+    /// When the output does not suit the loss, or there is no place that the setting needs.
+    pub fn new(
+        model: &Graph,
+        roles: &Roles,
+        setting: Setting,
+        loss: Loss,
+        lanes: usize,
+        features: Option<&str>,
+    ) -> Result<Self> {
+        let mut warnings = Vec::new();
+        let (lanes, lane_axes) = match setting {
+            Setting::Samples { .. } | Setting::Gaussian { .. } => (lanes, 1),
+            Setting::Perturbed { lanes, .. } => (lanes, 2),
+            Setting::Positive => (1, 1),
+        };
+        let (model, scalar) = match setting {
+            Setting::Samples { .. } => {
+                let (graph, loss) = transform::loss(model, loss)?;
+                (graph, Some(loss))
+            }
+            _ => (model.clone(), None),
+        };
+        // The places are found in the model as it is, and followed through what is done to it as
+        // outputs.
+        let layers = transform::layers(&model);
+        let rectifiers = transform::rectifiers(&model);
+        let normalised = transform::normalised(&model);
+        let mut places = vec![first_output(&model)?];
+        places.extend(scalar);
+        places.extend(layers.iter().flat_map(|layer| [layer.product, layer.activation]));
+        places.extend(rectifiers.iter().map(|rectifier| rectifier.input));
+        places.extend(&normalised);
+        if let Setting::Perturbed { .. } = setting {
+            places.push(transform::features(&model, features)?);
+        }
+        let outputs = places.iter().enumerate();
+        let outputs = outputs.map(|(i, &value)| Output { name: format!("place.{i}"), value });
+        let mut graph = model.with_outputs(outputs.collect());
+        let mut exponent = 0;
+        match setting.batch_norm() {
+            Some(mode) => {
+                let (decided, notes) = transform::batch_norm(&graph, mode)?;
+                graph = decided;
+                warnings.extend(notes);
+            }
+            None => {
+                let linear = transform::linearise(&graph)?;
+                graph = linear.graph;
+                exponent = linear.exponents.first().copied().unwrap_or(0);
+                if !linear.nonlinear.is_empty() {
+                    let names: Vec<_> = linear.nonlinear.into_iter().collect();
+                    warnings.push(format!(
+                        "the model contains {}, which are not linear in the size of what they are \
+                         given: what is computed with positive parameters is a heuristic here",
+                        names.join(", ")
+                    ));
+                }
+            }
+        }
+        let inputs = graph.inputs().to_vec();
+        graph = transform::vmap(&graph, lanes, &inputs)?;
+        if lane_axes == 2 {
+            let inputs = graph.inputs().to_vec();
+            graph = transform::vmap(&graph, 2, &inputs)?;
+        }
+        let mut found = graph.outputs().iter().map(|output| output.value);
+        let mut next =
+            || found.next().ok_or_else(|| Error::Shape("a place in the graph was lost".into()));
+        let outputs = next()?;
+        let losses = scalar.map(|_| next()).transpose()?;
+        let layers = layers
+            .iter()
+            .map(|layer| {
+                Ok(LayerValues {
+                    size: layer.size,
+                    product: behind_reshapes(&graph, next()?),
+                    activation: next()?,
+                    channel_axis: layer.channel_axis + lane_axes,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let rectifiers = rectifiers
+            .into_iter()
+            .map(|rectifier| Ok(Rectifier { input: next()?, ..rectifier }))
+            .collect::<Result<Vec<_>>>()?;
+        let normalised = normalised.iter().map(|_| next()).collect::<Result<Vec<_>>>()?;
+        let features = matches!(setting, Setting::Perturbed { .. }).then(next).transpose()?;
+        let selected = graph
+            .parameters()
+            .map(|(_, p)| (p.name.to_string(), roles.is_in(Selection::Weights, &p.name)))
+            .collect();
+        let mut b = Builder::new(graph.with_outputs_kept(Vec::new()));
+        b.set_scope("score");
+        Ok(Network {
+            b,
+            lanes,
+            lane_axes,
+            selected,
+            outputs,
+            losses,
+            layers,
+            rectifiers,
+            normalised,
+            features,
+            exponent,
+            warnings,
+        })
+    }
+
+    /// The graph, to be extended.
+    pub fn builder(&mut self) -> &mut Builder {
+        &mut self.b
+    }
+
+    /// The number of samples.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// The predictions `[lanes, …]`.
+    pub fn outputs(&self) -> Value {
+        self.outputs
+    }
+
+    /// The `e` by which the predictions are too small: they stand for `2ᵉ` times themselves.
+    pub fn exponent(&self) -> i32 {
+        self.exponent
+    }
+
+    /// Adds to what the user should know of how the network is looked at.
+    pub fn warn(&mut self, warning: String) {
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+
+    /// What the user should know of how the network was made.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The layers that the prediction depends on.
+    pub fn layers(&self) -> &[LayerValues] {
+        &self.layers
+    }
+
+    /// The rectifiers that the prediction depends on, with inputs `[lanes, …]`.
+    pub fn rectifiers(&self) -> &[Rectifier] {
+        &self.rectifiers
+    }
+
+    /// What goes into the batch normalisations, `[…, lanes, 1, C, S…]` each.
+    pub fn normalised(&self) -> &[Value] {
+        &self.normalised
+    }
+
+    /// The axis of the channels in [`Network::normalised`].
+    pub fn normalised_channels(&self) -> usize {
+        self.lane_axes + 1
+    }
+
+    /// The features in front of the head, under [`Setting::Perturbed`].
+    pub fn features(&self) -> Option<Value> {
+        self.features
+    }
+
+    /// The inputs of floating-point numbers.
+    pub fn float_inputs(&self) -> Vec<Value> {
+        let graph = self.b.graph();
+        let inputs = graph.inputs().iter().copied();
+        inputs
+            .filter(|&v| graph.fact(v).dtype.is_float() && graph.name(v) != Some(LABELS))
+            .collect()
+    }
+
+    /// The kernels and matrices, in the order of the model file.
+    pub fn weights(&self) -> Vec<Value> {
+        let parameters = self.b.graph().parameters();
+        parameters
+            .filter(|(_, p)| self.selected.iter().any(|(name, is)| *is && **name == *p.name))
+            .map(|(value, _)| value)
+            .collect()
+    }
+
+    /// The mean loss of the samples, a scalar. Errs under a setting that has no labels.
+    pub fn mean_loss(&mut self) -> Result<Value> {
+        let losses =
+            self.losses.ok_or_else(|| Error::Score("there is no loss without labels".into()))?;
+        let total = self.b.sum_all(losses)?;
+        self.b.scale(total, 1.0 / self.lanes as f64)
+    }
+
+    /// The gradient of the scalar `of` with respect to each of `wrt`; `None` where it does not
+    /// depend on it. Errs as [`transform::grad`].
+    pub fn gradient(&mut self, of: Value, wrt: &[Value]) -> Result<Vec<Option<Value>>> {
+        let (graph, cotangents) = transform::grad(self.b.graph(), of, wrt)?;
+        self.b = Builder::new(graph);
+        self.b.set_scope("score");
+        Ok(cotangents)
+    }
+
+    /// The weights that the scalar `of` depends on, each with the gradient.
+    pub fn weight_gradients(&mut self, of: Value) -> Result<Vec<(Value, Value)>> {
+        let weights = self.weights();
+        let gradients = self.gradient(of, &weights)?;
+        Ok(weights.into_iter().zip(gradients).filter_map(|(w, g)| Some((w, g?))).collect())
+    }
+
+    /// Scalars side by side, `[k]`; of none, `[1]` with a zero.
+    pub fn stack(&mut self, scalars: &[Value]) -> Result<Value> {
+        if scalars.is_empty() {
+            let zero = self.b.scalar_like(self.outputs, 0.0);
+            return self.b.reshape(zero, &[1]);
+        }
+        let rows: Vec<Value> =
+            scalars.iter().map(|&s| self.b.reshape(s, &[1])).collect::<Result<_>>()?;
+        self.b.concat(&rows, 0)
+    }
+
+    /// Runs the network and returns the values `wanted`, for inputs in the order of the model's
+    /// and, last, the labels where there are any. `limit` is a limit of the process in bytes.
+    ///
+    /// # Errors
+    /// When the engine fails, or the batch does not fit into memory at once.
+    pub fn run(
+        self,
+        wanted: &[Value],
+        inputs: &[Tensor],
+        limit: Option<u64>,
+        engine: &dyn Engine,
+    ) -> Result<Vec<Tensor>> {
+        let graph = self.b.finish();
+        let declared = graph.inputs().to_vec();
+        let named = wanted.iter().enumerate();
+        let named = named.map(|(i, &value)| Output { name: format!("score.{i}"), value });
+        let graph = graph.with_outputs_kept(named.collect());
+        let live = graph.live();
+        let mut tensors = Vec::new();
+        for (value, tensor) in declared.iter().zip(inputs) {
+            if live[value.index()] {
+                tensors.push(tensor.reshape(graph.shape(*value))?);
+            }
+        }
+        let graph = graph.without_unused_inputs();
+        if let Some(limit) = limit {
+            let (peak, room) = (peak_bytes(&graph), budget(limit, &graph));
+            if peak > room {
+                return Err(Error::Usage(format!(
+                    "the whole batch takes {} MiB at once, of which the memory limit leaves {}: \
+                     take fewer --samples or raise --memory",
+                    peak >> 20,
+                    room >> 20
+                )));
+            }
+        }
+        let (proto, parameters) = emit_split(&graph)?;
+        let mut session = engine.load_with(&proto, &parameters)?;
+        drop((proto, parameters));
+        session.run(&tensors)
+    }
+}
+
+/// The value that `value` holds in another shape. What reads a reshaped value may read this one
+/// instead, but never the other way round.
+fn behind_reshapes(graph: &Graph, value: Value) -> Value {
+    match &graph.node(value).op {
+        Op::Apply(Primitive::Reshape(_)) => behind_reshapes(graph, graph.node(value).inputs[0]),
+        _ => value,
+    }
+}
+
+/// `model` with the parameters that `setting` looks at it with, drawn by `seed` where it draws
+/// any.
+///
+/// # Errors
+/// As [`transform::initialise`].
+pub fn setting_parameters(model: &Graph, setting: Setting, seed: u64) -> Result<Graph> {
+    match setting {
+        Setting::Perturbed { .. } => transform::initialise(model, Init::Normal, seed),
+        _ => Ok(model.clone()),
+    }
+}
+
+/// The tensors that `model` is run on under `setting`: one for each of its inputs, and the
+/// targets for [`Setting::Samples`]. Only floating-point inputs are drawn or set to one; token ids
+/// and masks are those of the samples, or one.
+///
+/// # Errors
+/// When there are no samples.
+pub fn setting_inputs(
+    model: &Graph,
+    samples: &Batch,
+    setting: Setting,
+    seed: u64,
+) -> Result<Vec<Tensor>> {
+    if let Setting::Samples { .. } = setting {
+        return Ok(samples.inputs.iter().chain([&samples.targets]).cloned().collect());
+    }
+    let draw = |input: usize, shape: &[usize], offset: u64| {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(INPUT_STREAMS + 2 * input as u64 + offset);
+        let len = shape.iter().product();
+        Tensor::f32(shape, StandardNormal.sample_iter(&mut rng).take(len).collect())
+    };
+    let inputs = model.inputs().iter().zip(&samples.inputs).enumerate();
+    inputs
+        .map(|(i, (&input, given))| {
+            let fact = model.fact(input);
+            let lanes = match setting {
+                Setting::Perturbed { lanes, .. } => lanes,
+                Setting::Positive => 1,
+                _ => samples.len(),
+            };
+            let shape = [&[lanes], given.shape().get(1..).unwrap_or_default()].concat();
+            if setting == Setting::Positive {
+                return Ok(Tensor::full(fact.dtype, &shape, 1.0));
+            }
+            let own = if fact.dtype.is_float() {
+                draw(i, &shape, 0)?.cast(fact.dtype)
+            } else {
+                let rows: Vec<usize> = (0..lanes).map(|i| i % samples.len().max(1)).collect();
+                super::rows(given, &rows)?
+            };
+            let Setting::Perturbed { alpha, .. } = setting else { return Ok(own) };
+            let moved = if fact.dtype.is_float() {
+                let noise = draw(i, &shape, 1)?.to_f64() * alpha.get();
+                Tensor::from_f64(own.to_f64() + noise, fact.dtype)
+            } else {
+                own.clone()
+            };
+            let both =
+                ndarray::stack(ndarray::Axis(0), &[own.to_f64().view(), moved.to_f64().view()])
+                    .map_err(|e| Error::Shape(e.to_string()))?;
+            Ok(Tensor::from_f64(both, fact.dtype))
+        })
+        .collect()
+}

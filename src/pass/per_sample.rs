@@ -1,0 +1,683 @@
+//! Per-sample gradients, reduced inside the graph: to the Gram matrices of their signs inside each
+//! class, to how far the signs of all samples add up.
+
+use std::collections::BTreeMap;
+
+use ndarray::Array2;
+
+use super::memory::{budget, peak_bytes};
+use super::plan::{Plan, members, plan};
+use super::training::{Objective, Reduction, TrainingGraph, training_graph};
+use super::{Batch, Roles, Selection};
+use crate::emit::emit_split;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::graph::{Builder, Fact, Graph, Output, Value};
+use crate::ops::{Binary, Op, Primitive, Reduce, Reduction as Reducing, Unary};
+use crate::tensor::{DType, Tensor};
+
+/// Float32 holds integers exactly up to here.
+const EXACT: usize = 1 << 24;
+
+/// Gradients with fewer elements than this are laid side by side and reduced together.
+const SMALL: usize = 1 << 14;
+
+/// A sum of gradients smaller than this share of the sum of their magnitudes counts as zero: it
+/// is zero in exact arithmetic (a bias that a following normalisation or softmax takes out again)
+/// and rounding noise in float32.
+const CANCELLED: f64 = 4e-6;
+
+/// Runs are no larger than this unless a class is: more samples at once do not run faster.
+const PREFERRED_LANES: usize = 32;
+
+/// The input by which each lane is counted or not: one that only fills a free place, or repeats a
+/// sample of an earlier run, weighs 0.
+const COUNTED: &str = "gradalign.counted";
+
+/// What the Gram matrix is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum GramKind {
+    /// The signs of the gradients.
+    #[default]
+    Sign,
+    /// The gradients themselves.
+    Raw,
+}
+
+/// Which samples are compared with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Grouping {
+    /// Those of one class.
+    Classes,
+    /// All of them.
+    Whole,
+}
+
+/// A reduction of the per-sample gradients `gᵢ` of the selected parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Product {
+    /// The inner products inside each group: [`Reduced::Grams`].
+    Gram(GramKind, Selection),
+    /// `Σ_p |Σᵢ sign(gᵢ)_p|` over all samples: [`Reduced::Alignment`].
+    Alignment(Selection),
+}
+
+/// What is asked of [`per_sample`].
+#[derive(Clone, Debug)]
+pub struct PerSampleRequest {
+    /// What is differentiated.
+    pub objective: Objective,
+    /// Which samples are compared.
+    pub grouping: Grouping,
+    /// The reductions wanted; all come from the same runs.
+    pub products: Vec<Product>,
+    /// Bytes that the process may take, all in all; `None` for no limit.
+    pub memory: Option<u64>,
+}
+
+/// The Gram matrix of the gradients of one group.
+#[derive(Clone, Debug)]
+pub struct ClassGram {
+    /// The class; 0 where all samples form one group.
+    pub class: i64,
+    /// `[n, n]`: inner products of the gradients of its `n` samples, in the order of the batch.
+    pub gram: Array2<f64>,
+}
+
+/// The result of a [`Product`].
+#[derive(Clone, Debug)]
+pub enum Reduced {
+    /// The Gram matrix of each group, by class.
+    Grams(Vec<ClassGram>),
+    /// How far signs add up.
+    Alignment(f64),
+}
+
+/// The products of the per-sample gradients of `model`, in the order asked for.
+///
+/// `model` has its batch normalisation decided (see [`transform::batch_norm`]) and its prediction
+/// as first output. Signs, inner products and sums are computed in the graph, and a weight whose
+/// per-sample gradient is an outer product `x·δᵀ` contributes `(X Xᵀ) ∘ (Δ Δᵀ)` without that
+/// product being formed.
+///
+/// # Errors
+/// When the model cannot be differentiated, the engine fails, a gradient is not finite, or a
+/// product selects no parameter that has one.
+///
+/// [`transform::batch_norm`]: crate::transform::batch_norm
+pub fn per_sample(
+    model: &Graph,
+    roles: &Roles,
+    samples: &Batch,
+    request: &PerSampleRequest,
+    engine: &dyn Engine,
+) -> Result<Vec<Reduced>> {
+    let memory = request.memory.map(|limit| budget(limit, model));
+    let groups = groups(&samples.classes, request);
+    let prepared = build(model, roles, &groups, request, memory)?;
+    run_plan(&prepared, &groups, samples, request, engine)
+}
+
+/// The group of each sample. Where nothing is compared, each is its own.
+fn groups(classes: &[i64], request: &PerSampleRequest) -> Vec<i64> {
+    let compares = request.products.iter().any(|p| matches!(p, Product::Gram(..)));
+    match request.grouping {
+        _ if !compares => (0..classes.len() as i64).collect(),
+        Grouping::Classes => classes.to_vec(),
+        Grouping::Whole => vec![0; classes.len()],
+    }
+}
+
+/// A graph with the schedule it is made for.
+struct Prepared {
+    plan: Plan,
+    graph: Graph,
+    /// The parameters in the order of the output `sums`.
+    parameters: Vec<String>,
+}
+
+/// Runs the graph over all groups of the plan and puts the results together.
+fn run_plan(
+    prepared: &Prepared,
+    groups: &[i64],
+    samples: &Batch,
+    request: &PerSampleRequest,
+    engine: &dyn Engine,
+) -> Result<Vec<Reduced>> {
+    let Prepared { plan, graph, parameters } = prepared;
+    let (proto, weights) = emit_split(graph)?;
+    let mut session = engine.load_with(&proto, &weights)?;
+    drop((proto, weights));
+    let members = members(groups);
+    let mut grams = vec![empty_grams(&members); request.products.len()];
+    let mut sums: Vec<Vec<f64>> = vec![Vec::new(); request.products.len()];
+    // Where each sample stands: its group and its place in it.
+    let mut place = vec![(0, 0); samples.len()];
+    for (c, members) in members.values().enumerate() {
+        for (i, &sample) in members.iter().enumerate() {
+            place[sample] = (c, i);
+        }
+    }
+    let mut seen = vec![false; samples.len()];
+    for run in &plan.runs {
+        let mut inputs = match request.objective {
+            Objective::Loss(_) => samples.rows(&slots(plan, run))?,
+            Objective::OutputSum => samples.input_rows(&slots(plan, run))?,
+        };
+        if graph.input(COUNTED).is_some() {
+            inputs.push(counted(plan, run, &mut seen)?);
+        }
+        let outputs = session.run(&inputs)?;
+        let [losses, finite, products @ ..] = outputs.as_slice() else {
+            return Err(Error::Score("the engine returned other outputs than asked for".into()));
+        };
+        check_finite(losses, finite, parameters)?;
+        for (p, (product, output)) in request.products.iter().zip(products).enumerate() {
+            let output = output.to_f64();
+            match product {
+                Product::Gram(..) => {
+                    for (g, group) in run.iter().enumerate() {
+                        for (i, &a) in group.iter().enumerate() {
+                            for (j, &b) in group.iter().enumerate() {
+                                let ((class_a, i_a), (class_b, i_b)) = (place[a], place[b]);
+                                if class_a == class_b {
+                                    grams[p][class_a].gram[[i_a, i_b]] = output[[g, i, j]];
+                                }
+                            }
+                        }
+                    }
+                }
+                Product::Alignment(_) => {
+                    sums[p].resize(output.len(), 0.0);
+                    sums[p].iter_mut().zip(&output).for_each(|(sum, value)| *sum += value);
+                }
+            }
+        }
+    }
+    let products = request.products.iter().zip(grams).zip(sums);
+    Ok(products
+        .map(|((product, grams), sums)| match product {
+            Product::Gram(..) => Reduced::Grams(grams),
+            Product::Alignment(_) => Reduced::Alignment(sums.iter().map(|v| v.abs()).sum()),
+        })
+        .collect())
+}
+
+fn empty_grams(members: &BTreeMap<i64, Vec<usize>>) -> Vec<ClassGram> {
+    let empty = |(&class, members): (&i64, &Vec<usize>)| ClassGram {
+        class,
+        gram: Array2::zeros((members.len(), members.len())),
+    };
+    members.iter().map(empty).collect()
+}
+
+/// 1 for each lane whose sample was not seen before, 0 for the others.
+fn counted(plan: &Plan, run: &[Vec<usize>], seen: &mut [bool]) -> Result<Tensor> {
+    let mut counted = vec![0.0; plan.lanes()];
+    for (g, group) in run.iter().enumerate() {
+        for (i, &sample) in group.iter().enumerate() {
+            if !std::mem::replace(&mut seen[sample], true) {
+                counted[g * plan.size + i] = 1.0;
+            }
+        }
+    }
+    Tensor::f32(&[plan.lanes()], counted)
+}
+
+/// The samples of a run, one for each lane; free places repeat the first.
+fn slots(plan: &Plan, run: &[Vec<usize>]) -> Vec<usize> {
+    let first = run.first().and_then(|group| group.first()).copied().unwrap_or(0);
+    let mut slots = vec![first; plan.lanes()];
+    for (g, group) in run.iter().enumerate() {
+        slots[g * plan.size..][..group.len()].copy_from_slice(group);
+    }
+    slots
+}
+
+fn check_finite(losses: &Tensor, sums: &Tensor, parameters: &[String]) -> Result<()> {
+    if let Some(bad) = losses.to_f64().iter().find(|v| !v.is_finite()) {
+        return Err(Error::Score(format!(
+            "the loss of a sample is {bad}: check the model's weights and the data's scale"
+        )));
+    }
+    match sums.to_f64().iter().position(|v| !v.is_finite()) {
+        Some(i) => Err(Error::Score(format!(
+            "the gradient of '{}' is not finite: check the model's weights and the data's scale",
+            parameters.get(i).map_or("a parameter", String::as_str)
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The largest plan whose values fit into `memory` bytes, with its graph.
+fn build(
+    model: &Graph,
+    roles: &Roles,
+    groups: &[i64],
+    request: &PerSampleRequest,
+    memory: Option<u64>,
+) -> Result<Prepared> {
+    let largest = members(groups).values().map(Vec::len).max().unwrap_or(1);
+    let mut most = largest.max(PREFERRED_LANES).min(groups.len().max(1));
+    loop {
+        let plan = plan(groups, most)?;
+        let training =
+            training_graph(model, request.objective, plan.lanes(), Reduction::PerSample)?;
+        let (graph, parameters) = with_products(&training, &plan, roles, &request.products)?;
+        let lanes = plan.lanes();
+        let prepared = Prepared { plan, graph, parameters };
+        let Some(memory) = memory else { return Ok(prepared) };
+        let peak = peak_bytes(&prepared.graph);
+        tracing::debug!("{lanes} samples at once take {peak} bytes of {memory}");
+        if peak <= memory {
+            return Ok(prepared);
+        }
+        let fitting = (lanes as u64).saturating_mul(memory) / peak.max(1);
+        most = usize::try_from(fitting).unwrap_or(usize::MAX).min(lanes - 1);
+    }
+}
+
+/// The training graph with the outputs `loss` `[n]`, `sums` `[parameters]` (of all elements of
+/// each gradient, to see whether they are finite) and, for each product, `product.<i>`: a Gram
+/// matrix `[groups, size, size]`, or sums of signs over the lanes.
+fn with_products(
+    training: &TrainingGraph,
+    plan: &Plan,
+    roles: &Roles,
+    products: &[Product],
+) -> Result<(Graph, Vec<String>)> {
+    let graph = &training.graph;
+    let loss = graph.output("loss")?;
+    let mut b = Builder::new(graph.clone());
+    b.set_scope("reduce");
+    let mut gradients = Vec::new();
+    for (name, size) in &training.parameters {
+        let value = graph.output(&format!("grad.{name}"))?;
+        if b.as_uniform(value) != Some(0.0) && *size > 0 {
+            gradients.push(Gradient::new(&mut b, name, value, *size)?);
+        }
+    }
+    let sums = gradients.iter().map(|g| g.sum(&mut b)).collect::<Result<Vec<_>>>()?;
+    let names = gradients.iter().map(|g| g.name.clone()).collect();
+    let counted = products
+        .iter()
+        .any(|p| matches!(p, Product::Alignment(_)))
+        .then(|| b.input(COUNTED, Fact::new(DType::F32, [plan.lanes()])));
+    let mut values = Vec::new();
+    for product in products {
+        let (Product::Gram(_, selection) | Product::Alignment(selection)) = product;
+        let selected: Vec<&Gradient> =
+            gradients.iter().filter(|g| roles.is_in(*selection, &g.name)).collect();
+        if selected.is_empty() {
+            return Err(Error::Score(format!(
+                "{selection} have no gradient: is the loss independent of them all?"
+            )));
+        }
+        values.push(match (product, counted) {
+            (Product::Alignment(_), Some(counted)) => sign_sums(&mut b, &selected, plan, counted)?,
+            (Product::Gram(kind, _), _) => gram(&mut b, &selected, plan, *kind)?,
+            (Product::Alignment(_), None) => continue,
+        });
+    }
+    let sums = b.concat(&sums, 0)?;
+    let output = |name: &str, value| Output { name: name.into(), value };
+    let mut outputs = vec![output("loss", loss), output("sums", sums)];
+    outputs.extend(values.iter().enumerate().map(|(i, &v)| output(&format!("product.{i}"), v)));
+    Ok((b.finish().with_outputs(outputs), names))
+}
+
+/// The per-sample gradients of a parameter.
+struct Gradient {
+    name: String,
+    /// The number of elements for each sample.
+    size: usize,
+    form: Form,
+}
+
+enum Form {
+    /// `[lanes, size]`.
+    Rows(Value),
+    /// The factors `[lanes, m, 1]` and `[lanes, 1, n]` of an outer product in every lane.
+    Outer(Value, Value),
+}
+
+impl Gradient {
+    fn new(b: &mut Builder, name: &str, value: Value, size: usize) -> Result<Self> {
+        let form = match outer_product(b.graph(), value) {
+            Some((x, d)) => Form::Outer(x, d),
+            None => {
+                let lanes = b.fact(value).len() / size;
+                let clean = without_noise(b, value)?;
+                Form::Rows(b.reshape(clean, &[lanes, size])?)
+            }
+        };
+        Ok(Gradient { name: name.to_owned(), size, form })
+    }
+
+    /// `[1]`: the sum of all its elements, or of all its factors'.
+    fn sum(&self, b: &mut Builder) -> Result<Value> {
+        let total = match self.form {
+            Form::Rows(rows) => b.sum_all(rows)?,
+            Form::Outer(x, d) => {
+                let (x, d) = (b.sum_all(x)?, b.sum_all(d)?);
+                b.add(x, d)?
+            }
+        };
+        b.reshape(total, &[1])
+    }
+}
+
+/// `[groups, size, size]`, in float64: the inner products of `gradients` inside each group.
+fn gram(b: &mut Builder, gradients: &[&Gradient], plan: &Plan, kind: GramKind) -> Result<Value> {
+    let mut terms = Vec::new();
+    let mut small = Vec::new();
+    for gradient in gradients {
+        match gradient.form {
+            Form::Outer(x, d) => {
+                let (x, d) = (gram_of(b, x, plan, kind)?, gram_of(b, d, plan, kind)?);
+                let (x, d) = (b.cast(x, DType::F64)?, b.cast(d, DType::F64)?);
+                terms.push(b.mul(x, d)?);
+            }
+            Form::Rows(rows) if gradient.size < SMALL => small.push(rows),
+            Form::Rows(rows) => {
+                for start in (0..gradient.size).step_by(EXACT) {
+                    let end = gradient.size.min(start + EXACT);
+                    let part = b.slice_axis(rows, 1, start, end, 1)?;
+                    let gram = gram_of(b, part, plan, kind)?;
+                    terms.push(b.cast(gram, DType::F64)?);
+                }
+            }
+        }
+    }
+    if !small.is_empty() {
+        let rows = b.concat(&small, 1)?;
+        let gram = gram_of(b, rows, plan, kind)?;
+        terms.push(b.cast(gram, DType::F64)?);
+    }
+    let mut total = terms[0];
+    for &term in &terms[1..] {
+        total = b.add(total, term)?;
+    }
+    Ok(total)
+}
+
+/// The sums over the counted lanes of the signs of `gradients`, `[parameters]`; where one run sees
+/// all samples, their magnitudes' sums, one for each gradient.
+fn sign_sums(
+    b: &mut Builder,
+    gradients: &[&Gradient],
+    plan: &Plan,
+    counted: Value,
+) -> Result<Value> {
+    let lanes = plan.lanes();
+    let mut parts = Vec::new();
+    for gradient in gradients {
+        let sum = match gradient.form {
+            Form::Rows(rows) => {
+                let signs = b.sign(rows)?;
+                let weights = b.reshape(counted, &[1, lanes])?;
+                b.matmul(weights, signs)?
+            }
+            Form::Outer(x, d) => {
+                let (x, d) = (b.sign(x)?, b.sign(d)?);
+                let weights = b.reshape(counted, &[lanes, 1, 1])?;
+                let x = b.mul(x, weights)?;
+                let (width, height) = (b.fact(x).len() / lanes, b.fact(d).len() / lanes);
+                let (x, d) = (b.reshape(x, &[lanes, width])?, b.reshape(d, &[lanes, height])?);
+                b.matmul_t(x, d, true, false)?
+            }
+        };
+        let sum = if plan.runs.len() == 1 {
+            let size = b.unary(Unary::Abs, sum)?;
+            b.sum_all(size)?
+        } else {
+            sum
+        };
+        let len = b.fact(sum).len();
+        parts.push(b.reshape(sum, &[len])?);
+    }
+    b.concat(&parts, 0)
+}
+
+/// `[groups, size, size]`: inner products of the rows of `[lanes, …]` inside each group, exact for
+/// signs and in float64 for gradients.
+fn gram_of(b: &mut Builder, rows: Value, plan: &Plan, kind: GramKind) -> Result<Value> {
+    let width = b.fact(rows).len() / plan.lanes();
+    let rows = match kind {
+        GramKind::Sign => b.sign(rows)?,
+        // The small eigenvalues of the Gram matrix are squares of small singular values, which
+        // products in float32 would drown.
+        GramKind::Raw => b.cast(rows, DType::F64)?,
+    };
+    let rows = b.reshape(rows, &[plan.groups, plan.size, width])?;
+    b.matmul_t(rows, rows, false, true)
+}
+
+/// The factors of a per-sample gradient that is an outer product in every lane, possibly reshaped
+/// or with its own axes permuted: neither changes inner products.
+fn outer_product(graph: &Graph, gradient: Value) -> Option<(Value, Value)> {
+    let node = graph.node(gradient);
+    match &node.op {
+        Op::Apply(Primitive::Reshape(_)) => {
+            let inner = node.inputs[0];
+            (graph.shape(inner).first() == graph.shape(gradient).first())
+                .then(|| outer_product(graph, inner))?
+        }
+        Op::Apply(Primitive::Transpose(op)) if op.perm.first() == Some(&0) => {
+            outer_product(graph, node.inputs[0])
+        }
+        Op::Apply(Primitive::MatMul(op)) if !op.trans_a && !op.trans_b => {
+            let (x, d) = (node.inputs[0], node.inputs[1]);
+            match (graph.shape(x), graph.shape(d)) {
+                ([n, _, 1], [m, 1, _]) if n == m => Some((x, d)),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// A gradient in which the sums that cancel to rounding noise are zero. Sums are looked for behind
+/// whatever only moves elements or adds up contributions.
+fn without_noise(b: &mut Builder, gradient: Value) -> Result<Value> {
+    let node = b.graph().node(gradient).clone();
+    let Op::Apply(op) = &node.op else { return Ok(gradient) };
+    match op {
+        Primitive::Reshape(_)
+        | Primitive::Transpose(_)
+        | Primitive::Slice(_)
+        | Primitive::Pad(_)
+        | Primitive::Concat(_)
+        | Primitive::Binary(Binary::Add) => {
+            let operands = node.inputs.iter();
+            let cleaned = operands.map(|&v| without_noise(b, v)).collect::<Result<Vec<_>>>()?;
+            if cleaned == node.inputs { Ok(gradient) } else { b.push(op.clone(), &cleaned) }
+        }
+        Primitive::Reduce(Reduce { kind: Reducing::Sum, axes }) => {
+            let magnitudes = b.unary(Unary::Abs, node.inputs[0])?;
+            let scale = b.reduce_sum(magnitudes, axes)?;
+            let floor = b.scale(scale, CANCELLED)?;
+            let size = b.unary(Unary::Abs, gradient)?;
+            let cancelled = b.less_or_equal(size, floor)?;
+            let zero = b.scalar_like(gradient, 0.0);
+            b.select(cancelled, zero, gradient)
+        }
+        _ => Ok(gradient),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::all_for_tests;
+    use crate::graph::eval;
+    use crate::ops::Window;
+    use crate::transform::Loss;
+
+    const SAMPLES: usize = 11;
+
+    fn noise(shape: &[usize]) -> Tensor {
+        let value = |i: usize| ((i * 7919 + 13) % 101) as f32 / 50.0 - 1.0;
+        Tensor::f32(shape, (0..shape.iter().product()).map(value).collect()).unwrap()
+    }
+
+    /// A convolution with a bias, a ReLU, and a linear layer on all of it.
+    fn model() -> Graph {
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F32, [1, 2, 5, 5]));
+        let w = b.parameter("w", noise(&[3, 2, 3, 3]));
+        let bias = b.parameter("bias", noise(&[3, 1, 1]));
+        let v = b.parameter("v", noise(&[27, 4]));
+        let window = Window {
+            strides: vec![1, 1],
+            dilations: vec![1, 1],
+            pads_begin: vec![0, 0],
+            pads_end: vec![0, 0],
+            groups: 1,
+        };
+        let y = b.conv(x, w, window).unwrap();
+        let y = b.add(y, bias).unwrap();
+        let y = b.relu(y).unwrap();
+        let y = b.reshape(y, &[1, 27]).unwrap();
+        let y = b.matmul(y, v).unwrap();
+        b.output("logits", y);
+        b.finish()
+    }
+
+    /// Two classes, one of them large.
+    fn batch() -> Batch {
+        let classes: Vec<i64> = (0..SAMPLES as i64).map(|i| i64::from(i >= 3)).collect();
+        Batch {
+            inputs: vec![noise(&[SAMPLES, 2, 5, 5])],
+            targets: Tensor::index(classes.iter().copied()),
+            classes,
+        }
+    }
+
+    fn request(products: &[Product]) -> PerSampleRequest {
+        PerSampleRequest {
+            objective: Loss::CrossEntropy.into(),
+            grouping: Grouping::Classes,
+            products: products.to_vec(),
+            memory: None,
+        }
+    }
+
+    const PRODUCTS: [Product; 4] = [
+        Product::Gram(GramKind::Sign, Selection::All),
+        Product::Gram(GramKind::Raw, Selection::Weights),
+        Product::Alignment(Selection::Weights),
+        Product::Alignment(Selection::All),
+    ];
+
+    /// Rows of per-sample gradients of the selected parameters, by the interpreter.
+    fn gradients(model: &Graph, batch: &Batch, selection: Selection) -> Array2<f64> {
+        let training =
+            training_graph(model, Loss::CrossEntropy, SAMPLES, Reduction::PerSample).unwrap();
+        let all: Vec<usize> = (0..SAMPLES).collect();
+        let gradients = eval(&training.graph, &batch.rows(&all).unwrap()).unwrap();
+        let roles = Roles::of(model);
+        let selected = training
+            .parameters
+            .iter()
+            .zip(&gradients[1..])
+            .filter(|((name, _), _)| roles.is_in(selection, name));
+        let rows: Vec<Array2<f64>> = selected
+            .map(|((_, size), g)| {
+                let rows = g.reshape(&[SAMPLES, *size]).unwrap().to_f64();
+                rows.into_dimensionality::<ndarray::Ix2>().unwrap()
+            })
+            .collect();
+        let views: Vec<_> = rows.iter().map(|r| r.view()).collect();
+        ndarray::concatenate(ndarray::Axis(1), &views).unwrap()
+    }
+
+    fn signs(rows: &Array2<f64>) -> Array2<f64> {
+        rows.mapv(|v| if v == 0.0 { 0.0 } else { v.signum() })
+    }
+
+    fn expect_grams(reduced: &Reduced, expected: &Array2<f64>) {
+        let Reduced::Grams(grams) = reduced else { panic!("{reduced:?}") };
+        assert_eq!(grams.len(), 2);
+        for (class, from) in [(0, 0), (1, 3)] {
+            for ((i, j), value) in grams[class].gram.indexed_iter() {
+                let expected = expected[[from + i, from + j]];
+                assert!((value - expected).abs() < 1e-4 * expected.abs().max(1.0));
+            }
+        }
+    }
+
+    #[test]
+    fn products_are_those_of_the_gradients() {
+        let (model, batch) = (model(), batch());
+        let all = signs(&gradients(&model, &batch, Selection::All));
+        let weights = gradients(&model, &batch, Selection::Weights);
+        assert_eq!((all.ncols(), weights.ncols()), (54 + 3 + 108, 54 + 108));
+        let alignment = |signs: &Array2<f64>| -> f64 {
+            signs.sum_axis(ndarray::Axis(0)).iter().map(|v| v.abs()).sum()
+        };
+        for engine in all_for_tests() {
+            let roles = Roles::of(&model);
+            let reduced =
+                per_sample(&model, &roles, &batch, &request(&PRODUCTS), &*engine).unwrap();
+            expect_grams(&reduced[0], &all.dot(&all.t()));
+            expect_grams(&reduced[1], &weights.dot(&weights.t()));
+            for (reduced, expected) in
+                reduced[2..].iter().zip([alignment(&signs(&weights)), alignment(&all)])
+            {
+                let Reduced::Alignment(value) = reduced else { panic!("{reduced:?}") };
+                assert_eq!(*value, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn little_memory_takes_more_runs_to_the_same_result() {
+        let (model, batch) = (model(), batch());
+        let (roles, request) = (Roles::of(&model), request(&PRODUCTS));
+        let groups = groups(&batch.classes, &request);
+        let build = |memory| build(&model, &roles, &groups, &request, memory);
+        let whole = build(None).unwrap();
+        let third = peak_bytes(&whole.graph) / 3;
+        let parts = build(Some(third)).unwrap();
+        assert!(parts.plan.runs.len() > whole.plan.runs.len(), "{:?}", parts.plan);
+        assert!(peak_bytes(&parts.graph) <= third);
+        for engine in all_for_tests() {
+            let run = |prepared: &Prepared| {
+                run_plan(prepared, &groups, &batch, &request, &*engine).unwrap()
+            };
+            for (one, many) in run(&whole).iter().zip(run(&parts)) {
+                match (one, many) {
+                    (Reduced::Grams(one), Reduced::Grams(many)) => {
+                        for (one, many) in one.iter().zip(many) {
+                            assert_eq!(one.class, many.class);
+                            let error = (&one.gram - &many.gram).mapv(f64::abs);
+                            assert!(error.iter().all(|&e| e < 1e-5), "{error}");
+                        }
+                    }
+                    (Reduced::Alignment(one), Reduced::Alignment(many)) => assert_eq!(*one, many),
+                    (one, many) => panic!("{one:?} {many:?}"),
+                }
+            }
+        }
+        assert!(matches!(build(Some(1)), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn what_is_not_compared_runs_in_any_order() {
+        let batch = batch();
+        let request = request(&PRODUCTS[2..]);
+        assert_eq!(groups(&batch.classes, &request), (0..SAMPLES as i64).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn layers_on_one_row_are_outer_products() {
+        let training =
+            training_graph(&model(), Loss::CrossEntropy, 4, Reduction::PerSample).unwrap();
+        let is_outer = |name: &str| {
+            let gradient = training.graph.output(name).unwrap();
+            outer_product(&training.graph, gradient).is_some()
+        };
+        assert!(is_outer("grad.v") && !is_outer("grad.w") && !is_outer("grad.bias"));
+    }
+}

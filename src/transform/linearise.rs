@@ -1,0 +1,241 @@
+//! The network that synflow looks at: positive parameters, no batch normalisation, and numbers
+//! that stay inside the range of float32 however deep it is.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::roles::{Role, roles};
+use crate::error::Result;
+use crate::graph::{Builder, Graph, Node, Parameter, Value};
+use crate::ops::{Binary, Op, Primitive, Reduction, Unary};
+use crate::tensor::Tensor;
+
+/// A network of positive parameters.
+#[derive(Clone, Debug)]
+pub struct Linearised {
+    /// The graph, with the outputs of the original.
+    pub graph: Graph,
+    /// For each output the `e` by which it is too small: it stands for `2ᵉ` times its value.
+    pub exponents: Vec<i32>,
+    /// Operations because of which the output is not proportional to the input.
+    pub nonlinear: BTreeSet<String>,
+}
+
+/// `graph` with every parameter replaced by its absolute value and every batch normalisation by
+/// the identity.
+///
+/// Without normalisation the signal grows or shrinks geometrically with depth, beyond what float32
+/// holds. So each weight is divided by a power of two near the gain of its layer, and each value
+/// has an exponent by which it is too small; where values are added, they are brought to the
+/// larger exponent. Powers of two are exact, so nothing else changes; and `θ · ∂R/∂θ`, which is all
+/// that synflow needs, is too small by the exponent of `R` alone.
+///
+/// # Errors
+/// When shapes do not fit together, as they do in a valid graph.
+pub fn linearise(graph: &Graph) -> Result<Linearised> {
+    let gains = gains(graph);
+    let depends = graph.dependents(graph.inputs());
+    let mut exponents = vec![0; graph.nodes().len()];
+    let mut nonlinear = BTreeSet::new();
+    let mut b = Builder::default();
+    let map = b.import(graph, |b, value, node, inputs| match &node.op {
+        Op::Input(_) | Op::Constant(_) => Ok(None),
+        Op::Parameter(parameter) => {
+            let exponent = gains.get(&value).copied().unwrap_or(0);
+            exponents[value.index()] = exponent;
+            let factor = 2f64.powi(-exponent);
+            let values = parameter.tensor.to_f64().mapv(|v| v.abs() * factor);
+            let tensor = Tensor::from_f64(values, parameter.tensor.dtype());
+            let positive = Parameter { name: parameter.name.clone(), tensor };
+            Ok(Some(b.append(Op::Parameter(positive), vec![], node.fact.clone())))
+        }
+        Op::Apply(op) => {
+            let operands: Vec<Scaled> = inputs
+                .iter()
+                .zip(&node.inputs)
+                .map(|(&value, old)| Scaled { value, exponent: exponents[old.index()] })
+                .collect();
+            let degree = node.inputs.iter().filter(|v| depends[v.index()]).count();
+            if degree > 0 && !is_homogeneous(op, degree) && node.fact.dtype.is_float() {
+                nonlinear.insert(name(op));
+            }
+            let result = apply(b, op, node, &operands)?;
+            exponents[value.index()] = result.exponent;
+            Ok(Some(result.value))
+        }
+    })?;
+    b.copy_outputs(graph, &map)?;
+    let exponents = graph.outputs().iter().map(|o| exponents[o.value.index()]).collect();
+    Ok(Linearised { graph: b.finish(), exponents, nonlinear })
+}
+
+/// A value that stands for `2^exponent` times itself.
+#[derive(Clone, Copy)]
+struct Scaled {
+    value: Value,
+    exponent: i32,
+}
+
+impl Scaled {
+    fn to(self, b: &mut Builder, exponent: i32) -> Result<Value> {
+        if self.exponent == exponent || !b.dtype(self.value).is_float() {
+            return Ok(self.value);
+        }
+        b.scale(self.value, 2f64.powi(self.exponent - exponent))
+    }
+}
+
+/// For each weight the exponent of two nearest to what its layer multiplies a constant input by,
+/// on average.
+fn gains(graph: &Graph) -> HashMap<Value, i32> {
+    let gain = |(value, role)| {
+        let (Role::Weight { fan_in, .. }, Op::Parameter(parameter)) = (role, &graph.node(value).op)
+        else {
+            return None;
+        };
+        let total: f64 = parameter.tensor.to_f64().iter().map(|v| v.abs()).sum();
+        let mean = total / parameter.tensor.len().max(1) as f64;
+        let gain = (mean * fan_in as f64).log2().round();
+        gain.is_finite().then_some((value, gain as i32))
+    };
+    roles(graph).into_iter().filter_map(gain).collect()
+}
+
+/// Whether the result is proportional to those operands that are, of which there are `degree`.
+fn is_homogeneous(op: &Primitive, degree: usize) -> bool {
+    use Primitive as P;
+    match op {
+        P::Conv(_) | P::ConvInputGrad(_) | P::MatMul(_) | P::Binary(Binary::Mul) => degree == 1,
+        P::Unary(Unary::Abs | Unary::Neg | Unary::Relu) => true,
+        P::Binary(Binary::Add | Binary::Sub | Binary::Max | Binary::Min) => true,
+        P::Reduce(reduce) => reduce.kind != Reduction::Prod,
+        P::Pad(pad) => pad.value.get() == 0.0,
+        P::Unary(_) | P::Binary(_) | P::Softmax(_) => false,
+        _ => true,
+    }
+}
+
+fn name(op: &Primitive) -> String {
+    match op {
+        Primitive::Unary(f) => format!("{f:?}"),
+        Primitive::Binary(f) => format!("{f:?}"),
+        op => op.name().to_owned(),
+    }
+}
+
+/// `op` on scaled operands.
+fn apply(b: &mut Builder, op: &Primitive, node: &Node, x: &[Scaled]) -> Result<Scaled> {
+    use Primitive as P;
+    let operands: Vec<Value> = x.iter().map(|s| s.value).collect();
+    let as_they_are = |b: &mut Builder, exponent| -> Result<Scaled> {
+        Ok(Scaled { value: b.push(op.clone(), &operands)?, exponent })
+    };
+    match op {
+        P::BatchNorm(_) => return Ok(x[0]),
+        // The exponents of factors add up.
+        P::Conv(_) | P::ConvInputGrad(_) | P::MatMul(_) | P::Binary(Binary::Mul) => {
+            return as_they_are(b, x[0].exponent + x[1].exponent);
+        }
+        P::Binary(Binary::Div) => return as_they_are(b, x[0].exponent - x[1].exponent),
+        // A scale of the first operand passes; the others are positions.
+        P::AveragePool(_)
+        | P::CumSum(_)
+        | P::Detach(_)
+        | P::Expand(_)
+        | P::Gather(_)
+        | P::MaxPool(_)
+        | P::Reshape(_)
+        | P::Slice(_)
+        | P::Transpose(_)
+        | P::Unary(Unary::Abs | Unary::Neg | Unary::Relu) => return as_they_are(b, x[0].exponent),
+        P::Cast(cast) if cast.to.is_float() => return as_they_are(b, x[0].exponent),
+        P::Reduce(reduce) if reduce.kind != Reduction::Prod => {
+            return as_they_are(b, x[0].exponent);
+        }
+        P::Pad(pad) if pad.value.get() == 0.0 => return as_they_are(b, x[0].exponent),
+        P::ScatterAdd(_) => return as_they_are(b, x[1].exponent),
+        P::MaxPoolIndices(_) | P::Unary(Unary::Sign) => return as_they_are(b, 0),
+        _ => {}
+    }
+    // What is added, compared or chosen between has to be of one scale; other functions take
+    // their operands as they stand.
+    let floats = x.iter().filter(|s| b.dtype(s.value).is_float());
+    let common = match op {
+        P::Binary(Binary::Pow | Binary::Mod) => 0,
+        P::Binary(_) | P::Concat(_) | P::Where(_) => floats.map(|s| s.exponent).max().unwrap_or(0),
+        _ => 0,
+    };
+    let aligned = x.iter().map(|s| s.to(b, common)).collect::<Result<Vec<_>>>()?;
+    let exponent = if node.fact.dtype.is_float() { common } else { 0 };
+    Ok(Scaled { value: b.push(op.clone(), &aligned)?, exponent })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Fact, eval};
+    use crate::ops::{BatchNorm, BatchNormMode};
+    use crate::tensor::DType;
+
+    fn weight(rows: usize, columns: usize, scale: f64) -> Tensor {
+        let value = |i: usize| ((i * 7919 + 13) % 101) as f64 / 50.0 - 1.0;
+        let values = (0..rows * columns).map(|i| scale * value(i)).collect();
+        Tensor::f64(&[rows, columns], values).unwrap()
+    }
+
+    /// Layers of very different gains with a shift, a skip connection, and a batch norm.
+    fn model(positive: bool) -> Graph {
+        let mut b = Builder::default();
+        let mut x = b.input("x", Fact::new(DType::F64, [1, 4]));
+        let ones = b.constant(Tensor::full(DType::F64, &[4], 1.0));
+        for (i, scale) in [1e9, 3e-7, 40.0].into_iter().enumerate() {
+            let sign = |t: Tensor| match positive {
+                true => Tensor::from_f64(t.to_f64().mapv(f64::abs), DType::F64),
+                false => t,
+            };
+            let w = b.parameter(format!("w{i}"), sign(weight(4, 4, scale)));
+            let shift = b.parameter(format!("b{i}"), sign(weight(1, 4, 2.0)));
+            let y = b.matmul(x, w).unwrap();
+            let y = b.add(y, shift).unwrap();
+            let y = if positive {
+                y
+            } else {
+                let norm = BatchNorm { epsilon: 1e-5.into(), mode: BatchNormMode::Running };
+                b.push(norm, &[y, ones, ones, ones, ones]).unwrap()
+            };
+            let y = b.relu(y).unwrap();
+            x = b.add(x, y).unwrap();
+        }
+        b.output("y", x);
+        b.finish()
+    }
+
+    #[test]
+    fn it_is_the_positive_network_up_to_a_power_of_two() {
+        let linear = linearise(&model(false)).unwrap();
+        assert!(linear.nonlinear.is_empty(), "{:?}", linear.nonlinear);
+        let x = [Tensor::full(DType::F64, &[1, 4], 1.0)];
+        let plain = eval(&model(true), &x).unwrap()[0].to_f64();
+        let scaled = eval(&linear.graph, &x).unwrap()[0].to_f64();
+        assert!(linear.exponents[0] > 8);
+        for (p, s) in plain.iter().zip(&scaled) {
+            let s = s * 2f64.powi(linear.exponents[0]);
+            assert!((p - s).abs() < 1e-12 * p, "{p} {s}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_homogeneous_is_named_and_sees_plain_values() {
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F64, [1, 4]));
+        let w = b.parameter("w", weight(4, 4, 1e3));
+        let y = b.matmul(x, w).unwrap();
+        let y = b.unary(Unary::Sqrt, y).unwrap();
+        b.output("y", y);
+        let linear = linearise(&b.finish()).unwrap();
+        assert_eq!(linear.nonlinear.iter().collect::<Vec<_>>(), ["Sqrt"]);
+        assert_eq!(linear.exponents, [0]);
+        let y = eval(&linear.graph, &[Tensor::full(DType::F64, &[1, 4], 1.0)]).unwrap();
+        let column: f64 = (0..4).map(|i| weight(4, 4, 1e3).to_f64()[[i, 0]].abs()).sum();
+        assert!((y[0].to_f64()[[0, 0]] - column.sqrt()).abs() < 1e-9);
+    }
+}

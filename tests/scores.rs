@@ -1,0 +1,203 @@
+//! The scores that are made of whole batches against PyTorch's, computed in float64 from their
+//! definitions by `scripts/make_score_references.py`, on both engines.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use gradalign::data::{Dataset, Options as DataOptions, Samples};
+use gradalign::engine::{Engine, all_for_tests};
+use gradalign::graph::Graph;
+use gradalign::metric::{self, Evidence, Metric, Options, RegionInputs, ZenForm};
+use gradalign::ops::BatchNormMode;
+use gradalign::pass::{Batch, Network, Roles, Setting, has_batch_norm};
+use gradalign::score::{Score, Settings, prepare, score};
+use gradalign::tensor::Tensor;
+use gradalign::transform::Loss;
+use serde::Deserialize;
+
+/// Largest relative error of a score.
+const TOLERANCE: f64 = 1e-3;
+
+/// Relative error of the singular values of the gradients beside the largest one, in float32. The
+/// least one, whose square is the least eigenvalue of the tangent kernel, is wrong by this times
+/// the square root of the condition number.
+const GRADIENT_ERROR: f64 = 1e-6;
+
+#[derive(Deserialize)]
+struct Reference {
+    model: PathBuf,
+    data: PathBuf,
+    /// By score, by what becomes of batch normalisation.
+    scores: BTreeMap<String, BTreeMap<String, Option<Expected>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Expected {
+    Value(f64),
+    Eigenvalues { min: f64, max: f64 },
+    Zen { paper: f64, reference: f64 },
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn references() -> Vec<Reference> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(root().join("fixtures/scores"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    let read = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap();
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    };
+    let references: Vec<Reference> = paths.iter().map(read).collect();
+    assert!(references.len() >= 8, "only {} references", references.len());
+    references
+}
+
+/// The model's graph and all samples of the reference's data.
+fn load(reference: &Reference) -> (Graph, Batch, Loss) {
+    let options = DataOptions { samples: Samples::All, ..DataOptions::default() };
+    let data = root().join(&reference.data);
+    let dataset = Dataset::open(data.to_str().unwrap(), &options).unwrap();
+    let model = gradalign::onnx::load(root().join(&reference.model)).unwrap();
+    let (imported, batch, loss, _) = prepare(&model, &dataset, &Settings::default())
+        .unwrap_or_else(|e| panic!("{}: {e}", reference.model.display()));
+    (imported.graph, batch, loss)
+}
+
+fn mode(name: &str) -> Option<BatchNormMode> {
+    match name {
+        "running" => Some(BatchNormMode::Running),
+        "sample" => Some(BatchNormMode::Sample),
+        "batch" => Some(BatchNormMode::Batch),
+        "removed" => None,
+        other => panic!("unknown batch-norm mode {other}"),
+    }
+}
+
+fn expect(context: &str, value: f64, expected: f64, tolerance: f64) {
+    let error = (value - expected).abs() / expected.abs().max(1e-12);
+    assert!(error <= tolerance, "{context}: {value} is not {expected}, relative error {error:.1e}");
+}
+
+/// Compares a score with the reference.
+fn compare(context: &str, score: &Score, expected: Option<&Expected>) {
+    match expected {
+        None => {
+            assert!(score.value.is_nan(), "{context}: {} where there is no value", score.value);
+            assert!(score.reason.is_some(), "{context}: no reason");
+        }
+        Some(Expected::Value(expected)) => expect(context, score.value, *expected, TOLERANCE),
+        Some(Expected::Eigenvalues { min, max }) => {
+            let condition = max / min;
+            let tolerance = TOLERANCE.max(GRADIENT_ERROR * condition.sqrt());
+            expect(context, score.value, -condition, tolerance);
+        }
+        Some(Expected::Zen { .. }) => panic!("{context}: not compared here"),
+    }
+}
+
+/// All scores but zen, which draws its parameters.
+fn check(reference: &Reference, engine: &dyn Engine) {
+    let (graph, batch, loss) = load(reference);
+    for name in ["running", "sample", "batch", "removed"] {
+        let mode = mode(name);
+        let asked: Vec<(&str, Option<&Expected>)> = reference
+            .scores
+            .iter()
+            .filter(|(score, _)| *score != "zen")
+            .filter_map(|(score, by_mode)| Some((score.as_str(), by_mode.get(name)?.as_ref())))
+            .collect();
+        if asked.is_empty() {
+            continue;
+        }
+        let names: Vec<&str> = asked.iter().map(|(score, _)| *score).collect();
+        let settings = Settings {
+            // All of the models have one score at least, so that none fails as a whole.
+            metrics: metric::select(&[&names[..], &["params"]].concat()).unwrap(),
+            options: Options {
+                batch_norm: mode,
+                regions: RegionInputs::Samples,
+                ..Options::default()
+            },
+            ..Settings::default()
+        };
+        let scored = score(&graph, &batch, loss, &settings, engine).unwrap();
+        for ((_, expected), score) in asked.iter().zip(&scored.scores) {
+            let context = format!(
+                "{} {} --bn {name} on {}",
+                reference.model.display(),
+                score.name,
+                engine.describe().name
+            );
+            compare(&context, score, *expected);
+            let treatment = score.batch_norm.map(|treatment| treatment.to_string());
+            let expected = has_batch_norm(&graph).then(|| name.to_owned());
+            assert_eq!(treatment, expected, "{context}");
+        }
+    }
+}
+
+#[test]
+fn scores_are_those_of_pytorch() {
+    for reference in references() {
+        for engine in all_for_tests() {
+            check(&reference, &*engine);
+        }
+    }
+}
+
+fn splitmix64(x: u64) -> u64 {
+    let z = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// Numbers in [-1, 1) that float32 holds exactly.
+fn uniform(i: usize, stream: u64) -> f64 {
+    (splitmix64(i as u64 + (stream << 32)) >> 40) as f64 / f64::from(1 << 23) - 1.0
+}
+
+/// Zen's pass over the weights of the file and inputs that PyTorch is given as well.
+#[test]
+fn zen_is_that_of_pytorch() {
+    const LANES: usize = 16;
+    let zen: &dyn Metric = metric::select(&["zen"]).unwrap()[0];
+    for reference in references() {
+        let (graph, _, loss) = load(&reference);
+        let expected = reference.scores["zen"].values().next().unwrap();
+        let Some(Expected::Zen { paper, reference: published }) = expected else {
+            panic!("{}: zen has two forms", reference.model.display());
+        };
+        let roles = Roles::of(&graph);
+        let input = graph.shape(graph.inputs()[0]).to_vec();
+        let size = LANES * input.iter().product::<usize>();
+        let moved = (0..2 * size).map(|i| {
+            let (half, i) = (i / size, i % size);
+            (uniform(i, 0) + half as f64 * 0.01 * uniform(i, 1)) as f32
+        });
+        let shape = [&[2, LANES], &input[1..]].concat();
+        let inputs = [Tensor::f32(&shape, moved.collect()).unwrap()];
+        for engine in all_for_tests() {
+            for (form, expected) in [(ZenForm::Paper, paper), (ZenForm::Reference, published)] {
+                let options = Options { zen: form, ..Options::default() };
+                let setting = Setting::Perturbed { lanes: LANES, alpha: 0.01.into() };
+                let mut network = Network::new(&graph, &roles, setting, loss, LANES, None).unwrap();
+                let outputs = zen.outputs(&mut network, &options).unwrap();
+                let tensors = network.run(&outputs, &inputs, None, &*engine).unwrap();
+                let evidence = Evidence::Outputs { tensors: &tensors, exponent: 0 };
+                let value = zen.value(&evidence, &options, 0).unwrap().value;
+                let context = format!("{} zen {form:?}", reference.model.display());
+                // A logarithm: its absolute error is the relative one of what it is taken of.
+                assert!((value - expected).abs() < TOLERANCE, "{context}: {value}, not {expected}");
+            }
+        }
+    }
+}
