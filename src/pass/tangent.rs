@@ -117,6 +117,7 @@ fn jacobian(model: &Graph, roles: &Roles, selection: Selection, n: usize) -> Res
     let width = b.fact(outputs).len() / n;
     let outputs = b.reshape(outputs, &[n, width])?;
     let sums = b.reduce_sum(outputs, &[1])?;
+    let sums = b.reshape(sums, &[n])?;
     let choice = b.input(CHOICE, Fact::new(b.dtype(sums), [n]));
     let chosen = b.mul(sums, choice)?;
     let total = b.sum_all(chosen)?;

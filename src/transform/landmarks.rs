@@ -206,6 +206,12 @@ pub fn features(graph: &Graph, name: Option<&str>) -> Result<Value> {
         match &node.op {
             Op::Apply(Primitive::Reshape(_) | Primitive::Transpose(_)) => at = node.inputs[0],
             Op::Apply(Primitive::Reduce(_)) if node.inputs.len() == 1 => return Ok(node.inputs[0]),
+            // A sum divided by the number of positions.
+            Op::Apply(Primitive::Binary(Binary::Mul | Binary::Div))
+                if graph.constant(node.inputs[1]).is_some_and(|t| t.len() == 1) =>
+            {
+                at = node.inputs[0];
+            }
             Op::Apply(_) => return Ok(at),
             _ => return Ok(read),
         }

@@ -68,6 +68,9 @@ pub fn linearise(graph: &Graph) -> Result<Linearised> {
     Ok(Linearised { graph: b.finish(), exponents, nonlinear })
 }
 
+/// A power of two that float32 holds with room for the value it is multiplied with.
+const STEP: i32 = 100;
+
 /// A value that stands for `2^exponent` times itself.
 #[derive(Clone, Copy)]
 struct Scaled {
@@ -80,7 +83,9 @@ impl Scaled {
         if self.exponent == exponent || !b.dtype(self.value).is_float() {
             return Ok(self.value);
         }
-        b.scale(self.value, 2f64.powi(self.exponent - exponent))
+        // A function that needs the value itself is flat long before the largest step.
+        let step = (self.exponent - exponent).clamp(-STEP, STEP);
+        b.scale(self.value, 2f64.powi(step))
     }
 }
 
@@ -154,13 +159,23 @@ fn apply(b: &mut Builder, op: &Primitive, node: &Node, x: &[Scaled]) -> Result<S
         P::Pad(pad) if pad.value.get() == 0.0 => return as_they_are(b, x[0].exponent),
         P::ScatterAdd(_) => return as_they_are(b, x[1].exponent),
         P::MaxPoolIndices(_) | P::Unary(Unary::Sign) => return as_they_are(b, 0),
+        P::Unary(Unary::Reciprocal) => return as_they_are(b, -x[0].exponent),
+        P::Unary(Unary::Sqrt) => {
+            let half = x[0].exponent.div_euclid(2);
+            let even = x[0].to(b, 2 * half)?;
+            return Ok(Scaled { value: b.push(op.clone(), &[even])?, exponent: half });
+        }
         _ => {}
     }
     // What is added, compared or chosen between has to be of one scale; other functions take
     // their operands as they stand.
     let floats = x.iter().filter(|s| b.dtype(s.value).is_float());
+    let decides = |v: &Value| b.as_constant(*v).is_some_and(|t| !t.is_all(0.0));
     let common = match op {
         P::Binary(Binary::Pow | Binary::Mod) => 0,
+        // A bound, as of ReLU6, has its own scale, and so has what is bounded by it.
+        P::Where(_) if operands[1..].iter().any(decides) => 0,
+        P::Binary(f) if !matches!(f, Binary::Add | Binary::Sub) && operands.iter().any(decides) => 0,
         P::Binary(_) | P::Concat(_) | P::Where(_) => floats.map(|s| s.exponent).max().unwrap_or(0),
         _ => 0,
     };
@@ -223,19 +238,56 @@ mod tests {
         }
     }
 
+    /// `x · min(max(x/6 + ½, 0), 1)`, as activations of mobile networks are, through many layers of
+    /// large and of small gain.
+    #[test]
+    fn bounds_keep_their_scale() {
+        for gain in [1e3, 1e-3] {
+            let build = |positive: bool| {
+                let mut b = Builder::default();
+                let mut x = b.input("x", Fact::new(DType::F64, [1, 4]));
+                for i in 0..9 {
+                    let w = weight(4, 4, gain).to_f64();
+                    let w = if positive { w.mapv(f64::abs) } else { w };
+                    let w = b.parameter(format!("w{i}"), Tensor::from_f64(w, DType::F64));
+                    let y = b.matmul(x, w).unwrap();
+                    let gate = b.scale(y, 1.0 / 6.0).unwrap();
+                    let gate = b.shift(gate, 0.5).unwrap();
+                    let gate = b.relu(gate).unwrap();
+                    let one = b.scalar(DType::F64, 1.0);
+                    let below = b.less(gate, one).unwrap();
+                    let gate = b.select(below, gate, one).unwrap();
+                    x = b.mul(y, gate).unwrap();
+                }
+                b.output("y", x);
+                b.finish()
+            };
+            let x = [Tensor::full(DType::F64, &[1, 4], 1.0)];
+            let plain = eval(&build(true), &x).unwrap()[0].to_f64();
+            let linear = linearise(&build(false)).unwrap();
+            let scaled = eval(&linear.graph, &x).unwrap()[0].to_f64();
+            for (p, s) in plain.iter().zip(&scaled) {
+                assert!((1e-9..1e9).contains(s), "{s} leaves no room in float32");
+                let s = s * 2f64.powi(linear.exponents[0]);
+                assert!((p - s).abs() < 1e-9 * p, "{p} {s}");
+            }
+        }
+    }
+
     #[test]
     fn what_is_not_homogeneous_is_named_and_sees_plain_values() {
         let mut b = Builder::default();
         let x = b.input("x", Fact::new(DType::F64, [1, 4]));
         let w = b.parameter("w", weight(4, 4, 1e3));
         let y = b.matmul(x, w).unwrap();
-        let y = b.unary(Unary::Sqrt, y).unwrap();
+        let y = b.unary(Unary::Softplus, y).unwrap();
         b.output("y", y);
         let linear = linearise(&b.finish()).unwrap();
-        assert_eq!(linear.nonlinear.iter().collect::<Vec<_>>(), ["Sqrt"]);
+        assert_eq!(linear.nonlinear.iter().collect::<Vec<_>>(), ["Softplus"]);
         assert_eq!(linear.exponents, [0]);
         let y = eval(&linear.graph, &[Tensor::full(DType::F64, &[1, 4], 1.0)]).unwrap();
         let column: f64 = (0..4).map(|i| weight(4, 4, 1e3).to_f64()[[i, 0]].abs()).sum();
-        assert!((y[0].to_f64()[[0, 0]] - column.sqrt()).abs() < 1e-9);
+        // softplus(c) = c where c is large.
+        assert!((y[0].to_f64()[[0, 0]] - column).abs() < 1e-9);
     }
 }
