@@ -175,7 +175,9 @@ fn apply(b: &mut Builder, op: &Primitive, node: &Node, x: &[Scaled]) -> Result<S
         P::Binary(Binary::Pow | Binary::Mod) => 0,
         // A bound, as of ReLU6, has its own scale, and so has what is bounded by it.
         P::Where(_) if operands[1..].iter().any(decides) => 0,
-        P::Binary(f) if !matches!(f, Binary::Add | Binary::Sub) && operands.iter().any(decides) => 0,
+        P::Binary(f) if !matches!(f, Binary::Add | Binary::Sub) && operands.iter().any(decides) => {
+            0
+        }
         P::Binary(_) | P::Concat(_) | P::Where(_) => floats.map(|s| s.exponent).max().unwrap_or(0),
         _ => 0,
     };

@@ -6,6 +6,7 @@ mod commands;
 mod data;
 mod formats;
 mod options;
+mod paper;
 mod rank;
 
 use std::path::PathBuf;
