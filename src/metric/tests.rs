@@ -244,6 +244,23 @@ fn numbers_out_of_range_are_not_reported() {
 }
 
 #[test]
+fn a_batch_that_does_not_fit_into_memory_costs_its_scores() {
+    let settings = Settings {
+        metrics: select(&["snip", "te-nas-ntk", "params"]).unwrap(),
+        memory: Some(1 << 10),
+        ..Settings::default()
+    };
+    let (model, batch) = (model(Damage::None), batch(inputs(), BALANCED));
+    for engine in all_for_tests() {
+        let scored = score(&model, &batch, Loss::CrossEntropy, &settings, &*engine).unwrap();
+        for score in &scored.scores[..2] {
+            assert!(score.reason.as_ref().is_some_and(|r| r.contains("--memory")), "{score:?}");
+        }
+        assert!(scored.scores[2].value > 0.0);
+    }
+}
+
+#[test]
 fn synflow_is_conserved() {
     // Without biases each layer passes on the whole flow: two layers have twice the output.
     let mut b = Builder::default();

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::graph::{self, Builder};
 use crate::ops::{BatchNormMode, Unary};
 use crate::pass::{Network, Setting};
+use crate::tensor::Tensor;
 
 /// How many inputs are drawn.
 const INPUTS: usize = 16;
@@ -101,7 +102,7 @@ impl Metric for Zen {
                 "the features do not move with the input: is the network connected?".into(),
             ));
         }
-        let variances = variances.iter().flat_map(|tensor| tensor.to_f64());
+        let variances = variances.iter().flat_map(Tensor::to_f64);
         let value = delta.ln() + variances.map(|v| 0.5 * v.ln()).sum::<f64>();
         if !value.is_finite() {
             return Err(Error::Score(

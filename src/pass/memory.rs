@@ -1,5 +1,6 @@
 //! How much memory a graph takes to run.
 
+use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::ops::{Op, Primitive};
 use crate::tensor::DType;
@@ -7,13 +8,38 @@ use crate::tensor::DType;
 /// What engines hold beside the values alive: memory freed but not given back, and packed operands.
 const SLACK: f64 = 1.3;
 
-/// How much of `limit` bytes a run may use for the values of its graph: what is left beside the
-/// process as it is now and the engine's copies of the parameters of `model`.
-pub(crate) fn budget(limit: u64, model: &Graph) -> u64 {
+/// How many bytes a run may use for the values of its graph: what is left of `limit`, which is one
+/// of the whole process, beside the process as it is now and the engine's copies of the parameters
+/// of `model`. Without a limit, what the system has available; `None` where it does not tell.
+pub(crate) fn room(limit: Option<u64>, model: &Graph) -> Option<u64> {
     let parameters: u64 =
         model.parameters().map(|(_, p)| (p.tensor.len() * p.tensor.dtype().size()) as u64).sum();
-    let taken = resident().unwrap_or(parameters) + 2 * parameters;
-    (limit.saturating_sub(taken) as f64 / SLACK) as u64
+    let free = match limit {
+        Some(limit) => limit.saturating_sub(resident().unwrap_or(parameters)),
+        None => available()?,
+    };
+    Some((free.saturating_sub(2 * parameters) as f64 / SLACK) as u64)
+}
+
+/// `Ok` where a graph that takes `peak` bytes fits into `room`.
+///
+/// # Errors
+/// Where it does not, with the remedies.
+pub(crate) fn check_fits(peak: u64, room: Option<u64>) -> Result<()> {
+    match room {
+        Some(room) if peak > room => Err(Error::Usage(format!(
+            "the whole batch takes {} MiB at once, of which {} are available: take fewer samples, \
+             or allow for more by --memory",
+            peak >> 20,
+            room >> 20
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The bytes of memory that programs can still get without swapping (Linux).
+fn available() -> Option<u64> {
+    kib(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
 }
 
 /// The bytes of memory that this process holds, where the system tells.
@@ -27,8 +53,12 @@ pub fn peak_resident() -> Option<u64> {
 }
 
 fn status(entry: &str) -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(entry))?;
+    kib(&std::fs::read_to_string("/proc/self/status").ok()?, entry)
+}
+
+/// An entry of a table in KiB, in bytes.
+fn kib(table: &str, entry: &str) -> Option<u64> {
+    let line = table.lines().find_map(|line| line.strip_prefix(entry))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 

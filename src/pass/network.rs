@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::memory::{budget, peak_bytes};
+use super::memory::{check_fits, peak_bytes, room};
 use super::training::first_output;
 use super::{Batch, Roles, Selection};
 use crate::emit::emit_split;
@@ -322,7 +322,8 @@ impl Network {
     }
 
     /// Runs the network and returns the values `wanted`, for inputs in the order of the model's
-    /// and, last, the labels where there are any. `limit` is a limit of the process in bytes.
+    /// and, last, the labels where there are any. `limit` is a limit of
+    /// the process in bytes; without one, it is what the system has available.
     ///
     /// # Errors
     /// When the engine fails, or the batch does not fit into memory at once.
@@ -346,17 +347,7 @@ impl Network {
             }
         }
         let graph = graph.without_unused_inputs();
-        if let Some(limit) = limit {
-            let (peak, room) = (peak_bytes(&graph), budget(limit, &graph));
-            if peak > room {
-                return Err(Error::Usage(format!(
-                    "the whole batch takes {} MiB at once, of which the memory limit leaves {}: \
-                     take fewer --samples or raise --memory",
-                    peak >> 20,
-                    room >> 20
-                )));
-            }
-        }
+        check_fits(peak_bytes(&graph), room(limit, &graph))?;
         let (proto, parameters) = emit_split(&graph)?;
         let mut session = engine.load_with(&proto, &parameters)?;
         drop((proto, parameters));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use ndarray::Array2;
 
-use super::memory::{budget, peak_bytes};
+use super::memory::{peak_bytes, room};
 use super::plan::{Plan, members, plan};
 use super::training::{Objective, Reduction, TrainingGraph, training_graph};
 use super::{Batch, Roles, Selection};
@@ -112,7 +112,7 @@ pub fn per_sample(
     request: &PerSampleRequest,
     engine: &dyn Engine,
 ) -> Result<Vec<Reduced>> {
-    let memory = request.memory.map(|limit| budget(limit, model));
+    let memory = room(request.memory, model);
     let groups = groups(&samples.classes, request);
     let prepared = build(model, roles, &groups, request, memory)?;
     run_plan(&prepared, &groups, samples, request, engine)

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2, s};
 
-use super::memory::{budget, peak_bytes};
+use super::memory::{check_fits, peak_bytes, room};
 use super::training::first_output;
 use super::{
     Batch, GramKind, Grouping, Objective, PerSampleRequest, Product, Reduced, Roles, Selection,
@@ -29,7 +29,8 @@ const COLUMNS: usize = 1 << 14;
 ///
 /// `model` has its batch normalisations decided (see [`transform::batch_norm`]) and its prediction
 /// as first output. Under batch statistics each output depends on all samples, so that a row of the
-/// Jacobian takes a backward pass over the whole batch. `memory` is a limit of the process in bytes.
+/// Jacobian takes a backward pass over the whole batch. `memory` is a limit of the process in
+/// bytes; without one, it is what the system has available.
 ///
 /// # Errors
 /// When the model cannot be differentiated, the engine fails, no parameter of `selection` has a
@@ -152,24 +153,16 @@ fn with_lanes(
 ) -> Result<(Graph, usize)> {
     let choice = one.graph.input(CHOICE);
     let batched: Vec<_> = choice.into_iter().collect();
+    let stored = (n * width * DType::F32.size()) as u64;
     let mut lanes = LANES.min(n);
     loop {
         let graph = transform::vmap(&one.graph, lanes, &batched)?;
-        let Some(limit) = memory else { return Ok((graph, lanes)) };
-        let stored = (n * width * DType::F32.size()) as u64;
-        let (peak, room) = (peak_bytes(&graph) + stored, budget(limit, &graph));
-        if peak <= room {
-            return Ok((graph, lanes));
+        let fits = check_fits(peak_bytes(&graph) + stored, room(memory, &graph));
+        match fits {
+            Ok(()) => return Ok((graph, lanes)),
+            Err(error) if lanes == 1 => return Err(error),
+            Err(_) => lanes = lanes.div_ceil(2),
         }
-        if lanes == 1 {
-            return Err(Error::Usage(format!(
-                "the gradients of {n} samples that batch statistics couple take {} MiB, of which \
-                 the memory limit leaves {}: take fewer samples or raise --memory",
-                peak >> 20,
-                room >> 20
-            )));
-        }
-        lanes = lanes.div_ceil(2);
     }
 }
 

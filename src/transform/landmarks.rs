@@ -180,7 +180,7 @@ pub fn features(graph: &Graph, name: Option<&str>) -> Result<Value> {
     let live = graph.live();
     let nodes = || graph.nodes().filter(|(value, _)| live[value.index()]);
     if let Some(name) = name {
-        let named = nodes().filter(|(_, node)| &*node.scope == name).last();
+        let named = nodes().rfind(|(_, node)| &*node.scope == name);
         return named.map(|(value, _)| value).ok_or_else(|| {
             Error::Usage(format!(
                 "no node '{name}' that the output depends on; gradalign grad writes a file whose \
