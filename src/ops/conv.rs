@@ -14,7 +14,7 @@ use super::{Cotangents, Lane, Rule, Site};
 use crate::emit::{Attr, Emitter};
 use crate::error::{Error, Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// A stack of all the parts of the input that the kernel positions meet may have this many
 /// elements. One product of a larger one would be a little faster, but take too much memory.
@@ -362,7 +362,7 @@ impl Rule for ConvWeightGrad {
     }
 
     fn batch(&self, b: &mut Builder, lanes: &[Lane], n: usize) -> Result<Value> {
-        if !lanes[0].batched && self.window.groups == 1 {
+        if !lanes[0].batched {
             return self.batch_by_outputs(b, lanes[0].value, lanes[1].value, n);
         }
         let (x, z) = (lanes[0].spread(b, n)?, lanes[1].spread(b, n)?);
@@ -386,8 +386,13 @@ impl Rule for ConvWeightGrad {
         let positions: usize = z[2..].iter().product();
         let taps: usize = self.kernel.iter().product();
         let samples = input[0] / self.lanes;
+        if samples > 1 && self.lanes == 1 && groups == 1 {
+            return self.emit_sum(e, x, out);
+        }
 
-        let parts = self.emit_parts(e, x[0], &z);
+        let Fact { dtype, .. } = *e.fact(x[0]);
+        let name = e.name(x[0]);
+        let parts = self.emit_parts(e, &name, &input, &[input[0], input[1], 1], dtype, &z);
         let z = e.name(x[1]);
         let z = e.reshape(&z, &[input[0], groups, m, positions]);
         let times_z = |e: &mut Emitter, part: &str, columns: usize| {
@@ -395,13 +400,6 @@ impl Rule for ConvWeightGrad {
             let perm = [("perm", Attr::from([0, 1, 3, 2].as_slice()))];
             let turned = e.node("Transpose", &[&part], &perm);
             e.node("MatMul", &[&z, &turned], &[])
-        };
-        let stack = |e: &mut Emitter, parts: &[String], axis: i64| match parts {
-            [only] => only.clone(),
-            all => {
-                let names: Vec<&str> = all.iter().map(String::as_str).collect();
-                e.node("Concat", &names, &[("axis", Attr::Int(axis))])
-            }
         };
         let mut y = if input[0] * groups * c * taps * positions > STACK_PARTS_UP_TO {
             let mut products = Vec::new();
@@ -424,30 +422,85 @@ impl Rule for ConvWeightGrad {
 }
 
 impl ConvWeightGrad {
-    /// With one `x` for all lanes of `z` `[n, N, M, O…]`, these are further output channels: `x`
-    /// is unfolded once.
+    /// With one `x` for all lanes of `z` `[n, N, M, O…]`, these are further output channels of each
+    /// group: `x` is unfolded once.
     fn batch_by_outputs(&self, b: &mut Builder, x: Value, z: Value, n: usize) -> Result<Value> {
-        let (z, _) = lanes_to_channels(b, z)?;
+        let groups = self.window.groups;
+        let shape = b.shape(z);
+        let (samples, m) = (shape[1], shape[2] / groups);
+        let z = b.reshape(z, &[&[n, samples, groups, m], &shape[3..]].concat())?;
+        let perm: Vec<usize> = [1, 2, 0].into_iter().chain(3..shape.len() + 1).collect();
+        let z = b.transpose(z, &perm)?;
+        let z = b.reshape(z, &[&[samples, groups * n * m], &shape[3..]].concat())?;
         let y = b.push(self.clone(), &[x, z])?;
-        channels_to_lanes(b, y, n, self.lanes)
+        let shape = b.shape(y);
+        let y = b.reshape(y, &[&[self.lanes, groups, n, m], &shape[2..]].concat())?;
+        let perm: Vec<usize> = [2, 0, 1].into_iter().chain(3..shape.len() + 2).collect();
+        let y = b.transpose(y, &perm)?;
+        b.reshape(y, &[&[n, self.lanes, groups * m], &shape[2..]].concat())
     }
 
-    /// For each kernel position in row-major order, the part of `x` that it meets: `[n, C, 1, O…]`.
-    fn emit_parts(&self, e: &mut Emitter, x: Value, z: &[usize]) -> Vec<String> {
+    /// The sum over all samples of one kernel's gradient, without groups: one product of `z` as
+    /// `[M, N·O]` with `x` unfolded to `[C·taps, N·O]`, over all samples at once.
+    fn emit_sum(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+        let (input, z) = (e.fact(x[0]).shape.clone(), e.fact(x[1]).shape.clone());
+        let (samples, c, m) = (input[0], input[1], z[1]);
+        let taps: usize = self.kernel.iter().product();
+        let length = z.iter().product::<usize>() / m;
+        let samples_second = |e: &mut Emitter, value: Value, rank: usize| {
+            let perm: Vec<usize> = [1, 0].into_iter().chain(2..rank).collect();
+            let name = e.name(value);
+            e.node("Transpose", &[&name], &[("perm", Attr::from(perm.as_slice()))])
+        };
+        let turned = samples_second(e, x[0], input.len());
+        let shape = [&[c, samples], &input[2..]].concat();
+        let Fact { dtype, .. } = *e.fact(x[0]);
+        let parts = self.emit_parts(e, &turned, &shape, &[c, 1, samples], dtype, &z);
+        let z = samples_second(e, x[1], z.len());
+        let z = e.reshape(&z, &[m, length]);
+        let times_z = |e: &mut Emitter, part: &str, rows: usize| {
+            let part = e.reshape(part, &[rows, length]);
+            e.node("Gemm", &[&z, &part], &[("transB", Attr::Int(1))])
+        };
+        let y = if c * taps * length > STACK_PARTS_UP_TO {
+            let mut products = Vec::new();
+            for part in &parts {
+                let product = times_z(e, part, c);
+                products.push(e.reshape(&product, &[m * c, 1]));
+            }
+            stack(e, &products, 1)
+        } else {
+            let unfolded = stack(e, &parts, 1);
+            times_z(e, &unfolded, c * taps)
+        };
+        Ok(e.reshape(&y, &out.shape))
+    }
+
+    /// For each kernel position in row-major order, the part of `x` that it meets, with an axis of
+    /// length 1 to stack the parts along: `x` has the shape `input`, and a part `leading` in place
+    /// of the first two axes.
+    fn emit_parts(
+        &self,
+        e: &mut Emitter,
+        x: &str,
+        input: &[usize],
+        leading: &[usize; 3],
+        dtype: DType,
+        z: &[usize],
+    ) -> Vec<String> {
         let w = &self.window;
         let rank = w.rank();
-        let Fact { shape: input, dtype } = e.fact(x).clone();
-        let mut padded = e.name(x);
+        let mut padded = x.to_owned();
         if w.pads_begin.iter().chain(&w.pads_end).any(|&p| p > 0) {
             let front = [&[0, 0], w.pads_begin.as_slice()].concat();
             let pads = e.i64s_of(&[front.as_slice(), &[0, 0], &w.pads_end].concat());
             let zero = e.scalar(dtype, 0.0);
             padded = e.node("Pad", &[&padded, &pads, &zero], &[("mode", Attr::from("constant"))]);
         }
-        // An axis to stack the parts along, made once instead of for each of them.
+        // Made once instead of for each part.
         let length = |i: usize| input[i + 2] + w.pads_begin[i] + w.pads_end[i];
         let lengths: Vec<usize> = (0..rank).map(length).collect();
-        let padded = e.reshape(&padded, &[&input[..2], &[1], &lengths].concat());
+        let padded = e.reshape(&padded, &[leading.as_slice(), &lengths].concat());
         let axes: Vec<usize> = (3..rank + 3).collect();
         let axes = e.i64s_of(&axes);
         let steps = e.i64s_of(&w.strides);
@@ -470,6 +523,16 @@ impl ConvWeightGrad {
             });
         }
         parts
+    }
+}
+
+fn stack(e: &mut Emitter, parts: &[String], axis: i64) -> String {
+    match parts {
+        [only] => only.clone(),
+        all => {
+            let names: Vec<&str> = all.iter().map(String::as_str).collect();
+            e.node("Concat", &names, &[("axis", Attr::Int(axis))])
+        }
     }
 }
 
@@ -666,7 +729,6 @@ impl Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::DType;
     use crate::testing::Case;
     use proptest::prelude::*;
 

@@ -43,6 +43,9 @@ pub enum Unary {
 
 use Unary::*;
 
+/// From here on `ln(1 + eˣ)` is `x` to the precision of float64.
+const SOFTPLUS_IS_IDENTITY: f64 = 40.0;
+
 impl Unary {
     fn is_test(self) -> bool {
         matches!(self, IsInf | IsNaN | Not)
@@ -220,8 +223,15 @@ impl Rule for Unary {
         }
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
         let x = e.name(x[0]);
+        if *self == Softplus {
+            // An engine may compute ln(1 + eˣ) as it stands, which overflows where it is x.
+            let level = e.scalar(out.dtype, SOFTPLUS_IS_IDENTITY);
+            let low = e.node("Min", &[&x, &level], &[]);
+            let y = e.node("Softplus", &[&low], &[]);
+            return Ok(e.node("Max", &[&x, &y], &[]));
+        }
         Ok(e.node(&format!("{self:?}"), &[&x], &[]))
     }
 }
@@ -298,6 +308,17 @@ mod tests {
     fn smooth_functions() {
         for f in [Neg, Exp, Sigmoid, Softplus, Tanh, Erf, Sin, Cos, Sinh, Cosh, Asinh, Atan] {
             Case::new(format!("{f:?}")).input(&[2, 3], -1.5, 1.5).check(|b, x| b.unary(f, x[0]));
+        }
+    }
+
+    #[test]
+    fn functions_level_off_far_out() {
+        for f in [Softplus, Tanh, Sigmoid, Erf] {
+            for (low, high) in [(80.0, 1e4), (1e30, 1e35), (-1e4, -80.0), (-1e35, -1e30)] {
+                Case::new(format!("{f:?} far out"))
+                    .input(&[17], low, high)
+                    .check_forward(|b, x| b.unary(f, x[0]));
+            }
         }
     }
 
