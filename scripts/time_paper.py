@@ -19,6 +19,8 @@ SCORES = [
     *("gradalign-1", "gradalign-2", "gradsign", "naswot", "te-nas", "zen"),
     *("grad-norm", "snip", "grasp", "synflow", "fisher", "jacob-cov"),
 ]
+# What shares least: passes over the whole batch for each row of a kernel, and second derivatives.
+COSTLY = {"te-nas", "grasp"}
 RUNS = 3
 
 
@@ -35,21 +37,26 @@ def seconds(models: list[str], metric: str, options: list[str]) -> list[float]:
     return [min(times) for times in zip(*runs, strict=True)]
 
 
+def row(name: str, values: list[float]) -> None:
+    print(f"| {name} |", " | ".join(f"{value:.2f}" for value in values), "|", flush=True)
+
+
 def main() -> None:
     arguments = sys.argv[1:]
     split = arguments.index("--") if "--" in arguments else len(arguments)
     models, options = arguments[:split] or MODELS, arguments[split + 1 :]
     columns = {metric: seconds(models, metric, options) for metric in SCORES}
-    together = seconds(models, "paper", options)
     names = [Path(model).stem for model in models]
     print("| score |", " | ".join(names), "|")
     print("|---|", "---:|" * len(names), sep="")
     for metric, times in columns.items():
-        print(f"| {metric} |", " | ".join(f"{t:.2f}" for t in times), "|")
-    sums = [sum(times) for times in zip(*columns.values(), strict=True)]
-    print("| one by one |", " | ".join(f"{t:.2f}" for t in sums), "|")
-    print("| `paper` |", " | ".join(f"{t:.2f}" for t in together), "|")
-    print("| ratio |", " | ".join(f"{a / b:.2f}" for a, b in zip(together, sums, strict=True)), "|")
+        row(metric, times)
+    for title, chosen in (("all", SCORES), ("all but te-nas and grasp", [s for s in SCORES if s not in COSTLY])):
+        apart = [sum(times) for times in zip(*(columns[metric] for metric in chosen), strict=True)]
+        together = seconds(models, ",".join(chosen), options)
+        row(f"**{title}**, one by one", apart)
+        row(f"**{title}**, together", together)
+        row("ratio", [a / b for a, b in zip(together, apart, strict=True)])
 
 
 if __name__ == "__main__":

@@ -345,6 +345,14 @@ struct Draw<'a> {
 type Results = Vec<Option<Result<metric::Value>>>;
 
 impl Draw<'_> {
+    /// What a metric reads. Without batch normalisation, passes that differ in its statistics are
+    /// one.
+    fn pass(&self, metric: &dyn Metric) -> Result<Pass> {
+        let pass = metric.pass(&self.settings.options)?;
+        let has_batch_norm = pass::has_batch_norm(self.model);
+        Ok(if has_batch_norm { pass } else { pass.without_batch_norm() })
+    }
+
     /// The values of `metrics`; those that read the same pass share it.
     fn evaluate(
         &self,
@@ -357,7 +365,7 @@ impl Draw<'_> {
             if results[first].is_some() {
                 continue;
             }
-            let pass = match metrics[first].pass(&self.settings.options) {
+            let pass = match self.pass(metrics[first]) {
                 Ok(pass) => pass,
                 Err(error) => {
                     results[first] = Some(Err(error));
@@ -366,7 +374,7 @@ impl Draw<'_> {
             };
             let together: Vec<usize> = (first..metrics.len())
                 .filter(|&i| {
-                    let other = metrics[i].pass(&self.settings.options);
+                    let other = self.pass(metrics[i]);
                     results[i].is_none() && other.is_ok_and(|other| shares(pass, other))
                 })
                 .collect();
@@ -435,7 +443,7 @@ impl Draw<'_> {
     ) -> Result<Vec<Result<metric::Value>>> {
         let (graph, notes) = transform::batch_norm(self.model, batch_norm)?;
         push_new(warnings, notes);
-        let product = |metric: &&dyn Metric| match metric.pass(&self.settings.options) {
+        let product = |metric: &&dyn Metric| match self.pass(*metric) {
             Ok(Pass::PerSample { product, .. }) => Ok(product),
             _ => Err(Error::Score("a score changed its pass".into())),
         };

@@ -72,6 +72,22 @@ impl Pass {
         }
     }
 
+    /// The same for a model without batch normalisation, where the statistics do not matter.
+    #[must_use]
+    pub fn without_batch_norm(self) -> Self {
+        let batch_norm = BatchNormMode::Running;
+        match self {
+            Pass::Static => Pass::Static,
+            Pass::PerSample { product, .. } => Pass::PerSample { batch_norm, product },
+            Pass::Batch(setting) => Pass::Batch(match setting {
+                Setting::Samples { .. } => Setting::Samples { batch_norm },
+                Setting::Gaussian { .. } => Setting::Gaussian { batch_norm },
+                other => other,
+            }),
+            Pass::TangentKernel { samples, .. } => Pass::TangentKernel { batch_norm, samples },
+        }
+    }
+
     /// Whether it draws parameters or inputs of its own, anew at each repeat.
     pub fn draws(self) -> bool {
         matches!(self, Pass::Batch(setting) if setting.draws())

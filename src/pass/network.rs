@@ -4,6 +4,8 @@
 //! Scores with the same [`Setting`] build on one [`Network`] and run together. What two of them
 //! need, the forward pass above all, is in the graph once, since equal operations are shared.
 
+use std::time::Instant;
+
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -348,10 +350,15 @@ impl Network {
         }
         let graph = graph.without_unused_inputs();
         check_fits(peak_bytes(&graph), room(limit, &graph))?;
+        let start = Instant::now();
         let (proto, parameters) = emit_split(&graph)?;
         let mut session = engine.load_with(&proto, &parameters)?;
         drop((proto, parameters));
-        session.run(&tensors)
+        let loaded = start.elapsed();
+        let results = session.run(&tensors)?;
+        let (nodes, run) = (graph.nodes().len(), start.elapsed() - loaded);
+        tracing::debug!("whole batch: {nodes} nodes, session {loaded:.2?}, run {run:.2?}");
+        Ok(results)
     }
 }
 
