@@ -2,8 +2,10 @@
 //! models they are computed from. Values of real models are compared with PyTorch's in
 //! `tests/scores.rs`.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
-use crate::engine::all_for_tests;
+use crate::engine::{Description, Engine, Session, all_for_tests};
 use crate::graph::{Builder, Fact, Graph};
 use crate::ops::{BatchNorm, Window};
 use crate::pass::Batch;
@@ -281,6 +283,50 @@ fn synflow_is_conserved() {
         let scored = score(&model, &batch, Loss::CrossEntropy, &settings, &*engine).unwrap();
         let value = scored.scores[0].value;
         assert!((value - (2.0 * flow).ln()).abs() < 1e-5, "{value} {}", (2.0 * flow).ln());
+    }
+}
+
+/// An engine that counts the sessions it makes.
+struct Counting {
+    inner: Box<dyn Engine>,
+    sessions: AtomicUsize,
+}
+
+impl Engine for Counting {
+    fn describe(&self) -> Description {
+        self.inner.describe()
+    }
+
+    fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        self.inner.load_with(model, weights)
+    }
+}
+
+#[test]
+fn scores_of_one_pass_share_its_session() {
+    let (model, batch) = (model(Damage::None), batch(inputs(), BALANCED));
+    for inner in all_for_tests() {
+        let engine = Counting { inner, sessions: AtomicUsize::new(0) };
+        let sessions = |names: &[&str], options: Options| {
+            let settings =
+                Settings { metrics: select(names).unwrap(), options, ..Settings::default() };
+            engine.sessions.store(0, Ordering::Relaxed);
+            score(&model, &batch, Loss::CrossEntropy, &settings, &engine).unwrap();
+            engine.sessions.load(Ordering::Relaxed)
+        };
+        let default = Options::default;
+        let running = Options { batch_norm: Some(BatchNormMode::Running), ..Options::default() };
+        let samples = Options { regions: RegionInputs::Samples, ..Options::default() };
+        assert_eq!(sessions(&["gradalign-1", "gradalign-2"], default()), 1);
+        assert_eq!(sessions(&["gradalign-1", "gradalign-2", "gradsign"], default()), 2);
+        assert_eq!(sessions(&["gradalign-1", "gradalign-2", "gradsign"], running), 1);
+        assert_eq!(sessions(&["naswot", "snip", "grad-norm", "fisher", "grasp"], default()), 1);
+        assert_eq!(sessions(&["naswot", "te-nas-regions"], default()), 2);
+        assert_eq!(sessions(&["naswot", "te-nas-regions"], samples), 1);
+        // Two of per-sample gradients, the batch, the kernel, the regions, zen and synflow.
+        assert_eq!(sessions(&["paper"], default()), 7);
+        assert_eq!(sessions(&["params", "flops"], default()), 0);
     }
 }
 
