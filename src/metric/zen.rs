@@ -55,6 +55,11 @@ impl Metric for Zen {
 
     /// `Δ` `[1]` and the mean variance of each batch normalisation `[k]`.
     fn outputs(&self, network: &mut Network, options: &Options) -> Result<Vec<graph::Value>> {
+        if network.float_inputs().is_empty() {
+            return Err(Error::Score(
+                "the model has no input of floating-point numbers to perturb".into(),
+            ));
+        }
         let features = network
             .features()
             .ok_or_else(|| Error::Score("the model has no features before a head".into()))?;

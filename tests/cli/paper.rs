@@ -108,6 +108,26 @@ fn options_of_single_scores() {
 }
 
 #[test]
+fn scores_that_move_the_input_need_numbers_there() {
+    let report = gradalign(
+        "score fixtures/extra/text-encoder.onnx --data synthetic --samples 8 --engine tract --metric \
+         zen,jacob-cov,snip --format json",
+    )
+    .json(0);
+    let row = &report["models"][0];
+    assert!(
+        row["scores"]["zen"]["value"].is_null() && row["scores"]["jacob-cov"]["value"].is_null()
+    );
+    assert!(value(row, "snip") > 0.0);
+    let warnings = row["warnings"].to_string();
+    for score in ["zen", "jacob-cov"] {
+        let says =
+            format!("{score} is reported as null and ranked last: the model has no input of");
+        assert!(warnings.contains(&says), "{warnings}");
+    }
+}
+
+#[test]
 fn the_table_of_scores_is_complete() {
     let table = gradalign("metrics --format json").json(0);
     let rows = table.as_array().unwrap();
