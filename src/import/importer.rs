@@ -8,10 +8,10 @@ use super::inputs::Shapes;
 use super::literal::{Patterns, Role, Stored};
 use super::scan::{MAX_DEPTH, function_of, live_nodes};
 use super::table::{Lowering, lookup};
-use super::{ImportOptions, Imported, Info, finish};
+use super::{Given, ImportOptions, Imported, Info, finish};
 use crate::error::{Error, Result};
-use crate::graph::{Builder, Value};
-use crate::onnx::{Attribute, Function, Graph, Initializer, Model, Node, Opsets};
+use crate::graph::{Builder, Graph, Value};
+use crate::onnx::{self, Attribute, Function, Initializer, Model, Node, Opsets};
 use crate::tensor::Tensor;
 
 /// Values with more elements than this are refused: no network has them, damaged files do.
@@ -75,6 +75,19 @@ pub(crate) struct Importer<'m> {
 impl<'m> Importer<'m> {
     /// An import of `model` of which nothing is lowered yet.
     pub fn new(model: &'m Model, options: &'m ImportOptions) -> Result<Self> {
+        Self::with_shapes(model, options, Shapes::new(model, options)?)
+    }
+
+    /// An import of `model` in which no axis is taken for a batch.
+    pub fn as_it_is(model: &'m Model, options: &'m ImportOptions) -> Result<Self> {
+        Self::with_shapes(model, options, Shapes::as_they_are(model, &options.shapes))
+    }
+
+    fn with_shapes(
+        model: &'m Model,
+        options: &'m ImportOptions,
+        shapes: Shapes<'m>,
+    ) -> Result<Self> {
         let mut importer = Importer {
             b: Builder::default(),
             warnings: model.warnings.clone(),
@@ -82,7 +95,7 @@ impl<'m> Importer<'m> {
             batch_norms: 0,
             model,
             patterns: Patterns::new(options)?,
-            shapes: Shapes::new(model, options)?,
+            shapes,
             stored: Vec::new(),
             frames: Vec::new(),
             operators: BTreeMap::new(),
@@ -134,6 +147,68 @@ impl<'m> Importer<'m> {
             ))),
             None => Err(self.undefined(output)),
         }
+    }
+
+    /// The graph of all `outputs`, where the inputs are as `given`.
+    pub fn lower(
+        mut self,
+        outputs: &[&'m str],
+        given: &'m HashMap<String, Given>,
+    ) -> Result<Graph> {
+        let model = self.model;
+        self.bind_initializers(&model.graph.initializers);
+        let (_, needed) = live_nodes(&model.graph.nodes, outputs.iter().copied());
+        for info in self.shapes.declared() {
+            if !needed.contains(info.name.as_str()) {
+                continue;
+            }
+            let given = given.get(&info.name).ok_or_else(|| {
+                Error::Usage(format!("{}: input '{}' is not given", model.source, info.name))
+            })?;
+            let binding = self.given(&info.name, given);
+            self.bind(&info.name, binding);
+        }
+        self.lower_nodes(&model.graph.nodes, outputs)?;
+        self.b.set_scope("");
+        for name in outputs {
+            let binding = self.resolve(name).cloned().ok_or_else(|| self.undefined(name))?;
+            self.output(name, &binding)?;
+        }
+        Ok(self.b.finish().pruned())
+    }
+
+    fn given(&mut self, name: &str, given: &Given) -> Binding {
+        match given {
+            Given::Open(fact) => self.b.input(name, fact.clone()).into(),
+            Given::Known(tensor) => self.store_constant(name, Ok(tensor.clone())),
+            Given::List(elements) => {
+                let each = elements.iter().enumerate();
+                Binding::List(each.map(|(i, e)| self.given(&format!("{name}[{i}]"), e)).collect())
+            }
+            Given::Absent => Binding::Absent("the input is left out"),
+        }
+    }
+
+    fn output(&mut self, name: &str, binding: &Binding) -> Result<()> {
+        match binding {
+            Binding::Value(value) => self.b.output(name, *value),
+            Binding::Stored(i) => {
+                let value = self.stored_value(*i, Role::Operand)?;
+                self.b.output(name, value);
+            }
+            Binding::List(elements) => {
+                for (i, element) in elements.iter().enumerate() {
+                    self.output(&format!("{name}[{i}]"), element)?;
+                }
+            }
+            Binding::Absent(why) => {
+                return Err(Error::UnsupportedModel(format!(
+                    "{}: the output '{name}' cannot be taken: {why}",
+                    self.model.source
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Ends the import with `value` as the output called `output`.
@@ -221,7 +296,7 @@ impl<'m> Importer<'m> {
     }
 
     /// Lowers a branch in a scope inside the present one, and returns its outputs.
-    pub fn lower_graph(&mut self, graph: &'m Graph, label: &str) -> Result<Vec<Binding>> {
+    pub fn lower_graph(&mut self, graph: &'m onnx::Graph, label: &str) -> Result<Vec<Binding>> {
         let outer = self.frame()?;
         let (opsets, attributes) = (outer.opsets, outer.attributes.clone());
         self.enter(Frame {
