@@ -2,6 +2,8 @@
 
     python scripts/dump_onnx_tests.py FOLDER
 
+Models of operator sets before 7 are converted to opset 13, as far as the package can do that.
+
 Every test becomes FOLDER/KIND/NAME/ with model.onnx, and for each input and output input_0.pb,
 output_0.pb…: a TensorProto; a folder of them for a sequence; an empty file for what is left out;
 a file ending in .txt that says what else it is.
@@ -14,7 +16,7 @@ import warnings
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, numpy_helper, version_converter
 from onnx.backend.test.loader import load_model_tests
 
 warnings.filterwarnings("ignore")
@@ -49,6 +51,17 @@ def stored_values(folder, prefix, infos):
     return [tensor(folder / f"{prefix}_{i}.pb", info.type) for i, info in enumerate(infos)]
 
 
+def modern(model):
+    """The model in an operator set that broadcasts."""
+    for target in (13, 8):
+        try:
+            if any(o.domain in ("", "ai.onnx") and o.version < 7 for o in model.opset_import):
+                return version_converter.convert_version(model, target)
+        except RuntimeError:
+            continue
+    return model
+
+
 target = pathlib.Path(sys.argv[1])
 count = 0
 for kind in ("node", "simple", "pytorch-operator", "pytorch-converted"):
@@ -56,16 +69,17 @@ for kind in ("node", "simple", "pytorch-operator", "pytorch-converted"):
         folder = target / kind / test.name.removeprefix("test_")
         folder.mkdir(parents=True)
         if test.model_dir is None:
-            (folder / "model.onnx").write_bytes(test.model.SerializeToString())
+            model = test.model
             inputs, outputs = test.data_sets[0]
         else:
             source = pathlib.Path(test.model_dir)
-            shutil.copy(source / "model.onnx", folder)
-            graph = onnx.load(source / "model.onnx").graph
+            model = onnx.load(source / "model.onnx")
+            graph = model.graph
             values = source / "test_data_set_0"
             given = len(list(values.glob("input_*.pb")))
             inputs = stored_values(values, "input", graph.input[:given])
             outputs = stored_values(values, "output", graph.output)
+        (folder / "model.onnx").write_bytes(modern(model).SerializeToString())
         for prefix, each in (("input", inputs), ("output", outputs)):
             for i, value in enumerate(each):
                 write(value, folder / f"{prefix}_{i}")

@@ -162,6 +162,13 @@ impl<'a, 'm> Call<'a, 'm> {
         if self.has(i) { self.weight(i).map(Some) } else { Ok(None) }
     }
 
+    /// Whether operand `i` is a tensor of the file that is declared as an input too.
+    pub fn is_declared_input(&mut self, i: usize) -> bool {
+        let name = self.node.inputs.get(i).map(String::as_str);
+        matches!(self.binding(i), Ok(Binding::Stored(_)))
+            && name.is_some_and(|name| self.importer.declares(name))
+    }
+
     /// Whether operand `i` is a tensor of the file that looks like a mask.
     pub fn is_mask(&mut self, i: usize) -> bool {
         match self.binding(i) {
@@ -336,6 +343,15 @@ impl<'a, 'm> Call<'a, 'm> {
             None => Ok(default),
             Some(Attribute::String(value)) => Ok(value),
             Some(other) => Err(self.wrong_kind(name, other, "a string")),
+        }
+    }
+
+    /// The strings `name`, if given.
+    pub fn strings(&self, name: &str) -> Result<Option<&'m [String]>> {
+        match self.attribute(name) {
+            None => Ok(None),
+            Some(Attribute::Strings(values)) => Ok(Some(values)),
+            Some(other) => Err(self.wrong_kind(name, other, "a list of strings")),
         }
     }
 

@@ -278,6 +278,11 @@ impl<'m> Importer<'m> {
         Binding::Stored(self.stored.len() - 1)
     }
 
+    /// Whether the model declares an input called `name`, which may be an initializer too.
+    pub fn declares(&self, name: &str) -> bool {
+        self.model.graph.inputs.iter().any(|info| info.name == name)
+    }
+
     /// How many operands of the model's own nodes are called `name`.
     pub fn readers(&self, name: &str) -> usize {
         self.readers.get(name).copied().unwrap_or(0)

@@ -153,6 +153,8 @@ fn conv_transpose(c: &mut Call) -> Result<Value> {
         return Err(c.invalid("output_padding or output_shape do not fit the spatial axes"));
     }
     let mut sizes = Vec::with_capacity(rank);
+    // What is beyond the reach of the kernel where a larger output is asked for.
+    let mut beyond = vec![0; rank + 2];
     for axis in 0..rank {
         let full = (shape[2 + axis].max(1) - 1) * g.strides[axis] + extra[axis] + g.extent(axis);
         let target = match &wanted {
@@ -162,6 +164,7 @@ fn conv_transpose(c: &mut Call) -> Result<Value> {
         };
         if let Some(target) = target {
             let total = full.saturating_sub(target);
+            beyond[2 + axis] = target.saturating_sub(full);
             (g.before[axis], g.after[axis]) = halves(total, auto_pad == "SAME_UPPER");
         }
         let Some(size) = full.checked_sub(g.before[axis] + g.after[axis]) else {
@@ -170,7 +173,8 @@ fn conv_transpose(c: &mut Call) -> Result<Value> {
         sizes.push(size);
     }
     let total = [&shape[..1], &[filter[1] * groups], &sizes].concat();
-    c.bounded(total)?;
+    c.bounded(total.iter().zip(&beyond).map(|(d, more)| d.saturating_add(*more)).collect())?;
     let y = c.conv_input_grad(x, w, &window(&g, groups), &sizes)?;
+    let y = c.pad(y, &vec![0; rank + 2], &beyond, 0.0)?;
     with_bias(c, y)
 }

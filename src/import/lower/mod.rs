@@ -2,6 +2,7 @@
 //! lowers them below it.
 
 mod activation;
+mod attention;
 mod constant;
 mod control;
 mod conv;
@@ -13,6 +14,7 @@ mod ml;
 mod normalization;
 mod pad;
 mod pool;
+mod recurrent;
 mod reduce;
 mod refused;
 mod resize;
@@ -28,6 +30,7 @@ use super::table::Entry;
 /// The operators of all families.
 pub(super) const FAMILIES: &[&[Entry]] = &[
     activation::ENTRIES,
+    attention::ENTRIES,
     constant::ENTRIES,
     control::ENTRIES,
     conv::ENTRIES,
@@ -39,6 +42,7 @@ pub(super) const FAMILIES: &[&[Entry]] = &[
     normalization::ENTRIES,
     pad::ENTRIES,
     pool::ENTRIES,
+    recurrent::ENTRIES,
     reduce::ENTRIES,
     refused::ENTRIES,
     resize::ENTRIES,

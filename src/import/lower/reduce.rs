@@ -54,7 +54,9 @@ fn plain(c: &mut Call, kind: Reduction) -> Result<Value> {
         }
         let x = c.cast(x, DType::I32)?;
         let y = c.reduce(kind, x, axes)?;
-        c.cast(y, DType::Bool)
+        // What is left of an empty axis is the least or the largest integer.
+        let zero = c.scalar_like(y, 0.0);
+        c.greater(y, zero)
     })
 }
 
