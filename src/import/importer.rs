@@ -70,6 +70,10 @@ pub(crate) struct Importer<'m> {
     operators: BTreeMap<String, usize>,
     lowered: usize,
     readers: HashMap<&'m str, usize>,
+    /// How many loops are being unrolled around the present node.
+    unrolling: usize,
+    /// The tensors stored in bodies of loops, by name: all turns share them.
+    shared: HashMap<Arc<str>, usize>,
 }
 
 impl<'m> Importer<'m> {
@@ -101,6 +105,8 @@ impl<'m> Importer<'m> {
             operators: BTreeMap::new(),
             lowered: 0,
             readers: HashMap::new(),
+            unrolling: 0,
+            shared: HashMap::new(),
         };
         for name in model.graph.nodes.iter().flat_map(|node| &node.inputs) {
             *importer.readers.entry(name).or_default() += 1;
@@ -274,8 +280,21 @@ impl<'m> Importer<'m> {
     /// Stores the tensor of a constant node whose output is `name`.
     pub fn store_constant(&mut self, name: &str, tensor: Result<Tensor, String>) -> Binding {
         let name = self.qualified(name);
-        self.stored.push(self.patterns.store(name, tensor, false));
-        Binding::Stored(self.stored.len() - 1)
+        if let Some(&i) = self.shared.get(&name) {
+            return Binding::Stored(i);
+        }
+        let stored = self.patterns.store(name, tensor, false);
+        Binding::Stored(self.keep(stored))
+    }
+
+    /// The index of a tensor to store; in a loop it is found again in the next turn.
+    fn keep(&mut self, stored: Stored) -> usize {
+        let i = self.stored.len();
+        if self.unrolling > 0 {
+            self.shared.insert(stored.name.clone(), i);
+        }
+        self.stored.push(stored);
+        i
     }
 
     /// Whether the model declares an input called `name`, which may be an initializer too.
@@ -291,17 +310,47 @@ impl<'m> Importer<'m> {
     /// Stores tensor `i` again, under the name of a copy of it.
     pub fn store_again(&mut self, i: usize, name: &str) -> Binding {
         let name = self.qualified(name);
+        if let Some(&i) = self.shared.get(&name) {
+            return Binding::Stored(i);
+        }
         let Stored { tensor, initializer, .. } = &self.stored[i];
         let mut copy = self.patterns.store(name, tensor.clone(), *initializer);
         if *initializer {
             copy.reserve(&mut self.b);
         }
-        self.stored.push(copy);
-        Binding::Stored(self.stored.len() - 1)
+        Binding::Stored(self.keep(copy))
+    }
+
+    /// What the nodes that `node` is lowered to are said to come from.
+    pub fn scope(&self, node: &Node) -> Arc<str> {
+        self.qualified(node.label())
     }
 
     /// Lowers a branch in a scope inside the present one, and returns its outputs.
     pub fn lower_graph(&mut self, graph: &'m onnx::Graph, label: &str) -> Result<Vec<Binding>> {
+        self.lower_inner(graph, label, Vec::new())
+    }
+
+    /// Lowers a turn of a loop with this body, whose inputs are `inputs`, and returns its outputs.
+    /// What is stored in the body is the same in all turns.
+    pub fn lower_turn(
+        &mut self,
+        graph: &'m onnx::Graph,
+        label: &str,
+        inputs: Vec<Binding>,
+    ) -> Result<Vec<Binding>> {
+        self.unrolling += 1;
+        let outputs = self.lower_inner(graph, label, inputs);
+        self.unrolling -= 1;
+        outputs
+    }
+
+    fn lower_inner(
+        &mut self,
+        graph: &'m onnx::Graph,
+        label: &str,
+        inputs: Vec<Binding>,
+    ) -> Result<Vec<Binding>> {
         let outer = self.frame()?;
         let (opsets, attributes) = (outer.opsets, outer.attributes.clone());
         self.enter(Frame {
@@ -312,6 +361,9 @@ impl<'m> Importer<'m> {
             path: self.qualified(label).to_string(),
         })?;
         self.bind_initializers(&graph.initializers);
+        for (info, binding) in graph.inputs.iter().zip(inputs) {
+            self.bind(&info.name, binding);
+        }
         let wanted: Vec<&'m str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
         self.lower_nodes(&graph.nodes, &wanted)?;
         self.leave(&wanted)
@@ -355,10 +407,15 @@ impl<'m> Importer<'m> {
     fn bind_initializers(&mut self, initializers: &'m [Initializer]) {
         for Initializer { name, literal } in initializers {
             let qualified = self.qualified(name);
-            let mut stored = self.patterns.store(qualified, literal.tensor.clone(), true);
-            stored.reserve(&mut self.b);
-            self.stored.push(stored);
-            self.bind(name, Binding::Stored(self.stored.len() - 1));
+            let i = match self.shared.get(&qualified) {
+                Some(&i) => i,
+                None => {
+                    let mut stored = self.patterns.store(qualified, literal.tensor.clone(), true);
+                    stored.reserve(&mut self.b);
+                    self.keep(stored)
+                }
+            };
+            self.bind(name, Binding::Stored(i));
         }
     }
 

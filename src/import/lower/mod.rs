@@ -3,6 +3,7 @@
 
 mod activation;
 mod attention;
+mod choice;
 mod constant;
 mod control;
 mod conv;
@@ -18,6 +19,7 @@ mod recurrent;
 mod reduce;
 mod refused;
 mod resize;
+mod sample;
 mod scatter;
 mod sequence;
 mod shape;
@@ -31,6 +33,7 @@ use super::table::Entry;
 pub(super) const FAMILIES: &[&[Entry]] = &[
     activation::ENTRIES,
     attention::ENTRIES,
+    choice::ENTRIES,
     constant::ENTRIES,
     control::ENTRIES,
     conv::ENTRIES,
@@ -46,6 +49,7 @@ pub(super) const FAMILIES: &[&[Entry]] = &[
     reduce::ENTRIES,
     refused::ENTRIES,
     resize::ENTRIES,
+    sample::ENTRIES,
     scatter::ENTRIES,
     sequence::ENTRIES,
     shape::ENTRIES,

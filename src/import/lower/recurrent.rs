@@ -62,6 +62,24 @@ struct Activation {
 }
 
 impl Activation {
+    /// How many parameters a function has, with their default values.
+    fn defaults(name: &str) -> [Option<f64>; 2] {
+        match name {
+            "affine" => [Some(1.0), Some(0.0)],
+            "elu" | "thresholdedrelu" => [Some(1.0), None],
+            "hardsigmoid" => [Some(0.2), Some(0.5)],
+            "leakyrelu" => [Some(0.01), None],
+            "scaledtanh" => [Some(1.0), Some(1.0)],
+            _ => [None, None],
+        }
+    }
+
+    fn new(name: String, alpha: Option<f64>, beta: Option<f64>) -> Self {
+        let [default_alpha, default_beta] = Self::defaults(&name);
+        let or = |given: Option<f64>, default: Option<f64>| given.or(default).unwrap_or(0.0);
+        Activation { alpha: or(alpha, default_alpha), beta: or(beta, default_beta), name }
+    }
+
     fn apply(&self, c: &mut Call, x: Value) -> Result<Value> {
         let (alpha, beta) = (self.alpha, self.beta);
         match self.name.as_str() {
@@ -112,6 +130,19 @@ impl Activation {
     }
 }
 
+/// The function that attribute `activation` names, with its parameters; none where it is empty.
+pub(super) fn named_activation(c: &mut Call, x: Value, parameters: &[f64]) -> Result<Value> {
+    let name = c.text("activation", "")?.to_lowercase();
+    match (name.as_str(), parameters) {
+        ("", _) => Ok(x),
+        ("clip", &[low, high]) => clamp(c, x, Some(low), Some(high)),
+        _ => {
+            let parameter = |i: usize| parameters.get(i).copied();
+            Activation::new(name, parameter(0), parameter(1)).apply(c, x)
+        }
+    }
+}
+
 /// The activations of all directions, in order. Only those that take parameters take one from the
 /// lists of parameters.
 fn activations(c: &Call, kind: Kind, directions: usize) -> Result<Vec<Activation>> {
@@ -130,17 +161,10 @@ fn activations(c: &Call, kind: Kind, directions: usize) -> Result<Vec<Activation
     let mut alphas = c.floats("activation_alpha")?.unwrap_or_default().into_iter();
     let mut betas = c.floats("activation_beta")?.unwrap_or_default().into_iter();
     let each = names.into_iter().map(|name| {
-        let (alpha, beta) = match name.as_str() {
-            "affine" => (Some(1.0), Some(0.0)),
-            "elu" | "thresholdedrelu" => (Some(1.0), None),
-            "hardsigmoid" => (Some(0.2), Some(0.5)),
-            "leakyrelu" => (Some(0.01), None),
-            "scaledtanh" => (Some(1.0), Some(1.0)),
-            _ => (None, None),
-        };
-        let alpha = alpha.map_or(0.0, |default| alphas.next().unwrap_or(default));
-        let beta = beta.map_or(0.0, |default| betas.next().unwrap_or(default));
-        Activation { name, alpha, beta }
+        let [alpha, beta] = Activation::defaults(&name);
+        let alpha = alpha.and_then(|_| alphas.next());
+        let beta = beta.and_then(|_| betas.next());
+        Activation::new(name, alpha, beta)
     });
     Ok(each.collect())
 }
