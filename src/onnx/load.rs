@@ -17,10 +17,10 @@ use crate::error::{Error, Result};
 const OLDEST_OPSET: i64 = 7;
 
 /// The newest version of the `ai.onnx` operator set that every rule has been checked against.
-pub const NEWEST_KNOWN_OPSET: i64 = 22;
+pub const NEWEST_KNOWN_OPSET: i64 = 28;
 
 /// The newest version of the `ai.onnx` operator set that is tried, with a warning.
-const NEWEST_OPSET: i64 = 28;
+const NEWEST_OPSET: i64 = 30;
 
 /// Reads the ONNX model at `path`, with its external data. Errs when the file is missing, is not
 /// ONNX, is damaged, or is of a version that is not supported; the message says which.
