@@ -15,7 +15,7 @@ use gradalign::emit::emit_bytes;
 use gradalign::engine::{Engine, all_for_tests};
 use gradalign::error::{Error, Result};
 use gradalign::graph::{Builder, Fact, Graph, Output, Value, eval, eval_values};
-use gradalign::import::{Given, ImportOptions, import, lower};
+use gradalign::import::{FinalActivation, Given, ImportOptions, import, lower};
 use gradalign::onnx::{DataType, Model, load, read_tensor};
 use gradalign::ops::BatchNormMode;
 use gradalign::tensor::{DType, Tensor};
@@ -692,22 +692,26 @@ fn light_models() {
         if parameters > MODERATE {
             continue;
         }
-        let input = imported.graph.inputs()[0];
-        let fact = imported.graph.fact(input).clone();
-        let given = Given::Open(fact.clone());
-        let input = imported.graph.name(input).unwrap().to_owned();
-        let graph = lower(&model, &HashMap::from([(input, given)])).unwrap();
+        let fact = imported.graph.fact(imported.graph.inputs()[0]).clone();
         let count = fact.len();
         let ramp = (0..count).map(|i| i as f32 / count as f32).collect();
         let ramp = Tensor::f32(&fact.shape, ramp).unwrap();
         let want = std::fs::read(folder.join(format!("light/{name}_output_0.pb"))).unwrap();
         let want = read_tensor(&want, name).unwrap().tensor.unwrap();
+        // Sums of millions of equal numbers are large, and all that softmax makes of their rounding
+        // is chance: what goes into it is compared, which is known up to a summand.
+        let is_softmax = imported.final_activation == Some(FinalActivation::Softmax);
+        let want = want.to_f64();
+        let want = if is_softmax { want.mapv(f64::ln) } else { want };
         // tract takes as long again as all other tests together.
         for engine in engines.iter().filter(|e| e.describe().name != "tract") {
-            let bytes = emit_bytes(&graph).unwrap();
+            let bytes = emit_bytes(&imported.graph).unwrap();
             let got = engine.load(&bytes).unwrap().run(std::slice::from_ref(&ramp)).unwrap();
-            let close = close(&got[0], &want, 1e-3, magnitude(&want));
-            assert!(close.is_ok(), "{name} on {}: {close:?}", engine.describe().name);
+            let got = got[0].to_f64();
+            let shift = if is_softmax { got.mean().unwrap() - want.mean().unwrap() } else { 0.0 };
+            let scale = got.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+            let off = (&got - &want - shift).iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+            assert!(off <= 1e-5 * scale, "{name} on {}: off by {off}", engine.describe().name);
         }
         run += 1;
     }
