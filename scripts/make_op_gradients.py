@@ -307,8 +307,28 @@ def others():
          rand(2, 3, low=0.5), opset=28)
 
 
+def signals():
+    real = torch.view_as_real
+    case("DFT", lambda x: real(torch.fft.fft(x[..., 0], dim=1)), rand(1, 5, 2, 1), opset=17, axis=1)
+    case("DFT", lambda x: real(torch.fft.rfft(x[..., 0], n=8, dim=2)), rand(1, 2, 6, 1),
+         np.array(8), opset=20, onesided=1)
+    case("DFT", lambda x: real(torch.fft.ifft(torch.view_as_complex(x), dim=1)), rand(1, 4, 2),
+         opset=17, axis=1, inverse=1)
+    for n in (6, 7):
+        case("DFT", lambda x: torch.fft.irfft(torch.view_as_complex(x), n=n, dim=1)[..., None],
+             rand(1, 4, 2), np.array(n), opset=20, inverse=1, onesided=1, name=f"to {n} reals")
+    window = np.hanning(6).astype(np.float32)
+    weights = torch.tensor(window.astype(np.float64))
+
+    def stft(x):
+        y = torch.stft(x[..., 0], 6, 3, window=weights, center=False, return_complex=True)
+        return real(y.transpose(1, 2).contiguous())
+
+    case("STFT", stft, rand(1, 18, 1), np.array(3), window, opset=17)
+
+
 torch.manual_seed(0)
-for family in (recurrent, attention, sampling, others):
+for family in (recurrent, attention, sampling, others, signals):
     family()
 path = pathlib.Path(__file__).parent.parent / "tests" / "data" / "op_gradients.json"
 path.write_text("[\n" + ",\n".join(json.dumps(c) for c in CASES) + "\n]\n")

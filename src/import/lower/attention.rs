@@ -66,7 +66,7 @@ fn repeat_heads(c: &mut Call, x: Value, heads: usize) -> Result<Value> {
     if own == heads {
         return Ok(x);
     }
-    if own == 0 || heads % own != 0 {
+    if own == 0 || !heads.is_multiple_of(own) {
         return Err(c.invalid(format_args!("{heads} query heads for {own} key heads")));
     }
     let mut parts = shape.clone();

@@ -146,6 +146,9 @@ fn fused_conv(c: &mut Call) -> Result<Value> {
     named_activation(c, y, &parameters)
 }
 
+/// Patches with more elements than this an image are not put back together.
+const MAX_PLACES: usize = 1 << 26;
+
 /// Patches `[N, C·kernel, positions]` added up where they overlap.
 fn col_to_image(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
@@ -167,18 +170,22 @@ fn col_to_image(c: &mut Call) -> Result<Value> {
     if pads.len() != 2 * rank || rows % elements != 0 {
         return Err(c.invalid(format_args!("pads {pads:?}, {rows} rows for blocks {block:?}")));
     }
-    let padded: Vec<usize> = (0..rank).map(|i| pads[i] + image[i] + pads[rank + i]).collect();
+    let pad = |i: usize| pads[i].saturating_add(image[i]).saturating_add(pads[rank + i]);
+    let padded: Vec<usize> = (0..rank).map(pad).collect();
     let mut counts = Vec::with_capacity(rank);
     for i in 0..rank {
-        let extent = block[i].saturating_sub(1) * dilations[i] + 1;
+        let extent = block[i].saturating_sub(1).saturating_mul(dilations[i]).saturating_add(1);
         match padded[i].checked_sub(extent) {
             Some(room) => counts.push(room / strides[i] + 1),
             None => return Err(c.invalid(format_args!("blocks {block:?} exceed {image:?}"))),
         }
     }
     let total = c.bounded([&[batch, rows / elements], &padded[..]].concat())?;
-    if counts.iter().product::<usize>() != columns {
+    if counts.iter().fold(1usize, |n, &d| n.saturating_mul(d)) != columns {
         return Err(c.invalid(format_args!("{columns} blocks, not {counts:?}")));
+    }
+    if elements.saturating_mul(columns) > MAX_PLACES {
+        return Err(c.unsupported(format!("{columns} blocks of {elements} elements are too many")));
     }
     // Where each element of each patch belongs, in the padded image.
     let (of_block, of_place) = (super::gather::strides(&block), super::gather::strides(&counts));
@@ -212,13 +219,18 @@ fn deform_conv(c: &mut Call) -> Result<Value> {
     };
     let g = geometry(c, &shape, Some(&[kh, kw]))?;
     let count = |axis: usize, size: usize| {
-        let padded = g.before[axis] + size + g.after[axis];
+        let padded = g.before[axis].saturating_add(size).saturating_add(g.after[axis]);
         padded.checked_sub(g.extent(axis)).map(|room| room / g.strides[axis] + 1)
     };
     let (Some(oh), Some(ow)) = (count(0, height), count(1, width)) else {
         return Err(c.invalid("the kernel is larger than its operand"));
     };
-    if parts == 0 || channels % parts != 0 || channels % groups != 0 || out % groups != 0 {
+    if parts == 0
+        || parts > channels
+        || channels % parts != 0
+        || channels % groups != 0
+        || out % groups != 0
+    {
         return Err(c.invalid(format_args!("{channels} channels in {parts} and {groups} groups")));
     }
     let taps = kh * kw;

@@ -23,6 +23,7 @@ mod sample;
 mod scatter;
 mod sequence;
 mod shape;
+mod signal;
 mod slice;
 mod softmax;
 mod split;
@@ -53,6 +54,7 @@ pub(super) const FAMILIES: &[&[Entry]] = &[
     scatter::ENTRIES,
     sequence::ENTRIES,
     shape::ENTRIES,
+    signal::ENTRIES,
     slice::ENTRIES,
     softmax::ENTRIES,
     split::ENTRIES,

@@ -125,7 +125,8 @@ fn max_unpool(c: &mut Call) -> Result<Value> {
     let window = geometry(c, &shape, None)?;
     let mut natural = shape[..2].to_vec();
     for (axis, &size) in shape[2..].iter().enumerate() {
-        let full = (size.max(1) - 1) * window.strides[axis] + window.kernel[axis];
+        let reach = (size.max(1) - 1).saturating_mul(window.strides[axis]);
+        let full = reach.saturating_add(window.kernel[axis]);
         let Some(size) = full.checked_sub(window.before[axis] + window.after[axis]) else {
             return Err(c.invalid(format_args!("pads crop spatial axis {axis} to nothing")));
         };
@@ -138,6 +139,7 @@ fn max_unpool(c: &mut Call) -> Result<Value> {
         natural.clone()
     };
     let target = c.bounded(target)?;
+    let natural = c.bounded(natural)?;
     let count = c.fact(x).len();
     let at = c.cast(at, DType::I64)?;
     let (at, x) = (c.reshape(at, &[count])?, c.reshape(x, &[count])?);

@@ -430,10 +430,7 @@ impl Direction {
     /// `c' = f∘c + i∘g` and `h' = o∘tanh(c')`, where gates may look at the cells through peepholes.
     fn lstm(&self, c: &mut Call, x: Value, state: State) -> Result<State> {
         let size = self.sizes.hidden;
-        let cell = match state.cell {
-            Some(cell) => cell,
-            None => return Err(c.invalid("an LSTM without cells")),
-        };
+        let Some(cell) = state.cell else { return Err(c.invalid("an LSTM without cells")) };
         let product = c.matmul_t(state.hidden, self.r, false, true)?;
         let sum = c.add(x, product)?;
         let gate = |c: &mut Call, i: usize, peephole: usize, seen: Value| {

@@ -120,7 +120,7 @@ fn cumprod(c: &mut Call) -> Result<Value> {
     let shape = c.shape(x);
     let axis = c.axis(axis, shape.len())?;
     let size = shape[axis];
-    if c.fact(x).len().saturating_mul(size) > 1 << 24 {
+    if c.fact(x).len().max(size).saturating_mul(size) > 1 << 24 {
         return Err(c.unsupported(format!("running products of {size} elements are too long")));
     }
     let counts = |i: usize, j: usize| {

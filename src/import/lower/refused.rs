@@ -10,7 +10,6 @@ const OPTIMISER: &str = "training graphs are not supported; export the model for
 const QUANTISED: &str = "it computes on quantised values";
 const RANDOM: &str = "its result is random";
 const RULE: &str = "there is no gradient rule for it";
-const SIGNAL: &str = "signal transforms on complex numbers are not supported";
 const STATEFUL: &str = "it updates a state that is kept between calls";
 const STRINGS: &str = "it works on strings";
 
@@ -22,20 +21,15 @@ pub(super) const ENTRIES: &[Entry] = &[
     refused("BitwiseNot", 18, BITS),
     refused("BitwiseOr", 18, BITS),
     refused("BitwiseXor", 18, BITS),
-    refused("BlackmanWindow", 17, SIGNAL),
     refused("CausalConvWithState", 27, STATEFUL),
     refused("ConvInteger", 10, QUANTISED),
-    refused("DFT", 17, SIGNAL),
     refused("DequantizeLinear", 10, QUANTISED),
     refused("Det", 11, RULE),
     refused("DynamicQuantizeLinear", 11, QUANTISED),
-    refused("HammingWindow", 17, SIGNAL),
-    refused("HannWindow", 17, SIGNAL),
     refused("ImageDecoder", 20, STRINGS),
     refused("LinearAttention", 27, STATEFUL),
     refused("MatMulInteger", 10, QUANTISED),
     refused("MaxRoiPool", 7, RULE),
-    refused("MelWeightMatrix", 17, SIGNAL),
     refused("Multinomial", 7, RANDOM),
     refused("NegativeLogLikelihoodLoss", 12, LOSS),
     refused("NonMaxSuppression", 10, CHOICE),
@@ -47,7 +41,6 @@ pub(super) const ENTRIES: &[Entry] = &[
     refused("RandomUniform", 7, RANDOM),
     refused("RandomUniformLike", 7, RANDOM),
     refused("RegexFullMatch", 20, STRINGS),
-    refused("STFT", 17, SIGNAL),
     refused("SoftmaxCrossEntropyLoss", 12, LOSS),
     refused("StringConcat", 20, STRINGS),
     refused("StringNormalizer", 10, STRINGS),

@@ -15,6 +15,9 @@ pub(super) const ENTRIES: &[Entry] = &[
     rule("RoiAlign", 10, "Floor, Gather, Mul, ReduceMean; no maxima", roi_align),
 ];
 
+/// Grids with more positions than this are not made.
+const MAX_POSITIONS: usize = 1 << 26;
+
 /// What stands beyond the edge.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Padding {
@@ -275,6 +278,9 @@ fn affine_grid(c: &mut Call) -> Result<Value> {
     let align = c.flag("align_corners", false)?;
     let spatial = &size[2..];
     let count = c.bounded(spatial.to_vec())?.iter().product::<usize>();
+    if count > MAX_POSITIONS {
+        return Err(c.unsupported(format!("a grid of {count} positions is too large")));
+    }
     let steps = strides(spatial);
     let coordinate = |at: usize, size: usize| match (align, size) {
         (true, 1) => -1.0,
@@ -311,6 +317,10 @@ fn roi_align(c: &mut Call) -> Result<Value> {
     };
     let default = if c.opset < 16 { "output_half_pixel" } else { "half_pixel" };
     let half = c.text("coordinate_transformation_mode", default)? == "half_pixel";
+    if [rows, columns, samples].iter().any(|&n| n > 1 << 12) {
+        return Err(c.unsupported("a grid of so many cells or samples is too large"));
+    }
+    c.bounded(vec![count, rows, samples, columns, samples, channels])?;
     let scale = c.float("spatial_scale", 1.0)?;
     let mut axes = Vec::new();
     let mut inside = None;
