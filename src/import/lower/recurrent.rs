@@ -352,14 +352,15 @@ impl Direction {
         Ok((outputs, state))
     }
 
-    /// The initial state in operand `i`, zeros where it is left out.
+    /// The initial state in operand `i`, zeros where it is left out. One that is stored is not
+    /// trained: exporters write out the zeros that frameworks begin with.
     fn initial(&self, c: &mut Call, i: usize, by_batch: bool) -> Result<Value> {
         let Sizes { batch, hidden, .. } = self.sizes;
         if !c.has(i) {
             let zero = c.scalar(DType::F32, 0.0);
             return c.expand(zero, &[batch, hidden]);
         }
-        let mut all = c.operand(i)?;
+        let mut all = c.table(i)?;
         if by_batch {
             all = c.transpose(all, &[1, 0, 2])?;
         }
