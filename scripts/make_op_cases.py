@@ -441,6 +441,118 @@ def resizes():
     case("Resize", rand(1, 2, 6), None, known(f32(1, 1, 2.5)), mode="linear", name="1d")
 
 
+def fused():
+    """What ONNX Runtime's optimiser writes."""
+    ms = {"domain": "com.microsoft"}
+    x = rand(1, 4, 6)
+    w, b = known(rand(6, 18)), known(rand(18))
+    case("Attention", x, w, b, num_heads=2, **ms)
+    case("Attention", x, w, b, known(np.array([[1, 1, 0, 1]], np.int32)), num_heads=3, **ms)
+    case("Attention", x, w, b, known(np.array([3], np.int32)), num_heads=2, scale=0.7, **ms)
+    case("Attention", x, w, b, num_heads=2, unidirectional=1, **ms)
+    case("Attention", x, known(rand(6, 16)), known(rand(16)), num_heads=2,
+         qkv_hidden_sizes=[6, 6, 4], **ms)
+    q, k, v = rand(1, 4, 6), rand(1, 5, 6), rand(1, 5, 6)
+    case("MultiHeadAttention", q, k, v, b, num_heads=2, **ms)
+    case("MultiHeadAttention", q, k, v, None, known(np.array([[1, 1, 1, 0, 1]], np.int32)),
+         rand(1, 2, 4, 5), num_heads=2, name="masked and biased", **ms)
+    ids = np.array([[1, 0, 2, 2]], np.int32)
+    tables = [known(rand(3, 6)), known(rand(5, 6)), known(rand(2, 6)), known(rand(6)), known(rand(6))]
+    case("EmbedLayerNormalization", ids, np.array([[0, 1, 1, 0]], np.int32), *tables, outputs=2,
+         name="segments", **ms)
+    case("EmbedLayerNormalization", ids, None, tables[0], tables[1], None, *tables[3:],
+         known(np.array([[1, 1, 1, 0]], np.int32)), outputs=2, epsilon=1e-3, **ms)
+    angles = rand(5, 2)
+    case("RotaryEmbedding", rand(1, 3, 8), i64(0, 3, 1).reshape(1, 3), known(np.cos(angles)),
+         known(np.sin(angles)), **ms)
+    case("RotaryEmbedding", rand(1, 2, 3, 4), i64(0, 3, 1).reshape(1, 3), known(np.cos(angles)),
+         known(np.sin(angles)), interleaved=1, **ms)
+    case("FusedGemm", rand(1, 3), known(rand(3, 4)), known(rand(4)), activation="Relu", **ms)
+    case("FusedConv", rand(1, 2, 4, 4), known(rand(3, 2, 2, 2)), known(rand(3)),
+         activation="LeakyRelu", activation_params=[0.2], **ms)
+    case("FusedConv", rand(1, 2, 4, 4), known(rand(3, 2, 2, 2)), known(rand(3)), rand(1, 3, 3, 3),
+         activation="Relu", **ms)
+
+
+def recurrences():
+    for op, gates, activations in (
+        ("RNN", 1, ["Relu"]),
+        ("GRU", 3, ["HardSigmoid", "Softsign"]),
+        ("LSTM", 4, ["HardSigmoid", "ScaledTanh", "Affine"]),
+    ):
+        n = gates * 2
+        stored = [known(rand(1, n, 2)), known(rand(1, n, 2)), known(rand(1, 2 * n))]
+        outputs = 3 if op == "LSTM" else 2
+        case(op, rand(1, 1, 2), *stored, hidden_size=2, outputs=outputs, name="one step")
+        both = [known(rand(2, *a.shape[1:])) for _, a in stored]
+        case(op, rand(1, 1, 2), *both, hidden_size=2, direction="bidirectional", outputs=outputs)
+        alphas = {"ScaledTanh": 0.7, "HardSigmoid": 0.3, "Affine": 0.5}
+        betas = {"ScaledTanh": 0.6, "HardSigmoid": 0.4, "Affine": 0.1}
+        given = {
+            key: [values[a] for a in activations if a in values]
+            for key, values in (("activation_alpha", alphas), ("activation_beta", betas))
+        }
+        case(op, rand(1, 1, 2), *stored, hidden_size=2, outputs=outputs, activations=activations,
+             **{key: values for key, values in given.items() if values})
+
+
+def loops():
+    """Control flow: bodies that read what is outside of them, and a weight shared by all turns."""
+    node = helper.make_node
+    value = helper.make_tensor_value_info
+    any_float = helper.make_empty_tensor_value_info
+    weight = numpy_helper.from_array(rand(3, 3), "weight")
+    turn = helper.make_graph(
+        [
+            node("MatMul", ["state", "weight"], ["product"]),
+            node("Add", ["product", "x"], ["next"]),
+            node("ReduceSum", ["next"], ["sum"], keepdims=0),
+            node("Cast", ["i"], ["number"], to=TensorProto.FLOAT),
+            node("Add", ["sum", "number"], ["collected"]),
+            node("Identity", ["go"], ["go_on"]),
+        ],
+        "turn",
+        [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), any_float("state")],
+        [value("go_on", TensorProto.BOOL, []), any_float("next"), any_float("collected")],
+        [weight],
+    )
+    nodes = [
+        node("Constant", [], ["count"], value_int=3),
+        node("Loop", ["count", "", "x"], ["y", "all"], body=turn),
+    ]
+    run("Loop", nodes, {"x": rand(1, 3)}, {}, ["y", "all"], 17)
+    counted = helper.make_graph(
+        [
+            node("Constant", [], ["limit"], value_int=2),
+            node("Less", ["i", "limit"], ["go_on"]),
+            node("Mul", ["state", "x"], ["next"]),
+        ],
+        "counted",
+        [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), any_float("state")],
+        [value("go_on", TensorProto.BOOL, []), any_float("next")],
+    )
+    nodes = [node("Loop", ["", "", "x"], ["y"], body=counted)]
+    run("Loop until a condition", nodes, {"x": rand(1, 3)}, {}, ["y"], 17)
+    step = helper.make_graph(
+        [node("Add", ["state", "element"], ["next"]), node("Identity", ["next"], ["shown"])],
+        "step", [any_float("state"), any_float("element")], [any_float("next"), any_float("shown")],
+    )
+    for backwards in (0, 1):
+        scan = node("Scan", ["start", "x"], ["y", "all"], body=step, num_scan_inputs=1,
+                    scan_input_axes=[1], scan_output_axes=[-1], scan_output_directions=[backwards],
+                    scan_input_directions=[backwards])
+        run(f"Scan {backwards}", [scan], {"start": rand(1, 2), "x": rand(1, 3, 2)}, {}, ["y", "all"], 17)
+    branch = lambda name, op: helper.make_graph([node(op, ["x"], [name])], name, [], [any_float(name)])
+    nodes = [
+        node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        node("Constant", [], ["zero"], value_float=0.0),
+        node("Greater", ["sum", "zero"], ["flag"]),
+        node("If", ["flag"], ["y"], then_branch=branch("a", "Neg"), else_branch=branch("b", "Exp")),
+    ]
+    for sign in (1, -1):
+        run(f"a branch that is not known, {sign}", nodes, {"x": sign * rand(1, 3, low=0.1)}, {}, ["y"], 17)
+
+
 def structures():
     """Models of several nodes: constants, branches, functions, sequences."""
     node = helper.make_node
@@ -515,8 +627,21 @@ def structures():
     run("ArrayFeatureExtractor", nodes, features, {"i": i64(2, 0)}, ["y"], 17, domains=[ml])
 
 
+def linear_models():
+    node, ml, features = helper.make_node, ("ai.onnx.ml", 3), {"x": rand(1, 3)}
+    for transform in ("NONE", "SOFTMAX", "LOGISTIC"):
+        linear = {"coefficients": rand(9).tolist(), "intercepts": rand(3).tolist(),
+                  "post_transform": transform, "domain": ml[0]}
+        nodes = [node("LinearClassifier", ["x"], ["label", "y"], classlabels_ints=[0, 1, 2], **linear)]
+        run(f"LinearClassifier {transform}", nodes, features, {}, ["y"], 17, domains=[ml])
+    linear = {"coefficients": rand(6).tolist(), "targets": 2, "domain": ml[0]}
+    run("LinearRegressor", [node("LinearRegressor", ["x"], ["y"], **linear)], features, {}, ["y"], 17,
+        domains=[ml])
+    case("Einsum", rand(1, 3, 3), equation="bii->bi")
+
+
 for family in (elementwise, activations, shapes, slices, gathers, reductions, linear, convolutions,
-               pools, normalisations, resizes, structures):
+               pools, normalisations, resizes, structures, fused, recurrences, loops, linear_models):
     family()
 path = pathlib.Path(__file__).parent.parent / "tests" / "data" / "op_cases.json"
 path.parent.mkdir(parents=True, exist_ok=True)

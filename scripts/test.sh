@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every check of the project, on a machine with Rust, a C compiler and Python 3 with pip. What is
-# missing is installed: ONNX Runtime into .onnxruntime/, OpenBLAS by apt-get where that is possible.
+# missing is installed: ONNX Runtime into .onnxruntime/, the ONNX project's tests into .onnx-tests/,
+# OpenBLAS by apt-get where that is possible.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,6 +16,10 @@ scripts/fetch-onnxruntime.sh
 # The tests run on both engines: one that is missing is a failure, not a test left out.
 export GRADALIGN_REQUIRE_ORT=1
 unset ORT_DYLIB_PATH
+
+step "the ONNX project's tests"
+scripts/fetch-onnx-tests.sh
+export GRADALIGN_REQUIRE_ONNX_TESTS=1
 
 step "OpenBLAS"
 openblas() { printf 'int main(void){return 0;}' | cc -x c - -lopenblas -o /dev/null 2>/dev/null; }

@@ -162,6 +162,13 @@ impl<'a, 'm> Call<'a, 'm> {
         if self.has(i) { self.weight(i).map(Some) } else { Ok(None) }
     }
 
+    /// Whether operand `i` is a tensor of the file that is declared as an input too.
+    pub fn is_declared_input(&mut self, i: usize) -> bool {
+        let name = self.node.inputs.get(i).map(String::as_str);
+        matches!(self.binding(i), Ok(Binding::Stored(_)))
+            && name.is_some_and(|name| self.importer.declares(name))
+    }
+
     /// Whether operand `i` is a tensor of the file that looks like a mask.
     pub fn is_mask(&mut self, i: usize) -> bool {
         match self.binding(i) {
@@ -182,15 +189,18 @@ impl<'a, 'm> Call<'a, 'm> {
 
     /// The tensor that operand `i` is known to be, if it does not depend on the model's inputs.
     pub fn known(&mut self, i: usize) -> Result<Option<Tensor>> {
-        let value = match self.binding(i)? {
-            Binding::Stored(id) => {
-                if let Ok(tensor) = &self.importer.stored(id).tensor {
-                    return Ok(Some(tensor.clone()));
-                }
-                self.fixed(i)?
-            }
-            binding => self.value_of(&binding, Role::Fixed)?,
-        };
+        let binding = self.binding(i)?;
+        self.known_of(&binding)
+    }
+
+    /// The tensor that a binding is known to be.
+    pub fn known_of(&mut self, binding: &Binding) -> Result<Option<Tensor>> {
+        if let Binding::Stored(id) = binding
+            && let Ok(tensor) = &self.importer.stored(*id).tensor
+        {
+            return Ok(Some(tensor.clone()));
+        }
+        let value = self.value_of(binding, Role::Fixed)?;
         self.evaluate(value, 0)
     }
 
@@ -339,6 +349,15 @@ impl<'a, 'm> Call<'a, 'm> {
         }
     }
 
+    /// The strings `name`, if given.
+    pub fn strings(&self, name: &str) -> Result<Option<&'m [String]>> {
+        match self.attribute(name) {
+            None => Ok(None),
+            Some(Attribute::Strings(values)) => Ok(Some(values)),
+            Some(other) => Err(self.wrong_kind(name, other, "a list of strings")),
+        }
+    }
+
     /// The tensor `name`, if given.
     pub fn literal(&self, name: &str) -> Result<Option<&'m Literal>> {
         match self.attribute(name) {
@@ -360,6 +379,21 @@ impl<'a, 'm> Call<'a, 'm> {
     /// Lowers a branch and returns its outputs.
     pub fn lower_graph(&mut self, graph: &'m Graph) -> Result<Vec<Binding>> {
         self.importer.lower_graph(graph, self.node.label())
+    }
+
+    /// Lowers a turn of a loop, and returns its outputs.
+    pub fn lower_turn(&mut self, graph: &'m Graph, inputs: Vec<Binding>) -> Result<Vec<Binding>> {
+        let outputs = self.importer.lower_turn(graph, self.node.label(), inputs);
+        // The body has left its own scope behind.
+        let scope = self.importer.scope(self.node);
+        self.importer.b.set_scope(scope);
+        outputs
+    }
+
+    /// Stores a tensor as the node's first result, with `suffix` after its name.
+    pub fn store_as(&mut self, suffix: &str, tensor: Tensor) -> Binding {
+        let name = self.node.outputs.first().map_or("", String::as_str);
+        self.importer.store_constant(&format!("{name}{suffix}"), Ok(tensor))
     }
 
     /// Stores a tensor as the node's first result.

@@ -8,10 +8,10 @@ use super::inputs::Shapes;
 use super::literal::{Patterns, Role, Stored};
 use super::scan::{MAX_DEPTH, function_of, live_nodes};
 use super::table::{Lowering, lookup};
-use super::{ImportOptions, Imported, Info, finish};
+use super::{Given, ImportOptions, Imported, Info, finish};
 use crate::error::{Error, Result};
-use crate::graph::{Builder, Value};
-use crate::onnx::{Attribute, Function, Graph, Initializer, Model, Node, Opsets};
+use crate::graph::{Builder, Graph, Value};
+use crate::onnx::{self, Attribute, Function, Initializer, Model, Node, Opsets};
 use crate::tensor::Tensor;
 
 /// Values with more elements than this are refused: no network has them, damaged files do.
@@ -70,11 +70,28 @@ pub(crate) struct Importer<'m> {
     operators: BTreeMap<String, usize>,
     lowered: usize,
     readers: HashMap<&'m str, usize>,
+    /// How many loops are being unrolled around the present node.
+    unrolling: usize,
+    /// The tensors stored in bodies of loops, by name: all turns share them.
+    shared: HashMap<Arc<str>, usize>,
 }
 
 impl<'m> Importer<'m> {
     /// An import of `model` of which nothing is lowered yet.
     pub fn new(model: &'m Model, options: &'m ImportOptions) -> Result<Self> {
+        Self::with_shapes(model, options, Shapes::new(model, options)?)
+    }
+
+    /// An import of `model` in which no axis is taken for a batch.
+    pub fn as_it_is(model: &'m Model, options: &'m ImportOptions) -> Result<Self> {
+        Self::with_shapes(model, options, Shapes::as_they_are(model, &options.shapes))
+    }
+
+    fn with_shapes(
+        model: &'m Model,
+        options: &'m ImportOptions,
+        shapes: Shapes<'m>,
+    ) -> Result<Self> {
         let mut importer = Importer {
             b: Builder::default(),
             warnings: model.warnings.clone(),
@@ -82,12 +99,14 @@ impl<'m> Importer<'m> {
             batch_norms: 0,
             model,
             patterns: Patterns::new(options)?,
-            shapes: Shapes::new(model, options)?,
+            shapes,
             stored: Vec::new(),
             frames: Vec::new(),
             operators: BTreeMap::new(),
             lowered: 0,
             readers: HashMap::new(),
+            unrolling: 0,
+            shared: HashMap::new(),
         };
         for name in model.graph.nodes.iter().flat_map(|node| &node.inputs) {
             *importer.readers.entry(name).or_default() += 1;
@@ -134,6 +153,68 @@ impl<'m> Importer<'m> {
             ))),
             None => Err(self.undefined(output)),
         }
+    }
+
+    /// The graph of all `outputs`, where the inputs are as `given`.
+    pub fn lower(
+        mut self,
+        outputs: &[&'m str],
+        given: &'m HashMap<String, Given>,
+    ) -> Result<Graph> {
+        let model = self.model;
+        self.bind_initializers(&model.graph.initializers);
+        let (_, needed) = live_nodes(&model.graph.nodes, outputs.iter().copied());
+        for info in self.shapes.declared() {
+            if !needed.contains(info.name.as_str()) {
+                continue;
+            }
+            let given = given.get(&info.name).ok_or_else(|| {
+                Error::Usage(format!("{}: input '{}' is not given", model.source, info.name))
+            })?;
+            let binding = self.given(&info.name, given);
+            self.bind(&info.name, binding);
+        }
+        self.lower_nodes(&model.graph.nodes, outputs)?;
+        self.b.set_scope("");
+        for name in outputs {
+            let binding = self.resolve(name).cloned().ok_or_else(|| self.undefined(name))?;
+            self.output(name, &binding)?;
+        }
+        Ok(self.b.finish().pruned())
+    }
+
+    fn given(&mut self, name: &str, given: &Given) -> Binding {
+        match given {
+            Given::Open(fact) => self.b.input(name, fact.clone()).into(),
+            Given::Known(tensor) => self.store_constant(name, Ok(tensor.clone())),
+            Given::List(elements) => {
+                let each = elements.iter().enumerate();
+                Binding::List(each.map(|(i, e)| self.given(&format!("{name}[{i}]"), e)).collect())
+            }
+            Given::Absent => Binding::Absent("the input is left out"),
+        }
+    }
+
+    fn output(&mut self, name: &str, binding: &Binding) -> Result<()> {
+        match binding {
+            Binding::Value(value) => self.b.output(name, *value),
+            Binding::Stored(i) => {
+                let value = self.stored_value(*i, Role::Operand)?;
+                self.b.output(name, value);
+            }
+            Binding::List(elements) => {
+                for (i, element) in elements.iter().enumerate() {
+                    self.output(&format!("{name}[{i}]"), element)?;
+                }
+            }
+            Binding::Absent(why) => {
+                return Err(Error::UnsupportedModel(format!(
+                    "{}: the output '{name}' cannot be taken: {why}",
+                    self.model.source
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Ends the import with `value` as the output called `output`.
@@ -199,8 +280,26 @@ impl<'m> Importer<'m> {
     /// Stores the tensor of a constant node whose output is `name`.
     pub fn store_constant(&mut self, name: &str, tensor: Result<Tensor, String>) -> Binding {
         let name = self.qualified(name);
-        self.stored.push(self.patterns.store(name, tensor, false));
-        Binding::Stored(self.stored.len() - 1)
+        if let Some(&i) = self.shared.get(&name) {
+            return Binding::Stored(i);
+        }
+        let stored = self.patterns.store(name, tensor, false);
+        Binding::Stored(self.keep(stored))
+    }
+
+    /// The index of a tensor to store; in a loop it is found again in the next turn.
+    fn keep(&mut self, stored: Stored) -> usize {
+        let i = self.stored.len();
+        if self.unrolling > 0 {
+            self.shared.insert(stored.name.clone(), i);
+        }
+        self.stored.push(stored);
+        i
+    }
+
+    /// Whether the model declares an input called `name`, which may be an initializer too.
+    pub fn declares(&self, name: &str) -> bool {
+        self.model.graph.inputs.iter().any(|info| info.name == name)
     }
 
     /// How many operands of the model's own nodes are called `name`.
@@ -211,17 +310,47 @@ impl<'m> Importer<'m> {
     /// Stores tensor `i` again, under the name of a copy of it.
     pub fn store_again(&mut self, i: usize, name: &str) -> Binding {
         let name = self.qualified(name);
+        if let Some(&i) = self.shared.get(&name) {
+            return Binding::Stored(i);
+        }
         let Stored { tensor, initializer, .. } = &self.stored[i];
         let mut copy = self.patterns.store(name, tensor.clone(), *initializer);
         if *initializer {
             copy.reserve(&mut self.b);
         }
-        self.stored.push(copy);
-        Binding::Stored(self.stored.len() - 1)
+        Binding::Stored(self.keep(copy))
+    }
+
+    /// What the nodes that `node` is lowered to are said to come from.
+    pub fn scope(&self, node: &Node) -> Arc<str> {
+        self.qualified(node.label())
     }
 
     /// Lowers a branch in a scope inside the present one, and returns its outputs.
-    pub fn lower_graph(&mut self, graph: &'m Graph, label: &str) -> Result<Vec<Binding>> {
+    pub fn lower_graph(&mut self, graph: &'m onnx::Graph, label: &str) -> Result<Vec<Binding>> {
+        self.lower_inner(graph, label, Vec::new())
+    }
+
+    /// Lowers a turn of a loop with this body, whose inputs are `inputs`, and returns its outputs.
+    /// What is stored in the body is the same in all turns.
+    pub fn lower_turn(
+        &mut self,
+        graph: &'m onnx::Graph,
+        label: &str,
+        inputs: Vec<Binding>,
+    ) -> Result<Vec<Binding>> {
+        self.unrolling += 1;
+        let outputs = self.lower_inner(graph, label, inputs);
+        self.unrolling -= 1;
+        outputs
+    }
+
+    fn lower_inner(
+        &mut self,
+        graph: &'m onnx::Graph,
+        label: &str,
+        inputs: Vec<Binding>,
+    ) -> Result<Vec<Binding>> {
         let outer = self.frame()?;
         let (opsets, attributes) = (outer.opsets, outer.attributes.clone());
         self.enter(Frame {
@@ -232,6 +361,9 @@ impl<'m> Importer<'m> {
             path: self.qualified(label).to_string(),
         })?;
         self.bind_initializers(&graph.initializers);
+        for (info, binding) in graph.inputs.iter().zip(inputs) {
+            self.bind(&info.name, binding);
+        }
         let wanted: Vec<&'m str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
         self.lower_nodes(&graph.nodes, &wanted)?;
         self.leave(&wanted)
@@ -275,10 +407,15 @@ impl<'m> Importer<'m> {
     fn bind_initializers(&mut self, initializers: &'m [Initializer]) {
         for Initializer { name, literal } in initializers {
             let qualified = self.qualified(name);
-            let mut stored = self.patterns.store(qualified, literal.tensor.clone(), true);
-            stored.reserve(&mut self.b);
-            self.stored.push(stored);
-            self.bind(name, Binding::Stored(self.stored.len() - 1));
+            let i = match self.shared.get(&qualified) {
+                Some(&i) => i,
+                None => {
+                    let mut stored = self.patterns.store(qualified, literal.tensor.clone(), true);
+                    stored.reserve(&mut self.b);
+                    self.keep(stored)
+                }
+            };
+            self.bind(name, Binding::Stored(i));
         }
     }
 

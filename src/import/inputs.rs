@@ -129,6 +129,12 @@ impl<'m> Shapes<'m> {
         Ok(Shapes { model, declared, given: &options.shapes, named, fixed_batch })
     }
 
+    /// The shapes of a model that is taken as the file has it: no axis is a batch.
+    pub fn as_they_are(model: &'m Model, given: &'m HashMap<String, Vec<usize>>) -> Self {
+        let declared = without_initializers(model).collect();
+        Shapes { model, declared, given, named: HashMap::new(), fixed_batch: None }
+    }
+
     /// The inputs that are not initializers.
     pub fn declared(&self) -> Vec<&'m ValueInfo> {
         self.declared.clone()

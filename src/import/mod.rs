@@ -23,8 +23,9 @@ pub use scan::{Problem, default_output, unsupported};
 pub use table::{Entry, entries, markdown};
 
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Fact, Graph};
 use crate::onnx::Model;
+use crate::tensor::Tensor;
 use importer::Importer;
 
 /// What the user decides about an import.
@@ -81,7 +82,7 @@ pub fn import(model: &Model, options: &ImportOptions) -> Result<Imported> {
         Some(name) => scan::named_output(model, name)?,
         None => default_output(model)?,
     };
-    scan::check(model, &output)?;
+    scan::check(model, &[&output])?;
     let mut importer = Importer::new(model, options)?;
     let lowered = importer.run(&output);
     let fixed_batch = importer.fixed_batch();
@@ -98,6 +99,35 @@ pub fn import(model: &Model, options: &ImportOptions) -> Result<Imported> {
         return Err(no_parameters(model, options));
     }
     Ok(imported)
+}
+
+/// What an input is in a model that is taken as it is.
+#[derive(Clone, Debug)]
+pub enum Given {
+    /// An input of the graph.
+    Open(Fact),
+    /// A tensor that is known at import.
+    Known(Tensor),
+    /// A sequence.
+    List(Vec<Given>),
+    /// An optional input that is left out.
+    Absent,
+}
+
+/// Lowers `model` as the file has it: all outputs, at the shapes of the inputs `given`, no axis of
+/// which is taken for a batch. The elements of a sequence called `y` are the outputs `y[0]`,
+/// `y[1]`…, and an input that is a sequence is taken apart in the same way.
+///
+/// Models to be scored are lowered by [`import`]; this is for single operators and other graphs
+/// that need not be networks.
+///
+/// # Errors
+/// When an operator is not supported, an input is not given, or shapes do not fit together.
+pub fn lower(model: &Model, given: &HashMap<String, Given>) -> Result<Graph> {
+    let outputs: Vec<&str> = model.graph.outputs.iter().map(|o| o.name.as_str()).collect();
+    scan::check(model, &outputs)?;
+    let options = ImportOptions::default();
+    Importer::as_it_is(model, &options)?.lower(&outputs, given)
 }
 
 fn refuse_batch(model: &Model, k: usize, why: &str) -> Error {

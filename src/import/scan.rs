@@ -109,12 +109,12 @@ pub(crate) fn named_output(model: &Model, name: &str) -> Result<String> {
 /// All operators that the default output needs and that are not supported, those inside local
 /// functions and branches included.
 pub fn unsupported(model: &Model) -> Vec<Problem> {
-    default_output(model).map_or(Vec::new(), |output| problems(model, &output))
+    default_output(model).map_or(Vec::new(), |output| problems(model, &[&output]))
 }
 
-/// Errs where `output` needs an operator that is not supported, naming all of them.
-pub(crate) fn check(model: &Model, output: &str) -> Result<()> {
-    let problems = problems(model, output);
+/// Errs where `outputs` need an operator that is not supported, naming all of them.
+pub(crate) fn check(model: &Model, outputs: &[&str]) -> Result<()> {
+    let problems = problems(model, outputs);
     let quantised = problems.iter().find(|p| is_quantised(&p.op));
     if let Some(Problem { node, op, .. }) = quantised {
         return Err(Error::UnsupportedModel(format!(
@@ -150,9 +150,9 @@ fn is_quantised(op: &str) -> bool {
         || ["MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized"].contains(&name)
 }
 
-fn problems(model: &Model, output: &str) -> Vec<Problem> {
+fn problems<'m>(model: &'m Model, outputs: &[&'m str]) -> Vec<Problem> {
     let mut scan = Scan { model, seen: HashSet::new(), problems: Vec::new() };
-    scan.nodes(&model.graph.nodes, &[output], &model.opsets, "", 0);
+    scan.nodes(&model.graph.nodes, outputs, &model.opsets, "", 0);
     scan.problems
 }
 

@@ -55,7 +55,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 
 /// The graph of `output`, with its final activation.
 fn lower(model: &Model, output: &str) -> Result<Graph> {
-    scan::check(model, output)?;
+    scan::check(model, &[output])?;
     let options = ImportOptions::default();
     let mut importer = Importer::new(model, &options)?;
     let value = importer.run(output)?;

@@ -7,20 +7,20 @@ use std::path::Path;
 use prost::Message;
 use prost::bytes::{Buf, Bytes};
 
-use super::decode;
 use super::external::External;
-use super::model::{Model, Opsets};
-use super::proto::ModelProto;
+use super::model::{Literal, Model, Opsets};
+use super::proto::{ModelProto, TensorProto};
+use super::{decode, tensor};
 use crate::error::{Error, Result};
 
 /// The oldest accepted version of the `ai.onnx` operator set: since 7, operators broadcast.
 const OLDEST_OPSET: i64 = 7;
 
 /// The newest version of the `ai.onnx` operator set that every rule has been checked against.
-pub const NEWEST_KNOWN_OPSET: i64 = 22;
+pub const NEWEST_KNOWN_OPSET: i64 = 28;
 
 /// The newest version of the `ai.onnx` operator set that is tried, with a warning.
-const NEWEST_OPSET: i64 = 25;
+const NEWEST_OPSET: i64 = 30;
 
 /// Reads the ONNX model at `path`, with its external data. Errs when the file is missing, is not
 /// ONNX, is damaged, or is of a version that is not supported; the message says which.
@@ -48,6 +48,15 @@ pub fn load(path: impl AsRef<Path>) -> Result<Model> {
 pub fn read(bytes: &[u8], source: &str) -> Result<Model> {
     check_head(&bytes[..bytes.len().min(64)], source)?;
     finish(ModelProto::decode(bytes), source, External::new(source, None))
+}
+
+/// Reads a tensor from the bytes of a `TensorProto`; `source` is what messages call it. External
+/// data is refused.
+pub fn read_tensor(bytes: &[u8], source: &str) -> Result<Literal> {
+    let proto = TensorProto::decode(bytes).map_err(|e| {
+        Error::InvalidModel(format!("{source}: the file is truncated, damaged, or no tensor ({e})"))
+    })?;
+    tensor::decode(proto, &mut External::new(source, None), source)
 }
 
 fn finish(

@@ -17,6 +17,7 @@ mod select;
 mod shape;
 mod slice;
 mod softmax;
+mod topk;
 mod unary;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub use select::{Cast, Detach, Where};
 pub use shape::{Expand, Reshape, Transpose};
 pub use slice::{Concat, Pad, Slice};
 pub use softmax::Softmax;
+pub use topk::TopK;
 pub use unary::Unary;
 
 use crate::emit::Emitter;
@@ -197,6 +199,7 @@ primitives!(
     ScatterAdd,
     Slice,
     Softmax,
+    TopK,
     Transpose,
     Unary,
     Where,

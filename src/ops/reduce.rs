@@ -128,7 +128,7 @@ impl Rule for Reduce {
         Ok(None)
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         let op = format!("Reduce{:?}", self.kind);
         // Opset 17: the axes of ReduceSum are an input, those of the others an attribute.
@@ -136,7 +136,25 @@ impl Rule for Reduce {
             let axes = e.i64s_of(&self.axes);
             return Ok(e.node(&op, &[&x, &axes], &[]));
         }
-        Ok(e.node(&op, &[&x], &[("axes", Attr::from(self.axes.as_slice()))]))
+        let axes = || [("axes", Attr::from(self.axes.as_slice()))];
+        let y = e.node(&op, &[&x], &axes());
+        let (beyond, nothing) = match self.kind {
+            Reduction::Max => ("Less", f64::NEG_INFINITY),
+            Reduction::Min => ("Greater", f64::INFINITY),
+            _ => return Ok(y),
+        };
+        if !out.dtype.is_float() {
+            return Ok(y);
+        }
+        // tract takes the maximum of infinities, as they stand in masks, for the least finite
+        // number. No element reaches that.
+        let missed = e.node(beyond, &[&x, &y], &[]);
+        let to = i64::from(crate::emit::onnx_dtype(out.dtype));
+        let missed = e.node("Cast", &[&missed], &[("to", Attr::Int(to))]);
+        let all = e.node("ReduceMin", &[&missed], &axes());
+        let all = e.node("Cast", &[&all], &[("to", Attr::Int(9))]);
+        let nothing = e.scalar(out.dtype, nothing);
+        Ok(e.node("Where", &[&all, &nothing, &y], &[]))
     }
 }
 

@@ -29,6 +29,7 @@ mod linearise;
 mod loss;
 mod roles;
 mod vmap;
+mod widen;
 
 pub use batch_norm::batch_norm;
 pub use grad::grad;
@@ -38,3 +39,4 @@ pub use linearise::{Linearised, linearise};
 pub use loss::{LABELS, Loss, loss};
 pub use roles::{Role, roles};
 pub use vmap::vmap;
+pub use widen::widen;

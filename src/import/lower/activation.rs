@@ -24,6 +24,10 @@ pub(super) const ENTRIES: &[Entry] = &[
     rule("Sigmoid", 7, "Sigmoid", |c| c.apply(Unary::Sigmoid)),
     rule("Softplus", 7, "Softplus", |c| c.apply(Unary::Softplus)),
     rule("Softsign", 7, "Div, Abs", softsign),
+    rule("SwiGLU", 28, "Mul, Sigmoid", |c| {
+        let (gate, x) = (swish(c, 1.0)?, c.operand(1)?);
+        c.mul(gate, x)
+    }),
     rule("Swish", 24, "Mul, Sigmoid", |c| swish(c, 1.0)),
     rule("Tanh", 7, "Tanh", |c| c.apply(Unary::Tanh)),
     rule("ThresholdedRelu", 10, "Where", thresholded_relu),

@@ -8,12 +8,17 @@ use crate::import::table::{Entry, rules, zero};
 use crate::onnx::{DataType, dtype_of};
 use crate::tensor::{DType, Tensor};
 
-/// `Range` and `EyeLike` make at most this many elements.
-const MAX_MADE: usize = 1 << 26;
+/// `Range`, `EyeLike` and weights by shape alone make at most this many elements each.
+const MAX_MADE: usize = 1 << 27;
 
 pub(super) const ENTRIES: &[Entry] = &[
     rules("Constant", 7, "a constant, or a parameter where weights stand", constant),
-    zero("ConstantOfShape", 9, "a constant", constant_of_shape),
+    rules(
+        "ConstantOfShape",
+        9,
+        "a constant, or a parameter in files without weights",
+        constant_of_shape,
+    ),
     zero("EyeLike", 9, "a constant", eye_like),
     zero("NonZero", 9, "a constant; only of tensors that are known at import", non_zero),
     zero("Range", 11, "a constant", range),
@@ -41,7 +46,7 @@ fn constant(c: &mut Call) -> Result<Vec<Binding>> {
     Ok(vec![c.store(tensor)])
 }
 
-fn constant_of_shape(c: &mut Call) -> Result<Value> {
+fn constant_of_shape(c: &mut Call) -> Result<Vec<Binding>> {
     let shape = c.known_ints(0, "shape")?;
     let shape = c.sizes(&shape, "size")?;
     let shape = c.bounded(shape)?;
@@ -53,8 +58,17 @@ fn constant_of_shape(c: &mut Call) -> Result<Value> {
             Err(why) => return Err(c.unsupported(format!("its value cannot be used: {why}"))),
         },
     };
+    // Some files give only the shapes of their weights, to be small: in initializers that count
+    // as inputs too, which is how the first versions of the format have them.
+    if c.is_declared_input(0) && shape.iter().product::<usize>() <= MAX_MADE {
+        return Ok(vec![c.store(Ok(Tensor::full(
+            value.dtype(),
+            &shape,
+            value.scalar().unwrap_or(0.0),
+        )))]);
+    }
     let value = c.constant(value);
-    c.expand(value, &shape)
+    Ok(super::one(c.expand(value, &shape)?))
 }
 
 fn range(c: &mut Call) -> Result<Value> {

@@ -1,14 +1,20 @@
 //! Convolutions and their transposes.
 
+use super::recurrent::named_activation;
+use super::sample::{interpolate, zero_padded_taps};
 use crate::error::Result;
 use crate::graph::Value;
 use crate::import::call::Call;
-use crate::import::table::{Entry, rule};
+use crate::import::table::{Entry, MICROSOFT, rule};
 use crate::ops::Window;
+use crate::tensor::Tensor;
 
 pub(super) const ENTRIES: &[Entry] = &[
+    rule("Col2Im", 18, "ScatterAdd, Slice", col_to_image),
     rule("Conv", 7, "Conv, Add", conv),
     rule("ConvTranspose", 7, "the gradient of Conv, Add", conv_transpose),
+    rule("DeformConv", 19, "Floor, Gather, Mul, Add, MatMul", deform_conv),
+    rule("FusedConv", 1, "Conv, Add, its activation", fused_conv).of(MICROSOFT),
 ];
 
 /// Strides, dilations and explicit pads of a window over spatial axes.
@@ -129,6 +135,151 @@ fn conv(c: &mut Call) -> Result<Value> {
     with_bias(c, y)
 }
 
+/// A convolution, a third operand added, and an activation.
+fn fused_conv(c: &mut Call) -> Result<Value> {
+    let mut y = conv(c)?;
+    if c.has(3) {
+        let more = c.operand(3)?;
+        y = c.add(y, more)?;
+    }
+    let parameters = c.floats("activation_params")?.unwrap_or_default();
+    named_activation(c, y, &parameters)
+}
+
+/// Patches with more elements than this an image are not put back together.
+const MAX_PLACES: usize = 1 << 26;
+
+/// Patches `[N, C·kernel, positions]` added up where they overlap.
+fn col_to_image(c: &mut Call) -> Result<Value> {
+    let x = c.operand(0)?;
+    let shape = c.shape(x);
+    let image = c.known_ints(1, "image shape")?;
+    let image = c.sizes(&image, "size")?;
+    let block = c.known_ints(2, "block shape")?;
+    let block = c.sizes(&block, "size")?;
+    let rank = image.len();
+    let elements: usize = c.bounded(block.clone())?.iter().product();
+    let (&[batch, rows, columns], true) = (&shape[..], block.len() == rank && elements > 0) else {
+        return Err(c.invalid(format_args!("blocks {block:?} of {image:?} in {shape:?}")));
+    };
+    let (strides, dilations) = (per_axis(c, "strides", rank)?, per_axis(c, "dilations", rank)?);
+    let pads = match c.ints("pads")? {
+        Some(pads) => c.sizes(&pads, "pads")?,
+        None => vec![0; 2 * rank],
+    };
+    if pads.len() != 2 * rank || rows % elements != 0 {
+        return Err(c.invalid(format_args!("pads {pads:?}, {rows} rows for blocks {block:?}")));
+    }
+    let pad = |i: usize| pads[i].saturating_add(image[i]).saturating_add(pads[rank + i]);
+    let padded: Vec<usize> = (0..rank).map(pad).collect();
+    let mut counts = Vec::with_capacity(rank);
+    for i in 0..rank {
+        let extent = block[i].saturating_sub(1).saturating_mul(dilations[i]).saturating_add(1);
+        match padded[i].checked_sub(extent) {
+            Some(room) => counts.push(room / strides[i] + 1),
+            None => return Err(c.invalid(format_args!("blocks {block:?} exceed {image:?}"))),
+        }
+    }
+    let total = c.bounded([&[batch, rows / elements], &padded[..]].concat())?;
+    if counts.iter().fold(1usize, |n, &d| n.saturating_mul(d)) != columns {
+        return Err(c.invalid(format_args!("{columns} blocks, not {counts:?}")));
+    }
+    if elements.saturating_mul(columns) > MAX_PLACES {
+        return Err(c.unsupported(format!("{columns} blocks of {elements} elements are too many")));
+    }
+    // Where each element of each patch belongs, in the padded image.
+    let (of_block, of_place) = (super::gather::strides(&block), super::gather::strides(&counts));
+    let of_image = super::gather::strides(&padded);
+    let places = (0..elements * columns).map(|i| {
+        let (k, p) = (i / columns, i % columns);
+        let along = |a: usize| {
+            let (k, p) = (k / of_block[a] % block[a], p / of_place[a] % counts[a]);
+            (p * strides[a] + k * dilations[a]) * of_image[a]
+        };
+        (0..rank).map(along).sum::<usize>() as i64
+    });
+    let places = c.constant(Tensor::index(places));
+    let flat = c.reshape(x, &[batch, rows / elements, elements * columns])?;
+    let y = c.scatter_add(places, flat, 2, padded.iter().product())?;
+    let y = c.reshape(y, &total)?;
+    let from = [&[0, 0], &pads[..rank]].concat();
+    let to: Vec<usize> =
+        (0..rank + 2).map(|i| if i < 2 { total[i] } else { from[i] + image[i - 2] }).collect();
+    c.slice(y, &from, &to, &vec![1; rank + 2])
+}
+
+/// A convolution that looks at each kernel element's place moved by an offset, between elements.
+fn deform_conv(c: &mut Call) -> Result<Value> {
+    let (x, w, offsets) = (c.operand(0)?, c.weight(1)?, c.operand(2)?);
+    let (shape, filter) = (c.shape(x), c.shape(w));
+    let groups = groups(c)?;
+    let parts = usize::try_from(c.int("offset_group", 1)?).unwrap_or(0);
+    let (&[batch, channels, height, width], &[out, _, kh, kw]) = (&shape[..], &filter[..]) else {
+        return Err(c.unsupported("only two spatial axes are supported"));
+    };
+    let g = geometry(c, &shape, Some(&[kh, kw]))?;
+    let count = |axis: usize, size: usize| {
+        let padded = g.before[axis].saturating_add(size).saturating_add(g.after[axis]);
+        padded.checked_sub(g.extent(axis)).map(|room| room / g.strides[axis] + 1)
+    };
+    let (Some(oh), Some(ow)) = (count(0, height), count(1, width)) else {
+        return Err(c.invalid("the kernel is larger than its operand"));
+    };
+    if parts == 0
+        || parts > channels
+        || channels % parts != 0
+        || channels % groups != 0
+        || out % groups != 0
+    {
+        return Err(c.invalid(format_args!("{channels} channels in {parts} and {groups} groups")));
+    }
+    let taps = kh * kw;
+    let wanted = [batch, parts * taps * 2, oh, ow];
+    if c.shape(offsets) != wanted {
+        let have = c.shape(offsets);
+        return Err(c.invalid(format_args!("offsets {have:?}, not {wanted:?}")));
+    }
+    // [batch, part, tap, axis, row, column]
+    let offsets = c.reshape(offsets, &[batch, parts, taps, 2, oh, ow])?;
+    let grid = [batch, parts, taps, oh, ow];
+    let mut axes = Vec::new();
+    for (axis, size) in [(0, height), (1, width)] {
+        let base = (0..taps * oh * ow).map(|i| {
+            let (tap, row, column) = (i / (oh * ow), i / ow % oh, i % ow);
+            let (k, p) = if axis == 0 { (tap / kw, row) } else { (tap % kw, column) };
+            (p * g.strides[axis] + k * g.dilations[axis]) as f32 - g.before[axis] as f32
+        });
+        let base = c.constant(Tensor::f32(&[1, 1, taps, oh, ow], base.collect())?);
+        let moved = c.slice_axis(offsets, 3, axis, axis + 1, 1)?;
+        let moved = c.reshape(moved, &grid)?;
+        let at = c.add(base, moved)?;
+        axes.push(zero_padded_taps(c, at, size)?);
+    }
+    // Rows of pixels by image and part.
+    let width_of_part = channels / parts;
+    let split = c.reshape(x, &[batch, parts, width_of_part, height, width])?;
+    let rows = c.transpose(split, &[0, 1, 3, 4, 2])?;
+    let rows = c.reshape(rows, &[batch * parts * height * width, width_of_part])?;
+    let starts = (0..batch * parts).map(|i| (i * height * width) as i64);
+    let starts = c.constant(Tensor::index(starts).reshape(&[batch, parts, 1, 1, 1])?);
+    let mut read = interpolate(c, rows, starts, &axes, &[width, 1])?;
+    if c.has(4) {
+        let mask = c.operand(4)?;
+        let mask = c.reshape(mask, &[batch, parts, taps, oh, ow, 1])?;
+        read = c.mul(read, mask)?;
+    }
+    // [batch, group, channel·tap, place] times [group, out, channel·tap].
+    let columns = c.transpose(read, &[0, 1, 5, 2, 3, 4])?;
+    let inner = channels / groups * taps;
+    let columns = c.reshape(columns, &[batch, groups, inner, oh * ow])?;
+    let matrix = c.reshape(w, &[1, groups, out / groups, inner])?;
+    let y = c.matmul(matrix, columns)?;
+    let y = c.reshape(y, &[batch, out, oh, ow])?;
+    let Some(bias) = c.optional_weight(3)? else { return Ok(y) };
+    let bias = c.reshape(bias, &[1, out, 1, 1])?;
+    c.add(y, bias)
+}
+
 fn conv_transpose(c: &mut Call) -> Result<Value> {
     let (x, w) = (c.operand(0)?, c.weight(1)?);
     let (shape, filter) = (c.shape(x), c.shape(w));
@@ -153,6 +304,8 @@ fn conv_transpose(c: &mut Call) -> Result<Value> {
         return Err(c.invalid("output_padding or output_shape do not fit the spatial axes"));
     }
     let mut sizes = Vec::with_capacity(rank);
+    // What is beyond the reach of the kernel where a larger output is asked for.
+    let mut beyond = vec![0; rank + 2];
     for axis in 0..rank {
         let full = (shape[2 + axis].max(1) - 1) * g.strides[axis] + extra[axis] + g.extent(axis);
         let target = match &wanted {
@@ -162,6 +315,7 @@ fn conv_transpose(c: &mut Call) -> Result<Value> {
         };
         if let Some(target) = target {
             let total = full.saturating_sub(target);
+            beyond[2 + axis] = target.saturating_sub(full);
             (g.before[axis], g.after[axis]) = halves(total, auto_pad == "SAME_UPPER");
         }
         let Some(size) = full.checked_sub(g.before[axis] + g.after[axis]) else {
@@ -170,7 +324,8 @@ fn conv_transpose(c: &mut Call) -> Result<Value> {
         sizes.push(size);
     }
     let total = [&shape[..1], &[filter[1] * groups], &sizes].concat();
-    c.bounded(total)?;
+    c.bounded(total.iter().zip(&beyond).map(|(d, more)| d.saturating_add(*more)).collect())?;
     let y = c.conv_input_grad(x, w, &window(&g, groups), &sizes)?;
+    let y = c.pad(y, &vec![0; rank + 2], &beyond, 0.0)?;
     with_bias(c, y)
 }

@@ -4,9 +4,14 @@ use crate::error::Result;
 use crate::graph::Value;
 use crate::import::call::Call;
 use crate::import::table::{Entry, rule};
+use crate::tensor::Tensor;
 
-pub(super) const ENTRIES: &[Entry] =
-    &[rule("Einsum", 12, "Transpose, Reshape, ReduceSum, MatMul, Mul; no diagonals", einsum)];
+pub(super) const ENTRIES: &[Entry] = &[rule(
+    "Einsum",
+    12,
+    "Transpose, Reshape, ReduceSum, MatMul, Mul; Gather for diagonals",
+    einsum,
+)];
 
 /// What an axis is called. Axes under an ellipsis are numbered from the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,7 +48,7 @@ fn einsum(c: &mut Call) -> Result<Value> {
     for (i, text) in texts.iter().enumerate() {
         let value = c.weight(i)?;
         let labels = labels(c, text, c.rank(value))?;
-        terms.push(Term { value, labels });
+        terms.push(diagonal(c, Term { value, labels })?);
     }
     let hidden = terms.iter().flat_map(|t| &t.labels).filter(|l| matches!(l, Label::Hidden(_)));
     let hidden =
@@ -52,7 +57,11 @@ fn einsum(c: &mut Call) -> Result<Value> {
         Some(text) => {
             let letters = text.chars().filter(|ch| *ch != '.').count();
             let ellipsis = if text.contains("...") { hidden } else { 0 };
-            labels(c, text, letters + ellipsis)?
+            let wanted = labels(c, text, letters + ellipsis)?;
+            if repeated(&wanted).is_some() {
+                return Err(c.unsupported(format!("'{equation}' makes a diagonal")));
+            }
+            wanted
         }
         None => implicit(&terms, hidden),
     };
@@ -71,7 +80,7 @@ fn einsum(c: &mut Call) -> Result<Value> {
     arrange(c, &result, &wanted)
 }
 
-/// The names of the `rank` axes of a term. Errs where an axis is named twice.
+/// The names of the `rank` axes of a term.
 fn labels(c: &Call, text: &str, rank: usize) -> Result<Vec<Label>> {
     let mut labels = Vec::new();
     let letters = |part: &str| part.chars().map(Label::Letter).collect::<Vec<_>>();
@@ -91,13 +100,38 @@ fn labels(c: &Call, text: &str, rank: usize) -> Result<Vec<Label>> {
     if labels.len() != rank || !labels.iter().all(is_letter) {
         return Err(c.invalid(format_args!("'{text}' does not name {rank} axes")));
     }
-    let mut sorted = labels.clone();
-    sorted.sort_unstable();
-    sorted.dedup();
-    if sorted.len() != labels.len() {
-        return Err(c.unsupported(format!("'{text}' takes a diagonal, which is not supported")));
-    }
     Ok(labels)
+}
+
+/// Two places at which the same label stands.
+fn repeated(labels: &[Label]) -> Option<[usize; 2]> {
+    let second = (0..labels.len()).find(|&i| labels[..i].contains(&labels[i]))?;
+    let first = labels.iter().position(|l| *l == labels[second])?;
+    Some([first, second])
+}
+
+/// The term with each axis named once: of axes with one name, the diagonal.
+fn diagonal(c: &mut Call, mut term: Term) -> Result<Term> {
+    while let Some([first, second]) = repeated(&term.labels) {
+        let shape = c.shape(term.value);
+        let size = shape[first];
+        if shape[second] != size {
+            return Err(c.invalid(format_args!("{shape:?} has no diagonal")));
+        }
+        let mut perm: Vec<usize> =
+            (0..shape.len()).filter(|i| *i != first && *i != second).collect();
+        let mut labels: Vec<Label> = perm.iter().map(|&i| term.labels[i]).collect();
+        let lead: Vec<usize> = perm.iter().map(|&i| shape[i]).collect();
+        perm.extend([first, second]);
+        let moved = c.transpose(term.value, &perm)?;
+        let flat = c.reshape(moved, &[&lead[..], &[size * size]].concat())?;
+        let places = Tensor::index((0..size as i64).map(|i| i * (size as i64 + 1)));
+        let places = c.constant(places);
+        let value = c.gather(flat, places, lead.len())?;
+        labels.push(term.labels[first]);
+        term = Term { value, labels };
+    }
+    Ok(term)
 }
 
 /// Without an arrow: the hidden axes, then the letters that stand once, in alphabetical order.

@@ -144,16 +144,25 @@ fn modulo(c: &mut Call) -> Result<Value> {
         let remainder = c.push(Binary::Mod, &[size, divisor])?;
         return c.mul(sign, remainder);
     }
+    // The remainder towards zero; of a dividend smaller than the divisor it is all of that.
     let quotient = c.div(x, y)?;
-    let whole = if fmod {
-        let (sign, size) = (c.sign(quotient)?, c.unary(Unary::Abs, quotient)?);
-        let size = c.unary(Unary::Floor, size)?;
-        c.mul(sign, size)?
-    } else {
-        c.unary(Unary::Floor, quotient)?
-    };
+    let (sign, size) = (c.sign(quotient)?, c.unary(Unary::Abs, quotient)?);
+    let size = c.unary(Unary::Floor, size)?;
+    let whole = c.mul(sign, size)?;
     let multiple = c.mul(y, whole)?;
-    c.sub(x, multiple)
+    let rest = c.sub(x, multiple)?;
+    let zero = c.scalar_like(x, 0.0);
+    let none = c.equal(whole, zero)?;
+    let rest = c.select(none, x, rest)?;
+    if fmod {
+        return Ok(rest);
+    }
+    let (positive, negative) = (c.greater(rest, zero)?, c.less(rest, zero)?);
+    let (above, below) = (c.greater(y, zero)?, c.less(y, zero)?);
+    let (over, under) = (c.and(positive, below)?, c.and(negative, above)?);
+    let differ = c.or(over, under)?;
+    let moved = c.add(rest, y)?;
+    c.select(differ, moved, rest)
 }
 
 fn is_inf(c: &mut Call) -> Result<Value> {

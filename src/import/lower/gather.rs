@@ -7,6 +7,7 @@ use crate::import::table::{Entry, rule};
 use crate::tensor::{DType, Tensor};
 
 pub(super) const ENTRIES: &[Entry] = &[
+    rule("Compress", 9, "Gather; only for a condition known at import", compress),
     rule("Gather", 7, "Gather", gather),
     rule("GatherElements", 11, "Reshape, Gather", gather_elements),
     rule("GatherND", 11, "Reshape, Gather", gather_nd),
@@ -82,6 +83,13 @@ fn gather_elements(c: &mut Call) -> Result<Value> {
     let shape = c.shape(x);
     let axis = c.axis(c.int("axis", 0)?, shape.len())?;
     let indices = indices(c, 1, shape[axis])?;
+    elements(c, x, indices, axis)
+}
+
+/// The elements of `x` that `indices`, none of them negative, name along `axis`; along the other
+/// axes an element keeps its place.
+pub(super) fn elements(c: &mut Call, x: Value, indices: Value, axis: usize) -> Result<Value> {
+    let shape = c.shape(x);
     let flat = flat_along(c, indices, &shape, axis)?;
     let x = c.reshape(x, &[shape.iter().product()])?;
     c.gather(x, flat, 0)
@@ -148,6 +156,24 @@ fn gather_nd(c: &mut Call) -> Result<Value> {
     let (flat, row) = flat_tuples(c, indices, &shape, batch)?;
     let rows = as_rows(c, x, &row)?;
     c.gather(rows, flat, 0)
+}
+
+/// The elements, along an axis or of all, for which a known condition holds.
+fn compress(c: &mut Call) -> Result<Value> {
+    let mut x = c.operand(0)?;
+    let condition = c.tensor(1, "condition")?.to_f64();
+    let axis = match c.optional_int("axis")? {
+        Some(axis) => c.axis(axis, c.rank(x))?,
+        None => {
+            let count = c.fact(x).len();
+            x = c.reshape(x, &[count])?;
+            0
+        }
+    };
+    let size = c.shape(x)[axis];
+    let kept = condition.iter().take(size).enumerate().filter(|(_, keep)| **keep != 0.0);
+    let kept = c.constant(Tensor::index(kept.map(|(i, _)| i as i64)));
+    c.gather(x, kept, axis)
 }
 
 fn one_hot(c: &mut Call) -> Result<Value> {

@@ -1,5 +1,6 @@
 //! Matrix products.
 
+use super::recurrent::named_activation;
 use crate::error::Result;
 use crate::graph::Value;
 use crate::import::call::Call;
@@ -8,6 +9,7 @@ use crate::import::table::{Entry, MICROSOFT, rule};
 pub(super) const ENTRIES: &[Entry] = &[
     rule("Gemm", 7, "MatMul, Mul, Add", gemm),
     rule("MatMul", 7, "MatMul", matmul),
+    rule("FusedGemm", 1, "MatMul, Mul, Add, its activation", fused_gemm).of(MICROSOFT),
     rule("FusedMatMul", 1, "MatMul, Mul", fused_matmul).of(MICROSOFT),
 ];
 
@@ -53,6 +55,13 @@ fn gemm(c: &mut Call) -> Result<Value> {
     let Some(bias) = c.optional_weight(2)? else { return Ok(scaled) };
     let bias = c.scale(bias, beta)?;
     c.add(scaled, bias)
+}
+
+fn fused_gemm(c: &mut Call) -> Result<Value> {
+    let y = gemm(c)?;
+    let parameters = [c.optional_float("activation_alpha")?, c.optional_float("activation_beta")?];
+    let parameters: Vec<f64> = parameters.into_iter().flatten().collect();
+    named_activation(c, y, &parameters)
 }
 
 fn fused_matmul(c: &mut Call) -> Result<Value> {

@@ -5,6 +5,8 @@ use super::gather::indices;
 use crate::error::Result;
 use crate::graph::Value;
 use crate::import::call::Call;
+use crate::import::importer::Binding;
+use crate::import::literal::Role;
 use crate::import::table::{Entry, ML, refused, rule, rules, zero};
 use crate::ops::Unary;
 use crate::tensor::{DType, Tensor};
@@ -22,8 +24,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     rule("FeatureVectorizer", 1, "Concat", feature_vectorizer).of(ML),
     rule("Imputer", 1, "Where", imputer).of(ML),
     refused("LabelEncoder", 1, TEXT).of(ML),
-    refused("LinearClassifier", 1, ATTRIBUTE_WEIGHTS).of(ML),
-    refused("LinearRegressor", 1, ATTRIBUTE_WEIGHTS).of(ML),
+    rules("LinearClassifier", 1, "MatMul, Add, its transform; the scores only", classifier).of(ML),
+    rule("LinearRegressor", 1, "MatMul, Add, its transform", regressor).of(ML),
     rule("Normalizer", 1, "Abs, Mul, ReduceMax or ReduceSum, Div", normalizer).of(ML),
     refused("OneHotEncoder", 1, TEXT).of(ML),
     rule("Scaler", 1, "Sub, Mul", scaler).of(ML),
@@ -119,6 +121,51 @@ fn normalizer(c: &mut Call) -> Result<Value> {
         other => return Err(c.invalid(format_args!("norm '{other}' is not defined"))),
     };
     c.div(x, norm)
+}
+
+/// `x·Wᵀ + b`, where the weights stand in the attributes as one row for each of `rows` results. They
+/// are parameters, called after the node's result.
+fn scores(c: &mut Call, weights: &str, rows: usize) -> Result<Value> {
+    let (x, width) = features(c)?;
+    let Some(weights) = c.floats(weights)? else {
+        return Err(c.invalid("it has no coefficients"));
+    };
+    if rows == 0 || weights.len() != rows * width {
+        return Err(c.unsupported(format!(
+            "{} coefficients are not one for each of {width} features and {rows} results",
+            weights.len()
+        )));
+    }
+    let single = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect::<Vec<_>>();
+    let weights = c.store_as(".coefficients", Tensor::f32(&[rows, width], single(weights))?);
+    let weights = c.value_of(&weights, Role::Weight)?;
+    let x = if c.rank(x) == 1 { c.reshape(x, &[1, width])? } else { x };
+    let mut y = c.matmul_t(x, weights, false, true)?;
+    if let Some(bias) = c.floats("intercepts")? {
+        let len = bias.len();
+        let bias = c.store_as(".intercepts", Tensor::f32(&[len], single(bias))?);
+        let bias = c.value_of(&bias, Role::Weight)?;
+        y = c.add(y, bias)?;
+    }
+    match c.text("post_transform", "NONE")? {
+        "NONE" => Ok(y),
+        "SOFTMAX" => c.softmax(y, 1),
+        "LOGISTIC" => c.sigmoid(y),
+        other => Err(c.unsupported(format!("the transform '{other}' is not supported"))),
+    }
+}
+
+fn regressor(c: &mut Call) -> Result<Value> {
+    let targets = usize::try_from(c.int("targets", 1)?).unwrap_or(0);
+    scores(c, "coefficients", targets)
+}
+
+/// The scores of the classes are the second result.
+fn classifier(c: &mut Call) -> Result<Vec<Binding>> {
+    let ints = c.ints("classlabels_ints")?.map(|labels| labels.len());
+    let classes = ints.or(c.strings("classlabels_strings")?.map(<[String]>::len)).unwrap_or(0);
+    let y = scores(c, "coefficients", classes)?;
+    Ok(vec![Binding::Absent("labels of classes are not computed; take the scores"), y.into()])
 }
 
 fn scaler(c: &mut Call) -> Result<Value> {

@@ -2,6 +2,8 @@
 //! lowers them below it.
 
 mod activation;
+mod attention;
+mod choice;
 mod constant;
 mod control;
 mod conv;
@@ -13,12 +15,15 @@ mod ml;
 mod normalization;
 mod pad;
 mod pool;
+mod recurrent;
 mod reduce;
 mod refused;
 mod resize;
+mod sample;
 mod scatter;
 mod sequence;
 mod shape;
+mod signal;
 mod slice;
 mod softmax;
 mod split;
@@ -28,6 +33,8 @@ use super::table::Entry;
 /// The operators of all families.
 pub(super) const FAMILIES: &[&[Entry]] = &[
     activation::ENTRIES,
+    attention::ENTRIES,
+    choice::ENTRIES,
     constant::ENTRIES,
     control::ENTRIES,
     conv::ENTRIES,
@@ -39,12 +46,15 @@ pub(super) const FAMILIES: &[&[Entry]] = &[
     normalization::ENTRIES,
     pad::ENTRIES,
     pool::ENTRIES,
+    recurrent::ENTRIES,
     reduce::ENTRIES,
     refused::ENTRIES,
     resize::ENTRIES,
+    sample::ENTRIES,
     scatter::ENTRIES,
     sequence::ENTRIES,
     shape::ENTRIES,
+    signal::ENTRIES,
     slice::ENTRIES,
     softmax::ENTRIES,
     split::ENTRIES,

@@ -51,7 +51,13 @@ fn root_mean_square(c: &mut Call, x: Value, axes: &[usize], epsilon: f64) -> Res
     c.sqrt(shifted)
 }
 
-fn normalised(c: &mut Call, x: Value, axes: &[usize], epsilon: f64) -> Result<Value> {
+/// `x` without its mean over `axes`, over its standard deviation.
+pub(super) fn layer_normalised(
+    c: &mut Call,
+    x: Value,
+    axes: &[usize],
+    epsilon: f64,
+) -> Result<Value> {
     let Moments { centred, deviation, .. } = moments(c, x, axes, epsilon)?;
     c.div(centred, deviation)
 }
@@ -96,7 +102,7 @@ fn instance_norm(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
     let rank = c.rank(x);
     let axes: Vec<usize> = (2..rank).collect();
-    let y = normalised(c, x, &axes, epsilon)?;
+    let y = layer_normalised(c, x, &axes, epsilon)?;
     let (scale, bias) = (c.weight(1)?, c.weight(2)?);
     let (scale, bias) = (per_channel(c, scale, rank)?, per_channel(c, bias, rank)?);
     scale_and_shift(c, y, scale, bias)
@@ -114,7 +120,7 @@ fn group_norm(c: &mut Call) -> Result<Value> {
     }
     let rest: usize = shape[2..].iter().product();
     let grouped = c.reshape(x, &[shape[0], groups, channels / groups * rest])?;
-    let y = normalised(c, grouped, &[2], epsilon)?;
+    let y = layer_normalised(c, grouped, &[2], epsilon)?;
     let (scale, bias) = (c.weight(1)?, c.weight(2)?);
     if c.opset < 21 && c.shape(scale) == [groups] {
         let (scale, bias) = (c.reshape(scale, &[1, groups, 1])?, c.reshape(bias, &[1, groups, 1])?);
@@ -189,18 +195,23 @@ fn skip_norm(c: &mut Call, simplified: bool) -> Result<Vec<Binding>> {
 fn lp_norm(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
     let axis = c.axis(c.int("axis", -1)?, c.rank(x))?;
-    let norm = match c.int("p", 2)? {
+    let p = c.int("p", 2)?;
+    let norm = match p {
         1 => {
             let size = c.unary(Unary::Abs, x)?;
             c.reduce_sum(size, &[axis])?
         }
         2 => {
             let square = c.mul(x, x)?;
-            let sum = c.reduce_sum(square, &[axis])?;
-            c.sqrt(sum)?
+            c.reduce_sum(square, &[axis])?
         }
         p => return Err(c.invalid(format_args!("p is {p}, not 1 or 2"))),
     };
+    // Zeros stay zeros.
+    let (zero, one) = (c.scalar_like(x, 0.0), c.scalar_like(x, 1.0));
+    let is_zero = c.equal(norm, zero)?;
+    let norm = c.select(is_zero, one, norm)?;
+    let norm = if p == 2 { c.sqrt(norm)? } else { norm };
     c.div(x, norm)
 }
 

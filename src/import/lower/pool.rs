@@ -1,13 +1,14 @@
 //! Pooling.
 
 use super::conv::{Geometry, geometry};
+use super::gather::strides;
 use crate::error::Result;
 use crate::graph::Value;
 use crate::import::call::Call;
 use crate::import::importer::Binding;
 use crate::import::table::{Entry, rule, rules};
-use crate::ops::{AveragePool, MaxPool, Reduction, Unary};
-use crate::tensor::Tensor;
+use crate::ops::{AveragePool, Binary, MaxPool, MaxPoolIndices, Reduction, Unary};
+use crate::tensor::{DType, Tensor};
 
 pub(super) const ENTRIES: &[Entry] = &[
     rule("AveragePool", 7, "AveragePool; Mul where windows reach over the edge", average_pool),
@@ -15,7 +16,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     rule("GlobalLpPool", 7, "Abs, Pow, ReduceSum", global_lp_pool),
     rule("GlobalMaxPool", 7, "ReduceMax; ties share the derivative", |c| global(c, Reduction::Max)),
     rule("LpPool", 7, "Abs, Pow, AveragePool", lp_pool),
-    rules("MaxPool", 7, "MaxPool; the first of equal elements wins; no indices", max_pool),
+    rules("MaxPool", 7, "MaxPool; the first of equal elements wins", max_pool),
+    rule("MaxUnpool", 9, "ScatterAdd", max_unpool),
 ];
 
 /// A window with how far beyond its pads it may reach so that the last partial window counts too.
@@ -79,8 +81,77 @@ fn max_pool(c: &mut Call) -> Result<Vec<Binding>> {
     let Pooling { window, reach, .. } = pooling(c, &shape)?;
     let op =
         MaxPool::new(&window.kernel, &window.strides, &window.dilations, &window.before, &reach);
-    let y = c.push(op, &[x])?;
-    Ok(vec![y.into(), Binding::Absent("the indices of maxima are not supported")])
+    // Pools are of floats; of small integers they are the same.
+    let dtype = c.dtype(x);
+    let floats = if dtype.is_float() { x } else { c.cast(x, DType::F32)? };
+    let y = c.push(op.clone(), &[floats])?;
+    let y = c.cast(y, dtype)?;
+    if !c.wants_result(1) {
+        return Ok(super::one(y));
+    }
+    let mut at = c.push(MaxPoolIndices(op), &[floats])?;
+    if c.flag("storage_order", false)? {
+        at = column_major(c, at, &shape)?;
+    }
+    Ok(vec![y.into(), at.into()])
+}
+
+/// Row-major indices into `shape` as such in which the first spatial axis runs fastest.
+fn column_major(c: &mut Call, at: Value, shape: &[usize]) -> Result<Value> {
+    let from = strides(shape);
+    let spatial: usize = shape[2..].iter().product();
+    let divided = |c: &mut Call, x: Value, by: usize| {
+        let by = c.scalar_like(x, by as f64);
+        c.div(x, by)
+    };
+    let image = divided(c, at, spatial)?;
+    let mut sum = c.scale(image, spatial as f64)?;
+    let mut stride = 1;
+    for (axis, &size) in shape.iter().enumerate().skip(2) {
+        let place = divided(c, at, from[axis])?;
+        let size_value = c.scalar_like(place, size as f64);
+        let place = c.push(Binary::Mod, &[place, size_value])?;
+        let place = c.scale(place, stride as f64)?;
+        sum = c.add(sum, place)?;
+        stride *= size;
+    }
+    Ok(sum)
+}
+
+/// Elements put back where the indices of a pool say that they were, zeros elsewhere.
+fn max_unpool(c: &mut Call) -> Result<Value> {
+    let (x, at) = (c.operand(0)?, c.fixed(1)?);
+    let shape = c.shape(x);
+    let window = geometry(c, &shape, None)?;
+    let mut natural = shape[..2].to_vec();
+    for (axis, &size) in shape[2..].iter().enumerate() {
+        let reach = (size.max(1) - 1).saturating_mul(window.strides[axis]);
+        let full = reach.saturating_add(window.kernel[axis]);
+        let Some(size) = full.checked_sub(window.before[axis] + window.after[axis]) else {
+            return Err(c.invalid(format_args!("pads crop spatial axis {axis} to nothing")));
+        };
+        natural.push(size);
+    }
+    let target = if c.has(2) {
+        let target = c.known_ints(2, "output shape")?;
+        c.sizes(&target, "size")?
+    } else {
+        natural.clone()
+    };
+    let target = c.bounded(target)?;
+    let natural = c.bounded(natural)?;
+    let count = c.fact(x).len();
+    let at = c.cast(at, DType::I64)?;
+    let (at, x) = (c.reshape(at, &[count])?, c.reshape(x, &[count])?);
+    // The indices are into the tensor before pooling; a larger one has its elements elsewhere.
+    let size = natural.iter().product();
+    let y = c.scatter_add(at, x, 0, size)?;
+    let y = c.reshape(y, &natural)?;
+    if target.len() != natural.len() || target.iter().zip(&natural).any(|(t, n)| t < n) {
+        return Err(c.invalid(format_args!("{target:?} is less than {natural:?}")));
+    }
+    let after: Vec<usize> = target.iter().zip(&natural).map(|(t, n)| t - n).collect();
+    c.pad(y, &vec![0; target.len()], &after, 0.0)
 }
 
 fn average_pool(c: &mut Call) -> Result<Value> {

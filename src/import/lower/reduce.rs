@@ -10,6 +10,7 @@ use crate::tensor::{DType, Tensor};
 pub(super) const ENTRIES: &[Entry] = &[
     zero("ArgMax", 7, "ReduceMax, Equal, Where, ReduceMin", |c| arg(c, Reduction::Max)),
     zero("ArgMin", 7, "ReduceMin, Equal, Where, ReduceMin", |c| arg(c, Reduction::Min)),
+    rule("CumProd", 26, "Where, ReduceProd", cumprod),
     rule("CumSum", 11, "CumSum", cumsum),
     rule("ReduceL1", 7, "Abs, ReduceSum", l1),
     rule("ReduceL2", 7, "Mul, ReduceSum, Sqrt", l2),
@@ -54,7 +55,9 @@ fn plain(c: &mut Call, kind: Reduction) -> Result<Value> {
         }
         let x = c.cast(x, DType::I32)?;
         let y = c.reduce(kind, x, axes)?;
-        c.cast(y, DType::Bool)
+        // What is left of an empty axis is the least or the largest integer.
+        let zero = c.scalar_like(y, 0.0);
+        c.greater(y, zero)
     })
 }
 
@@ -107,6 +110,34 @@ fn cumsum(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
     let axis = c.axis(axis, c.rank(x))?;
     c.cumsum(x, axis, exclusive, reverse)
+}
+
+/// Running products: each is a product of its own, of the elements up to it and ones.
+fn cumprod(c: &mut Call) -> Result<Value> {
+    let axis = c.known_int(1, "axis")?;
+    let (exclusive, reverse) = (c.flag("exclusive", false)?, c.flag("reverse", false)?);
+    let x = c.operand(0)?;
+    let shape = c.shape(x);
+    let axis = c.axis(axis, shape.len())?;
+    let size = shape[axis];
+    if c.fact(x).len().max(size).saturating_mul(size) > 1 << 24 {
+        return Err(c.unsupported(format!("running products of {size} elements are too long")));
+    }
+    let counts = |i: usize, j: usize| {
+        let (i, j) = if reverse { (size - i, size - j) } else { (i, j) };
+        if exclusive { j < i } else { j <= i }
+    };
+    let counted = (0..size * size).map(|k| counts(k / size, k % size)).collect();
+    let mut square = vec![1; shape.len() + 1];
+    (square[axis], square[axis + 1]) = (size, size);
+    let counted = c.constant(Tensor::bool(&square, counted)?);
+    let mut row = shape.clone();
+    row.insert(axis, 1);
+    let x = c.reshape(x, &row)?;
+    let one = c.scalar_like(x, 1.0);
+    let chosen = c.select(counted, x, one)?;
+    let products = c.reduce_prod(chosen, &[axis + 1])?;
+    c.reshape(products, &shape)
 }
 
 /// The int64 index of the largest (or smallest) element along `axis`, which keeps length 1: of

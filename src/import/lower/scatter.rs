@@ -4,14 +4,23 @@ use super::gather::{as_rows, flat_along, flat_tuples, indices};
 use crate::error::Result;
 use crate::graph::Value;
 use crate::import::call::Call;
-use crate::import::table::{Entry, refused, rule};
-use crate::tensor::DType;
+use crate::import::table::{Entry, rule};
+use crate::ops::{Binary, Reduction};
+use crate::tensor::{DType, Tensor};
 
 pub(super) const ENTRIES: &[Entry] = &[
-    refused("Scatter", 9, "it was replaced by ScatterElements in opset 11; export again"),
-    rule("ScatterElements", 11, "ScatterAdd, Where; reductions none and add", scatter_elements),
-    rule("ScatterND", 11, "ScatterAdd, Where; reductions none and add", scatter_nd),
+    rule("Scatter", 9, "ScatterAdd, Where", scatter_elements),
+    rule(
+        "ScatterElements",
+        11,
+        "ScatterAdd, Where; or Equal, Where and a reduction",
+        scatter_elements,
+    ),
+    rule("ScatterND", 11, "ScatterAdd, Where; or Equal, Where and a reduction", scatter_nd),
 ];
+
+/// Elements times updates beyond which these are not compared one by one.
+const MAX_PAIRS: usize = 1 << 24;
 
 /// Writes rows of `updates` at the flat positions `at` of the rows of `data`: added to what is
 /// there, or in its place (no position twice, as the operators demand).
@@ -19,9 +28,10 @@ fn write(c: &mut Call, data: Value, at: Value, updates: Value) -> Result<Value> 
     let add = match c.text("reduction", "none")? {
         "none" => false,
         "add" => true,
-        other => {
-            return Err(c.unsupported(format!("reduction '{other}' has no gradient rule here")));
-        }
+        "max" => return combine(c, data, at, updates, Reduction::Max, Binary::Max),
+        "min" => return combine(c, data, at, updates, Reduction::Min, Binary::Min),
+        "mul" => return combine(c, data, at, updates, Reduction::Prod, Binary::Mul),
+        other => return Err(c.invalid(format_args!("reduction '{other}' is not defined"))),
     };
     let shape = c.shape(data);
     let count = shape[0];
@@ -43,6 +53,43 @@ fn write(c: &mut Call, data: Value, at: Value, updates: Value) -> Result<Value> 
     column[0] = count;
     let hit = c.reshape(hit, &column)?;
     c.select(hit, written, data)
+}
+
+/// Combines each row of `data` with the rows of `updates` at its position: every row is compared
+/// with every position.
+fn combine(
+    c: &mut Call,
+    data: Value,
+    at: Value,
+    updates: Value,
+    reduction: Reduction,
+    f: Binary,
+) -> Result<Value> {
+    let (rows, written) = (c.shape(data), c.shape(updates));
+    let (count, hits) = (rows[0], written[0]);
+    if c.fact(data).len().saturating_mul(hits) > MAX_PAIRS {
+        return Err(c.unsupported(format!(
+            "of {count} rows by {hits} updates only additions are supported"
+        )));
+    }
+    let mut column = vec![1; rows.len() + 1];
+    column[0] = count;
+    let positions = c.constant(Tensor::index(0..count as i64).reshape(&column)?);
+    column[0] = 1;
+    column[1] = hits;
+    let at = c.reshape(at, &column)?;
+    let here = c.equal(at, positions)?;
+    let neutral = match reduction {
+        Reduction::Max => f64::NEG_INFINITY,
+        Reduction::Min => f64::INFINITY,
+        _ => 1.0,
+    };
+    let neutral = c.scalar_like(updates, neutral);
+    let spread = c.reshape(updates, &[&[1], &written[..]].concat())?;
+    let chosen = c.select(here, spread, neutral)?;
+    let best = c.reduce(reduction, chosen, &[1])?;
+    let best = c.reshape(best, &rows)?;
+    c.push(f, &[data, best])
 }
 
 fn scatter_elements(c: &mut Call) -> Result<Value> {
