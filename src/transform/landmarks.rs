@@ -79,7 +79,7 @@ pub fn layers(graph: &Graph) -> Vec<Layer> {
                 };
                 layers.push(Layer {
                     weight: p.name.clone(),
-                    size: p.tensor.len(),
+                    size: graph.fact(*input).len().min(p.tensor.len()),
                     product: value,
                     activation: value,
                     channel_axis,

@@ -58,7 +58,8 @@ pub fn roles(graph: &Graph) -> Vec<(Value, Role)> {
     roles
 }
 
-/// For each value, the parameter whose elements it holds in another shape or order.
+/// For each value, the parameter whose elements, or some of them, it holds in another shape or
+/// order: recurrent layers store the matrices of all gates and directions in one tensor.
 pub(super) fn origins(graph: &Graph) -> Vec<Option<Value>> {
     let mut origin = vec![None; graph.nodes().len()];
     for (value, node) in graph.nodes() {
@@ -68,6 +69,7 @@ pub(super) fn origins(graph: &Graph) -> Vec<Option<Value>> {
                 Primitive::Reshape(_)
                 | Primitive::Transpose(_)
                 | Primitive::Expand(_)
+                | Primitive::Slice(_)
                 | Primitive::Cast(_),
             ) => origin[node.inputs[0].index()],
             _ => None,
