@@ -1,0 +1,1 @@
+"""Architectures of many frameworks, exported, and gradalign's gradients held against the frameworks' own."""
