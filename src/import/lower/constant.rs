@@ -80,7 +80,7 @@ fn range(c: &mut Call) -> Result<Value> {
         let values = (0..count).map(|i| first + i as f64 * delta);
         Tensor::from_f64(ndarray::Array1::from_iter(values).into_dyn(), dtype)
     } else {
-        let values = (0..count as i64).map(|i| whole[0] + i * whole[2]);
+        let values = (0..count as i64).map(|i| whole[0].wrapping_add(i.wrapping_mul(whole[2])));
         Tensor::index(values).cast(dtype)
     };
     Ok(c.constant(tensor))

@@ -50,7 +50,7 @@ fn pad(c: &mut Call) -> Result<Value> {
         let size = shape[axis] as i64;
         let end = size.saturating_add(after[axis]);
         let total = end.saturating_add(before[axis]).max(0);
-        c.bounded(vec![total as usize])?;
+        c.made(vec![total as usize])?;
         if size == 0 {
             return Err(c.invalid(format_args!("an empty axis cannot be padded by '{mode}'")));
         }
