@@ -24,6 +24,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .case import SAMPLES, folder, save_facts, save_numbers, seed_of
 from .torch_models import CLASSES, REGISTRY, VOCABULARY, Architecture
 
+# The error of float32 gradients that is taken for smooth.
+SMOOTH = 1e-5
+
+# Networks that compute tensors from parameters alone: exporters that fold constants put the result
+# in the parameters' place, which is another parametrisation and has other gradients.
+DERIVED = {
+    "auto-encoder", "swin", "swin-v2", "hf-deberta-v2", "hf-swin", "hf-t5-encoder", "hf-wav2vec2", "timm-beit",
+    "timm-convit", "timm-edgenext", "timm-nfnet", "timm-swin-v2-cr", "timm-coatnet", "timm-maxvit", "timm-levit",
+    "timm-efficientformer", "timm-tiny-vit", "timm-vit-relative-positions", "hf-llama", "hf-mistral", "hf-qwen2",
+    "hf-phi", "hf-gpt-neox", "hf-bloom", "hf-whisper-encoder", "maxvit",
+}  # fmt: skip
+
 
 class Whole(nn.Module):
     """The network as the exporter gets it. Its flag `training` alone decides what is folded."""
@@ -61,6 +73,26 @@ def prepare(entry: Architecture) -> nn.Module:
     return module.eval()
 
 
+class Contiguous(torch.autograd.Function):
+    """The identity; what comes back is laid out row by row."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> Tensor:
+        return dy.contiguous()
+
+
+def forget(module: nn.Module) -> None:
+    """Empties what attention layers keep of their biases between calls."""
+    for part in module.modules():
+        for kept in ("attention_bias_cache", "ab"):
+            if isinstance(getattr(part, kept, None), dict):
+                getattr(part, kept).clear()
+
+
 def loss_of(entry: Architecture, result: Tensor, target: Tensor) -> Tensor:
     if entry.loss == "mse":
         return F.mse_loss(result, target)
@@ -70,9 +102,15 @@ def loss_of(entry: Architecture, result: Tensor, target: Tensor) -> Tensor:
 def gradients(entry: Architecture, module: nn.Module, inputs: list[Tensor], labels: Tensor, dtype: torch.dtype):
     """Losses, and for each parameter its gradients of all samples."""
     module = copy.deepcopy(module).to(dtype)
+    for norm in module.modules():
+        if isinstance(norm, _BatchNorm):
+            # PyTorch 2.15 on a CPU: the gradient through an evaluated batch norm is wrong where the
+            # cotangent lies in memory channels last. Finite differences say so.
+            norm.register_forward_hook(lambda _, __, y: Contiguous.apply(y))
     parameters = [p for p in module.parameters() if p.requires_grad]
     losses, rows = [], []
     for i in range(SAMPLES):
+        forget(module)
         sample = [x[i : i + 1].to(dtype) if x.is_floating_point() else x[i : i + 1] for x in inputs]
         target = labels[i : i + 1]
         loss = loss_of(entry, module(*sample), target.to(dtype) if target.is_floating_point() else target)
@@ -87,25 +125,54 @@ def relative(got: list[np.ndarray], truth: list[np.ndarray]) -> float:
     return float((np.linalg.norm(flat[0] - flat[1], axis=1) / np.linalg.norm(flat[1], axis=1)).max())
 
 
+def smooth_data(entry: Architecture, module: nn.Module):
+    """Samples near which the gradient is smooth, with their losses, gradients and float32's error.
+
+    At a kink (of a ReLU, between two maxima) rounding decides which side counts. In deep networks some
+    sample is at one more often than not: the best of a few draws is taken.
+    """
+    drawn = []
+    for seed in range(2, 8):
+        generator = torch.Generator().manual_seed(seed)
+        inputs = batch(entry, SAMPLES, generator)
+        if entry.loss == "mse":
+            with torch.no_grad():
+                result = module(*(x[:1] for x in inputs))
+            labels = torch.randn(SAMPLES, *result.shape[1:], generator=generator)
+        elif entry.loss == "token-cross-entropy":
+            labels = torch.randint(0, VOCABULARY, (SAMPLES, *entry.shapes[0]), generator=generator)
+        else:
+            labels = torch.tensor([1, 3, 1, 3]) % CLASSES
+        losses, truth = gradients(entry, module, inputs, labels, torch.float64)
+        error = relative(gradients(entry, module, inputs, labels, torch.float32)[1], truth)
+        drawn.append((error, inputs, labels, losses, truth))
+        if error <= SMOOTH:
+            break
+    error, inputs, labels, losses, truth = min(drawn, key=lambda draw: draw[0])
+    return inputs, labels, losses, truth, error
+
+
 def write(entry: Architecture, module: nn.Module, inputs: list[Tensor], path: Path, exporter: str) -> str:
     """Writes the file; returns what was asked of the exporter."""
     whole = Whole(module).eval()
     normed = any(isinstance(m, _BatchNorm) for m in module.modules())
+    forget(module)
+    kept = normed or entry.name in DERIVED
     names, example = entry.inputs, tuple(x[:1] for x in inputs)
     if exporter == "legacy":
-        # Kept as it is where folding would take batch norms away; else with the exporter's defaults.
-        whole.training = normed
-        options = {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False} if normed else {}
+        # Kept as it is where folding would take batch norms or parameters away; else with the exporter's defaults.
+        whole.training = kept
+        options = {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False} if kept else {}
         torch.onnx.export(
             whole, example, path, dynamo=False, opset_version=17, input_names=names, output_names=["result"],
             dynamic_axes={name: {0: "batch"} for name in [*names, "result"]}, **options,
         )  # fmt: skip
-        return "opset 17, dynamic batch" + (", unfolded" if normed else "")
+        return "opset 17, dynamic batch" + (", unfolded" if kept else "")
     torch.onnx.export(
-        whole, example, path, dynamo=True, input_names=names, output_names=["result"], optimize=not normed,
+        whole, example, path, dynamo=True, input_names=names, output_names=["result"], optimize=not kept,
         external_data=False, verbose=False,
     )  # fmt: skip
-    return "default opset, batch of 1" + (", not optimised" if normed else "")
+    return "default opset, batch of 1" + (", not optimised" if kept else "")
 
 
 def export(entry: Architecture, exporter: str) -> None:
@@ -115,21 +182,10 @@ def export(entry: Architecture, exporter: str) -> None:
     started = time.time()
     try:
         module = prepare(entry)
-        generator = torch.Generator().manual_seed(2)
-        inputs = batch(entry, SAMPLES, generator)
-        with torch.no_grad():
-            result = module(*(x[:1] for x in inputs))
-        if entry.loss == "mse":
-            labels = torch.randn(SAMPLES, *result.shape[1:], generator=generator)
-        elif entry.loss == "token-cross-entropy":
-            labels = torch.randint(0, VOCABULARY, (SAMPLES, result.shape[1]), generator=generator)
-        else:
-            labels = torch.tensor([1, 3, 1, 3]) % CLASSES
+        inputs, labels, losses, truth, facts["float32_error"] = smooth_data(entry, module)
         facts["parameters"] = sum(p.numel() for p in module.parameters())
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # graphs, by the screenful
             facts["options"] = write(entry, module, inputs, path / "model.onnx", exporter)
-        losses, truth = gradients(entry, module, inputs, labels, torch.float64)
-        facts["float32_error"] = relative(gradients(entry, module, inputs, labels, torch.float32)[1], truth)
         named = [(n, p.detach().numpy()) for n, p in module.named_parameters() if p.requires_grad]
         parameters = [(n, v, g) for (n, v), g in zip(named, truth, strict=True)]
         save_numbers(path, {n: x.numpy() for n, x in zip(entry.inputs, inputs, strict=True)}, labels.numpy(), parameters, losses)

@@ -167,23 +167,24 @@ class Translator(nn.Module):
         self.head = nn.Linear(32, VOCABULARY)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1], dtype=self.positions.dtype)
+        mask = torch.full((8, 8), float("-inf"), dtype=self.positions.dtype).triu(1)
         y = self.layers(self.source(source) + self.positions, self.target(target) + self.positions, tgt_mask=mask)
         return self.head(y)
 
 
 class TwoTowers(nn.Module):
-    """An image and a vector of measurements, joined by gating and by a bilinear form."""
+    """An image and a vector of measurements, joined by gating and an outer product."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.image = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.PReLU(8), nn.MaxPool2d(4, 4), nn.Flatten())
+        self.image = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.PReLU(8), nn.MaxPool2d(4), nn.Flatten())
         self.table = nn.Sequential(nn.Linear(12, 32), nn.Hardswish())
-        self.gate, self.head = nn.Linear(32, 32), nn.Bilinear(32, 32, CLASSES)
+        self.gate, self.head = nn.Linear(32, 32), nn.Linear(1024, CLASSES)
 
     def forward(self, image: Tensor, table: Tensor) -> Tensor:
         a, b = self.image(image), self.table(table)
-        return self.head(a * torch.sigmoid(self.gate(b)), b)
+        a = a * torch.sigmoid(self.gate(b))
+        return self.head((a.unsqueeze(2) * b.unsqueeze(1)).flatten(1))
 
 
 class GraphNetwork(nn.Module):
@@ -305,6 +306,12 @@ def _tv_vgg() -> nn.Module:
     return net
 
 
+def _tv_alexnet() -> nn.Module:
+    net = _tv("alexnet.AlexNet", CLASSES, 0.0)
+    net.avgpool, net.classifier = nn.Identity(), nn.Sequential(nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, CLASSES))
+    return net
+
+
 def _tv_efficientnet() -> nn.Module:
     from torchvision.models.efficientnet import EfficientNet, FusedMBConvConfig, MBConvConfig
 
@@ -379,7 +386,7 @@ def _tv_video(block: str, conv: str, stem: str) -> nn.Module:
     return net
 
 
-vision("alexnet", partial(_tv, "alexnet.AlexNet", CLASSES, 0.0), shapes=((3, 64, 64),), exporters=("legacy",))
+vision("alexnet", _tv_alexnet, shapes=((3, 64, 64),))
 vision("vgg-bn", _tv_vgg)
 vision("resnet-basic", partial(_tv_resnet, "BasicBlock"), exporters=("legacy",))
 vision("resnext", partial(_tv_resnet, "Bottleneck", groups=4, width_per_group=4), exporters=("dynamo",))
@@ -417,6 +424,21 @@ def timm(label: str, name: str, size: int = 64, **options: object) -> None:
     add(f"timm-{label}", "timm", partial(_timm, name, **options), shapes=((3, size, size),), **shown)
 
 
+def _timm_class(path: str, **options: object) -> nn.Module:
+    import importlib
+
+    name, cls = path.split(".")
+    module = importlib.import_module(f"timm.models.{name}")
+    # What is named by a string is a class of the same module.
+    found = {k: [getattr(module, x) for x in v] if k == "token_mixers" else v for k, v in options.items()}
+    found = {k: getattr(module, v) if isinstance(v, str) else v for k, v in found.items()}
+    return getattr(module, cls)(num_classes=CLASSES, **found)
+
+
+def timm_class(label: str, path: str, size: int = 64, **options: object) -> None:
+    add(f"timm-{label}", "timm", partial(_timm_class, path, **options), shapes=((3, size, size),))
+
+
 for tiny in ("resnet", "byobnet", "efficientnet", "efficientnet_gn", "efficientnet_ln", "efficientnet_evos", "convnext", "convnext2", "convnext3", "mambaout", "nfnet"):  # fmt: skip
     timm(tiny.replace("_", "-"), f"test_{tiny}")
 timm("vit", "test_vit", img_size=64)
@@ -426,21 +448,20 @@ timm("vit-rope", "test_vit4", img_size=64)
 timm("vit-relative-positions", "test_vit_relpos", img_size=64)
 timm("coatnet", "test_coatnet", img_size=64)
 timm("maxvit", "test_maxvit", img_size=64)
-timm("mixer", "mixer_s32_224", img_size=64, patch_size=16, num_blocks=2, embed_dim=32)
-timm("resmlp", "resmlp_12_224", img_size=64, num_blocks=2, embed_dim=32)
-timm("gmlp", "gmlp_s16_224", img_size=64, num_blocks=2, embed_dim=32)
-timm("poolformer", "poolformer_s12", layers=(1, 1, 1, 1), embed_dims=(16, 24, 32, 48))
-timm("poolformer-v2", "poolformerv2_s12", depths=(1, 1, 1, 1), dims=(16, 24, 32, 48))
-timm("convmixer", "convmixer_768_32", dim=32, depth=2)
+timm_class("mixer", "mlp_mixer.MlpMixer", img_size=64, patch_size=16, num_blocks=2, embed_dim=32)
+timm_class("resmlp", "mlp_mixer.MlpMixer", img_size=64, patch_size=16, num_blocks=2, embed_dim=32, mlp_ratio=4, block_layer="ResBlock", norm_layer="Affine")
+timm_class("gmlp", "mlp_mixer.MlpMixer", img_size=64, patch_size=16, num_blocks=2, embed_dim=32, mlp_ratio=6, block_layer="SpatialGatingBlock", mlp_layer="GatedMlp")
+timm_class("poolformer", "metaformer.MetaFormer", depths=(1, 1, 1, 1), dims=(16, 24, 32, 48), downsample_norm=None, mlp_bias=True, norm_layers="GroupNorm1", layer_scale_init_values=1e-2, res_scale_init_values=None, use_mlp_head=False)
+timm_class("convmixer", "convmixer.ConvMixer", dim=32, depth=2, kernel_size=7, patch_size=7)
 timm("cait", "cait_xxs24_224", img_size=64, depth=2, embed_dim=48, num_heads=4)
 timm("deit-distilled", "deit_tiny_distilled_patch16_224", img_size=64, depth=2, embed_dim=48)
 timm("beit", "beit_base_patch16_224", img_size=64, depth=2, embed_dim=48, num_heads=4)
-timm("eva02", "eva02_tiny_patch14_224", img_size=56, depth=2, embed_dim=48, num_heads=4)
+timm("eva02", "eva02_tiny_patch14_224", size=56, img_size=56, depth=2, embed_dim=48, num_heads=4)
 timm("xcit", "xcit_nano_12_p16_224", img_size=64, depth=2, embed_dim=48, num_heads=4)
-timm("coat", "coat_lite_tiny", img_size=64, serial_depths=(1, 1, 1, 1), embed_dims=(16, 24, 32, 48), num_heads=4)
+timm("coat", "coat_lite_tiny", img_size=64, serial_depths=(1, 1, 1, 1), embed_dims=(32, 32, 32, 32), num_heads=8)
 timm("pvt-v2", "pvt_v2_b0", depths=(1, 1, 1, 1), embed_dims=(16, 24, 32, 48), num_heads=(1, 2, 4, 4))
-timm("twins", "twins_svt_small", img_size=224 // 2, depths=(1, 1, 1, 1), embed_dims=(16, 24, 32, 48), num_heads=(1, 2, 4, 4))
-timm("crossvit", "crossvit_9_240", img_size=96, embed_dim=(32, 48), depth=((1, 1, 0), (1, 1, 0)), num_heads=(2, 2), mlp_ratio=(2, 2, 1))
+timm("twins", "twins_svt_small", img_size=64, depths=(1, 1, 1, 1), embed_dims=(16, 24, 32, 48), num_heads=(1, 2, 4, 4), wss=(4, 4, 2, 2))
+timm("crossvit", "crossvit_9_240", size=240, embed_dim=(32, 48), depth=((1, 1, 0), (1, 1, 0)), num_heads=(2, 2), mlp_ratio=(2, 2, 1))
 timm("levit", "levit_128s", img_size=64, embed_dim=(32, 48, 64), key_dim=8, num_heads=(2, 3, 4), depth=(1, 1, 1))
 timm("mobilevit", "mobilevit_xxs")
 timm("mobilevit-v2", "mobilevitv2_050")
@@ -456,20 +477,19 @@ timm("eca", "ecaresnet26t", layers=(1, 1, 1, 1), channels=(16, 16, 32, 32))
 timm("blur-pool", "resnetblur18", layers=(1, 1, 1, 1), channels=(16, 32, 48, 64))
 timm("rexnet", "rexnet_100", width_mult=0.4, depth_mult=0.5)
 timm("inception-next", "inception_next_tiny", depths=(1, 1, 1, 1), dims=(16, 24, 32, 48))
-timm("repvgg", "repvgg_a0", layers=(1, 1, 1, 1), channels=(16, 16, 32, 32))
 timm("visformer", "visformer_tiny", img_size=64, init_channels=8, embed_dim=48, depth=(1, 1, 1), num_heads=4)
 timm("convit", "convit_tiny", img_size=64, depth=2, local_up_to_layer=1, embed_dim=12)
-timm("focalnet", "focalnet_tiny_srf", depths=(1, 1, 1, 1), embed_dim=16)
+timm_class("focalnet", "focalnet.FocalNet", depths=(1, 1, 1, 1), embed_dim=16)
 timm("davit", "davit_tiny", depths=(1, 1, 1, 1), embed_dims=(16, 32, 48, 64), num_heads=(2, 2, 2, 2))
-timm("fastvit", "fastvit_t8", layers=(1, 1, 1, 1), embed_dims=(16, 24, 32, 48))
+timm("fastvit", "fastvit_t8", layers=(1, 1, 1, 1), embed_dims=(16, 32, 64, 128))
 timm("repvit", "repvit_m0_9", embed_dim=(16, 24, 32, 48), depth=(1, 1, 1, 1))
-timm("tiny-vit", "tiny_vit_5m_224", img_size=64, depths=(1, 1, 1, 1), embed_dims=(16, 32, 48, 64), num_heads=(2, 2, 2, 2), window_sizes=(4, 4, 4, 2))
-timm("caformer", "caformer_s18", depths=(1, 1, 1, 1), dims=(16, 32, 64, 64))
+timm("tiny-vit", "tiny_vit_5m_224", depths=(1, 1, 1, 1), embed_dims=(16, 32, 48, 64), num_heads=(2, 2, 2, 2), window_sizes=(4, 4, 4, 2))
+timm_class("caformer", "metaformer.MetaFormer", depths=(1, 1, 1, 1), dims=(16, 32, 64, 64), token_mixers=("SepConv", "SepConv", "Attention", "Attention"))
 timm("hiera", "hiera_tiny_224", img_size=64, stages=(1, 1, 1, 1), embed_dim=24)
 timm("starnet", "starnet_s1", base_dim=12, depths=(1, 1, 1, 1))
 timm("mobilenet-v4", "mobilenetv4_conv_small_035")
 timm("tnt", "tnt_s_legacy_patch16_224", img_size=64, depth=2, embed_dim=32, inner_dim=8, num_heads_inner=2, num_heads_outer=2)
-timm("volo", "volo_d1_224", img_size=64, layers=(1, 1, 1, 1), embed_dims=(24, 48, 48, 48), num_heads=(2, 4, 4, 4), mlp_ratio=2)
+timm_class("volo", "volo.VOLO", img_size=64, layers=(1, 1, 1, 1), embed_dims=(24, 48, 48, 48), num_heads=(2, 4, 4, 4), mlp_ratio=2)
 timm("swin-v2-cr", "swinv2_cr_tiny_224", img_size=64, depths=(1, 1), embed_dim=16, num_heads=(2, 2), window_size=4)
 
 

@@ -11,6 +11,9 @@ pub(super) const ENTRIES: &[Entry] = &[
     rule("ConvTranspose", 7, "the gradient of Conv, Add", conv_transpose),
 ];
 
+/// No kernel, stride, dilation, pad or size of an axis is larger, so that their products fit.
+const MAX_SPATIAL: usize = 1 << 30;
+
 /// Strides, dilations and explicit pads of a window over spatial axes.
 pub(super) struct Geometry {
     pub kernel: Vec<usize>,
@@ -83,6 +86,11 @@ pub(super) fn geometry(c: &Call, shape: &[usize], kernel: Option<&[usize]>) -> R
         }
         other => return Err(c.invalid(format_args!("auto_pad '{other}' is not defined"))),
     }
+    let all = [&geometry.kernel, &geometry.strides, &geometry.dilations, &geometry.before];
+    let all = all.into_iter().chain([&geometry.after]).flatten();
+    if all.chain(spatial).any(|&n| n > MAX_SPATIAL) {
+        return Err(c.invalid("its kernel, strides, dilations or pads are too large"));
+    }
     Ok(geometry)
 }
 
@@ -154,6 +162,9 @@ fn conv_transpose(c: &mut Call) -> Result<Value> {
     }
     let mut sizes = Vec::with_capacity(rank);
     for axis in 0..rank {
+        if extra[axis].max(wanted.as_ref().map_or(0, |w| w[axis])) > MAX_SPATIAL {
+            return Err(c.invalid("its output_padding or output_shape is too large"));
+        }
         let full = (shape[2 + axis].max(1) - 1) * g.strides[axis] + extra[axis] + g.extent(axis);
         let target = match &wanted {
             Some(wanted) => Some(wanted[axis]),
@@ -169,7 +180,7 @@ fn conv_transpose(c: &mut Call) -> Result<Value> {
         };
         sizes.push(size);
     }
-    let total = [&shape[..1], &[filter[1] * groups], &sizes].concat();
+    let total = [&shape[..1], &[filter[1].saturating_mul(groups)], &sizes].concat();
     c.bounded(total)?;
     let y = c.conv_input_grad(x, w, &window(&g, groups), &sizes)?;
     with_bias(c, y)
