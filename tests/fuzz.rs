@@ -538,7 +538,7 @@ fn changed_messages_do_no_harm() {
 /// Files that once did harm.
 #[test]
 fn old_findings_stay_harmless() {
-    let folder: &Path = &root().join("fixtures/broken/fuzzed");
+    let folder: &Path = &root().join("fixtures/fuzzed");
     let watch = Watch::start();
     for entry in std::fs::read_dir(folder).into_iter().flatten() {
         let path = entry.unwrap().path();

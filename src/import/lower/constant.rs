@@ -9,7 +9,7 @@ use crate::onnx::{DataType, dtype_of};
 use crate::tensor::{DType, Tensor};
 
 /// `Range` and `EyeLike` make at most this many elements.
-const MAX_MADE: usize = 1 << 26;
+const MAX_MADE: usize = 1 << 24;
 
 pub(super) const ENTRIES: &[Entry] = &[
     rules("Constant", 7, "a constant, or a parameter where weights stand", constant),
