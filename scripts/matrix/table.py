@@ -15,6 +15,12 @@ and the per-sample gradients were compared with those of the source framework in
 - *float32*: the same error of the source framework's own gradients in float32, where it was measured.
 - *ORT*, *tract*: GradAlign-I of the same four samples on either engine.
 
+A file is *folded* where the exporter computed tensors from parameters and stored these instead, which
+is another parametrisation with other gradients; those of all other parameters are good. Export with
+`optimize=False` (dynamo) or `do_constant_folding=False` (TorchScript). It is *rough* where the
+framework's own gradients in float32 differ from those in float64 by more than 1e-4: a kink of a ReLU
+or of a maximum lies so near that rounding decides.
+
 """
 
 
@@ -35,7 +41,9 @@ def score(value: object) -> str:
 def remark(result: dict) -> str:
     parts = []
     if "missing" in result:
-        parts.append(f"no gradient of {', '.join(result['missing'][:3])}")
+        more = len(result["missing"]) - 2
+        names = ", ".join(result["missing"][:2]) + (f" and {more} more" if more > 0 else "")
+        parts.append(f"the exporter has folded away {names}")
     if "looked_up" in result:
         parts.append(f"{len(result['looked_up'])} tables are stored as the rows that are used")
     if "extra" in result:
@@ -51,7 +59,8 @@ def page(results: list[dict], verdict: Callable[[dict], str], agree: Callable[[d
     names = {r["name"] for r in results if verdict(r) != "export"}
     lines = [
         f"{len(names)} architectures in {len(results) - counts['export']} files: {counts['good']} good "
-        f"({len({r['name'] for r in good})} architectures), {counts['refused']} refused, {counts['wrong']} wrong; "
+        f"({len({r['name'] for r in good})} architectures), {counts['folded']} folded, {counts['rough']} rough, {counts['refused']} refused, "
+        f"{counts['wrong']} wrong; "
         f"{sum(agree(r['scores']) for r in good)} of the good ones have the same scores on both engines. "
         f"{counts['export']} more could not be exported by the exporter named.",
         "",
@@ -59,7 +68,7 @@ def page(results: list[dict], verdict: Callable[[dict], str], agree: Callable[[d
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in sorted(results, key=lambda r: (r["library"], r["name"], r["exporter"])):
-        if verdict(r) not in ("good", "wrong") or "error" not in r:
+        if verdict(r) not in ("good", "rough", "folded", "wrong") or "error" not in r:
             continue
         cells = [r["name"], r["library"], r["exporter"], r["opset"], r["parameters"], number(r["error"])]
         cells += [number(r.get("float32_error")), score(r["scores"]["ort"]), score(r["scores"]["tract"]), remark(r)]
