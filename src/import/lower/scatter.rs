@@ -46,8 +46,7 @@ fn write(c: &mut Call, data: Value, at: Value, updates: Value) -> Result<Value> 
 }
 
 fn scatter_elements(c: &mut Call) -> Result<Value> {
-    // What is written, and over what, is made by exporters: stored tensors are constants.
-    let (data, updates) = (c.table(0)?, c.table(2)?);
+    let (data, updates) = (c.operand(0)?, c.operand(2)?);
     let shape = c.shape(data);
     let axis = c.axis(c.int("axis", 0)?, shape.len())?;
     let indices = indices(c, 1, shape[axis])?;
@@ -61,8 +60,7 @@ fn scatter_elements(c: &mut Call) -> Result<Value> {
 }
 
 fn scatter_nd(c: &mut Call) -> Result<Value> {
-    // What is written, and over what, is made by exporters: stored tensors are constants.
-    let (data, updates) = (c.table(0)?, c.table(2)?);
+    let (data, updates) = (c.operand(0)?, c.operand(2)?);
     let indices = c.fixed(1)?;
     let indices = c.cast(indices, DType::I64)?;
     let shape = c.shape(data);
