@@ -8,7 +8,7 @@
 //! `GRADALIGN_FUZZ_CASES` sets the number of runs, `GRADALIGN_FUZZ_SEED` where they start. A file
 //! that fails is written to `target/fuzz/`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -382,10 +382,13 @@ fn keep(bytes: &[u8], what: &str) -> PathBuf {
     path
 }
 
+/// When a file was begun, and its bytes.
+type Running = (Instant, Vec<u8>);
+
 /// Runs files one after the other, and ends the process when one takes longer than [`HANG`].
 #[derive(Clone, Default)]
 struct Watch {
-    running: Arc<Mutex<Option<(Instant, Vec<u8>)>>>,
+    running: Arc<Mutex<Option<Running>>>,
     /// Where the last panic was.
     place: Arc<Mutex<String>>,
 }
