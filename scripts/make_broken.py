@@ -93,6 +93,30 @@ def no_parameters() -> ModelProto:
     return model(nodes, [numpy_helper.from_array(np.array([v]), n) for n, v in bounds])
 
 
+def many_problems() -> ModelProto:
+    """Four nodes that cannot be imported, each for a reason of its own, three of them one after the other."""
+    nodes = [
+        helper.make_node("RandomNormalLike", ["input"], ["noise"], "noise"),
+        helper.make_node("Add", ["input", "noise"], ["noisy"], "add"),
+        helper.make_node("ReduceMax", ["input"], ["peak"], "peak", keepdims=0),
+        helper.make_node("Cast", ["peak"], ["whole"], "whole", to=TensorProto.INT64),
+        helper.make_node("Unsqueeze", ["whole", "zero"], ["size"], "size"),
+        helper.make_node("Concat", ["one", "size"], ["shape"], "shape", axis=0),
+        helper.make_node("Reshape", ["noisy", "shape"], ["flat"], "flatten"),
+        helper.make_node("Entangle", ["flat"], ["mixed"], "mystery", domain="com.example"),
+        helper.make_node("Gemm", ["mixed", "weight"], ["head"], "head"),
+        helper.make_node("Conv", ["input", "kernel"], ["map"], "crop", pads=[-1, -1, -1, -1]),
+        helper.make_node("GlobalAveragePool", ["map"], ["mean"], "mean"),
+        helper.make_node("Flatten", ["mean"], ["row"], "row"),
+        helper.make_node("Add", ["head", "row"], ["logits"], "sum"),
+    ]
+    bounds = [numpy_helper.from_array(np.array([v]), n) for n, v in (("zero", 0), ("one", 1))]
+    proto = model(nodes, [tensor("weight", 256, 10), tensor("kernel", 10, 1, 3, 3), *bounds])
+    for name, shape in (("noise", IMAGE), ("flat", [1, 256]), ("mixed", [1, 256]), ("map", [1, 10, 12, 12])):
+        proto.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    return proto
+
+
 def nan_weights() -> ModelProto:
     weight = numpy_helper.to_array(tensor("weight", 256, 10)).copy()
     weight[3, 4] = np.nan
@@ -113,6 +137,7 @@ def main() -> None:
         "nan-weights": nan_weights(),
         "missing-external": external("missing.bin"),
         "escaping-external": external("../secret.bin"),
+        "many-problems": many_problems(),
     }
     for name, proto in models.items():
         if not name.endswith("external"):

@@ -23,7 +23,8 @@ struct Inspection {
     producer: String,
     opsets: BTreeMap<String, i64>,
     inputs: Vec<Input>,
-    /// The operators in the way of scoring, empty where there are none.
+    /// All that is in the way of scoring, node by node; empty where nothing is. Problems of the
+    /// model as a whole, or of an input, name no operator.
     unsupported: Vec<Unsupported>,
     /// What is known once the model is imported.
     network: Option<Network>,
@@ -84,12 +85,13 @@ pub(super) fn run(args: args::Inspect) -> anyhow::Result<Outcome> {
         dtype: input.dtype.to_string(),
         dims: input.dims,
     });
-    let unsupported = import::unsupported(&model).into_iter().map(|problem| Unsupported {
-        node: problem.node,
-        op: problem.op,
-        opset: problem.opset,
-        reason: problem.reason,
-    });
+    let unsupported =
+        import::all_problems(&model, &options).into_iter().map(|problem| Unsupported {
+            node: problem.node,
+            op: problem.op,
+            opset: problem.opset,
+            reason: problem.reason,
+        });
     let mut inspection = Inspection {
         model: args.model.display().to_string(),
         ir_version: model.ir_version,
@@ -180,7 +182,10 @@ fn describe(inspection: &Inspection) -> anyhow::Result<String> {
         describe_network(network, &mut text)?;
     }
     for Unsupported { node, op, opset, reason } in &inspection.unsupported {
-        writeln!(text, "unsupported  {op} (opset {opset}) at '{node}': {reason}")?;
+        match (op.as_str(), node.as_str()) {
+            ("", _) => writeln!(text, "problem      {reason}")?,
+            _ => writeln!(text, "unsupported  {op} (opset {opset}) at '{node}': {reason}")?,
+        }
     }
     for warning in &inspection.warnings {
         writeln!(text, "warning      {warning}")?;

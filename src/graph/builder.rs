@@ -11,6 +11,13 @@ use crate::tensor::{DType, Tensor};
 /// Constant results larger than this many elements are left to the engine to compute.
 const FOLD_LIMIT: usize = 1 << 22;
 
+/// Values have at most this many elements, so that what is computed of shapes does not overflow.
+const MOST_ELEMENTS: usize = 1 << 48;
+
+fn too_many(elements: usize) -> bool {
+    elements > MOST_ELEMENTS
+}
+
 /// Constants up to this many elements are shared when they are equal.
 const SHARE_LIMIT: usize = 64;
 
@@ -145,6 +152,10 @@ impl Builder {
         let op = op.into();
         let facts: Vec<&Fact> = inputs.iter().map(|&v| self.graph.fact(v)).collect();
         let fact = op.rule().infer(&facts)?;
+        if fact.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1))).is_none_or(too_many)
+        {
+            return Err(Error::Shape(format!("a result of shape {:?} is too large", fact.shape)));
+        }
         if let Some(value) = op.rule().simplify(self, inputs, &fact)? {
             return Ok(value);
         }

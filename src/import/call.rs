@@ -1,5 +1,6 @@
 //! A node being lowered: its operands by role, and its attributes by type.
 
+use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 
 use super::importer::{Binding, Importer, MAX_ELEMENTS};
@@ -12,6 +13,12 @@ use crate::tensor::Tensor;
 
 /// How deep unfolded constant expressions are computed.
 const MAX_EVALUATION_DEPTH: usize = 32;
+
+/// How many elements unfolded constant expressions may have in all.
+const MAX_EVALUATED: usize = 1 << 24;
+
+/// Tensors that are made at import have at most this many elements.
+const MAX_MADE: usize = 1 << 24;
 
 /// An operator's application in the model. It reads as the [`Builder`] of the graph that it is
 /// lowered into: `c.relu(x)` adds a node.
@@ -201,25 +208,47 @@ impl<'a, 'm> Call<'a, 'm> {
             return Ok(Some(tensor.clone()));
         }
         let value = self.value_of(binding, Role::Fixed)?;
-        self.evaluate(value, 0)
+        self.evaluate(value)
     }
 
-    fn evaluate(&self, value: Value, depth: usize) -> Result<Option<Tensor>> {
-        let node = self.graph().node(value);
-        match &node.op {
-            Op::Constant(tensor) => Ok(Some(tensor.clone())),
-            Op::Apply(op) if depth < MAX_EVALUATION_DEPTH => {
-                let mut operands = Vec::with_capacity(node.inputs.len());
-                for &input in &node.inputs {
-                    match self.evaluate(input, depth + 1)? {
-                        Some(tensor) => operands.push(tensor),
-                        None => return Ok(None),
-                    }
-                }
-                op.rule().eval(&operands.iter().collect::<Vec<_>>(), &node.fact).map(Some)
-            }
-            _ => Ok(None),
+    /// What `value` is, if it is a constant expression that is not too large. Expressions share
+    /// their parts, so each part is computed once.
+    fn evaluate(&self, value: Value) -> Result<Option<Tensor>> {
+        let (mut results, mut budget) = (HashMap::new(), MAX_EVALUATED);
+        self.evaluate_part(value, 0, &mut results, &mut budget)
+    }
+
+    fn evaluate_part(
+        &self,
+        value: Value,
+        depth: usize,
+        results: &mut HashMap<Value, Option<Tensor>>,
+        budget: &mut usize,
+    ) -> Result<Option<Tensor>> {
+        if let Some(result) = results.get(&value) {
+            return Ok(result.clone());
         }
+        let node = self.graph().node(value);
+        let op = match &node.op {
+            Op::Constant(tensor) => return Ok(Some(tensor.clone())),
+            Op::Apply(op) if depth < MAX_EVALUATION_DEPTH => op,
+            _ => return Ok(None),
+        };
+        let mut operands = Vec::with_capacity(node.inputs.len());
+        for &input in &node.inputs {
+            match self.evaluate_part(input, depth + 1, results, budget)? {
+                Some(tensor) => operands.push(tensor),
+                None => {
+                    results.insert(value, None);
+                    return Ok(None);
+                }
+            }
+        }
+        let Some(left) = budget.checked_sub(node.fact.len()) else { return Ok(None) };
+        *budget = left;
+        let result = op.rule().eval(&operands.iter().collect::<Vec<_>>(), &node.fact)?;
+        results.insert(value, Some(result.clone()));
+        Ok(Some(result))
     }
 
     /// The tensor that operand `i`, called `what`, must be known to be.
@@ -422,6 +451,18 @@ impl<'a, 'm> Call<'a, 'm> {
     pub fn sizes(&self, values: &[i64], what: &str) -> Result<Vec<usize>> {
         let sizes = values.iter().map(|&v| usize::try_from(v).ok()).collect::<Option<Vec<_>>>();
         sizes.ok_or_else(|| self.invalid(format_args!("negative {what} in {values:?}")))
+    }
+
+    /// `shape` if a tensor of it may be made at import. Errs when it has too many elements: the
+    /// sizes come from the file, the elements would come from us.
+    pub fn made(&self, shape: Vec<usize>) -> Result<Vec<usize>> {
+        let len = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        match len {
+            Some(n) if n <= MAX_MADE => Ok(shape),
+            _ => Err(self.unsupported(format!(
+                "it needs a table of shape {shape:?}, which is too large to be made at import"
+            ))),
+        }
     }
 
     /// `shape` if its elements can be counted. Errs when there are too many.

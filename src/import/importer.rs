@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::call::Call;
 use super::inputs::Shapes;
 use super::literal::{Patterns, Role, Stored};
-use super::scan::{MAX_DEPTH, function_of, live_nodes};
+use super::scan::{MAX_DEPTH, Problem, function_of, live_nodes};
 use super::table::{Lowering, lookup};
 use super::{Given, ImportOptions, Imported, Info, finish};
 use crate::error::{Error, Result};
@@ -20,6 +20,9 @@ pub(crate) const MAX_ELEMENTS: usize = 1 << 31;
 /// Local functions that call each other can describe exponentially many nodes; this many are
 /// lowered at most.
 const MAX_NODES: usize = 2_000_000;
+
+/// Why a value is missing that a node which could not be lowered should have made.
+const UNKNOWN: &str = "a node before it cannot be imported";
 
 /// What a name stands for.
 #[derive(Clone, Debug)]
@@ -74,6 +77,8 @@ pub(crate) struct Importer<'m> {
     unrolling: usize,
     /// The tensors stored in bodies of loops, by name: all turns share them.
     shared: HashMap<Arc<str>, usize>,
+    /// Where all problems are wanted: those found so far.
+    survey: Option<Vec<Problem>>,
 }
 
 impl<'m> Importer<'m> {
@@ -98,7 +103,7 @@ impl<'m> Importer<'m> {
             notes: Vec::new(),
             batch_norms: 0,
             model,
-            patterns: Patterns::new(options)?,
+            patterns: Patterns::new(options, &model.producer)?,
             shapes,
             stored: Vec::new(),
             frames: Vec::new(),
@@ -107,6 +112,7 @@ impl<'m> Importer<'m> {
             readers: HashMap::new(),
             unrolling: 0,
             shared: HashMap::new(),
+            survey: None,
         };
         for name in model.graph.nodes.iter().flat_map(|node| &node.inputs) {
             *importer.readers.entry(name).or_default() += 1;
@@ -133,9 +139,16 @@ impl<'m> Importer<'m> {
         let (_, needed) = live_nodes(&model.graph.nodes, [output]);
         for info in self.shapes.declared() {
             if needed.contains(info.name.as_str()) {
-                let fact = self.shapes.fact(info)?;
-                let value = self.b.input(info.name.as_str(), fact);
-                self.bind(&info.name, value.into());
+                match self.shapes.fact(info) {
+                    Ok(fact) => {
+                        let value = self.b.input(info.name.as_str(), fact);
+                        self.bind(&info.name, value.into());
+                    }
+                    Err(error) => {
+                        self.record(&info.name, "", 0, error)?;
+                        self.bind(&info.name, Binding::Absent(UNKNOWN));
+                    }
+                }
             }
         }
         self.lower_nodes(&model.graph.nodes, &[output])?;
@@ -451,16 +464,13 @@ impl<'m> Importer<'m> {
                 self.model.source
             )));
         }
-        let mut inputs = Vec::with_capacity(node.inputs.len());
-        for name in &node.inputs {
-            inputs.push(match name.as_str() {
-                "" => None,
-                name => Some(self.resolve(name).cloned().ok_or_else(|| self.undefined(name))?),
-            });
-        }
-        let outputs = match function_of(self.model, node) {
-            Some(function) => self.inline(node, function, inputs, needed)?,
-            None => self.lower_operator(node, inputs)?,
+        let depth = self.frames.len();
+        let outputs = match self.lower_call(node, needed) {
+            Ok(outputs) => outputs,
+            Err(error) => {
+                self.frames.truncate(depth);
+                self.go_on(node, error)?
+            }
         };
         let mut outputs = outputs.into_iter();
         for name in &node.outputs {
@@ -470,6 +480,72 @@ impl<'m> Importer<'m> {
             self.bind(name, binding);
         }
         Ok(())
+    }
+
+    fn lower_call(&mut self, node: &'m Node, needed: &HashSet<&'m str>) -> Result<Vec<Binding>> {
+        let mut inputs = Vec::with_capacity(node.inputs.len());
+        for name in &node.inputs {
+            inputs.push(match name.as_str() {
+                "" => None,
+                name => Some(self.resolve(name).cloned().ok_or_else(|| self.undefined(name))?),
+            });
+        }
+        let unknown =
+            |binding: &Binding| matches!(binding, Binding::Absent(why) if *why == UNKNOWN);
+        if inputs.iter().flatten().any(unknown) {
+            return Ok(vec![Binding::Absent(UNKNOWN); node.outputs.len()]);
+        }
+        match function_of(self.model, node) {
+            Some(function) => self.inline(node, function, inputs, needed),
+            None => self.lower_operator(node, inputs),
+        }
+    }
+
+    /// Lowers what `output` depends on as far as it goes, and returns all that is in the way.
+    pub fn survey(mut self, output: &'m str) -> Vec<Problem> {
+        self.survey = Some(Vec::new());
+        let result = self.run(output);
+        let mut problems = self.survey.take().unwrap_or_default();
+        match result {
+            Err(error) if problems.is_empty() => problems.push(Problem::general(&error)),
+            _ => {}
+        }
+        problems
+    }
+
+    /// Notes a problem where all are wanted; otherwise the first ends the import.
+    fn record(&mut self, node: &str, op: &str, opset: i64, error: Error) -> Result<()> {
+        let Some(problems) = &mut self.survey else { return Err(error) };
+        problems.push(match error {
+            Error::UnsupportedOp { node, op, opset, reason } => Problem { node, op, opset, reason },
+            other => {
+                let (node, op) = (node.to_owned(), op.to_owned());
+                Problem { node, op, opset, reason: other.to_string() }
+            }
+        });
+        Ok(())
+    }
+
+    /// What stands for the results of a node that could not be lowered: where the file says what
+    /// they are, values of that shape, so that what follows is looked at too.
+    fn go_on(&mut self, node: &'m Node, error: Error) -> Result<Vec<Binding>> {
+        let opset = self.frame()?.opsets.get(&node.domain).copied().unwrap_or(1);
+        self.record(node.label(), &node.full_op(), opset, error)?;
+        let model = self.model;
+        let declared = |name: &String| {
+            let mut all = model.graph.values.iter().chain(&model.graph.outputs);
+            all.find(|info| !name.is_empty() && info.name == *name)
+        };
+        let outer = self.frames.len() == 1;
+        let mut outputs = Vec::with_capacity(node.outputs.len());
+        for name in &node.outputs {
+            let fact = declared(name).filter(|_| outer).and_then(|info| self.shapes.between(info));
+            outputs.push(match fact {
+                Some(fact) => self.b.input(name.as_str(), fact).into(),
+                None => Binding::Absent(UNKNOWN),
+            });
+        }
+        Ok(outputs)
     }
 
     fn lower_operator(

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::ImportOptions;
+use super::importer::MAX_ELEMENTS;
 use crate::error::{Error, Result};
 use crate::graph::Fact;
 use crate::onnx::{Attribute, Dim, Model, Type, ValueInfo, dtype_of};
@@ -178,7 +179,30 @@ impl<'m> Shapes<'m> {
                 )));
             }
         };
+        let len = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)));
+        if len.is_none_or(|n| n > MAX_ELEMENTS) {
+            return Err(Error::Shape(format!(
+                "{source}: input '{name}' of shape {shape:?} is too large"
+            )));
+        }
         Ok(Fact::new(dtype, shape))
+    }
+
+    /// Dtype and shape of a value between inputs and outputs, where the file says them in full.
+    pub fn between(&self, info: &ValueInfo) -> Option<Fact> {
+        let Type::Tensor(stored, Some(dims)) = &info.ty else { return None };
+        if self.fixed_batch.is_some() {
+            return None;
+        }
+        let dims = dims.iter().map(|dim| match dim {
+            Dim::Fixed(n) => Some(*n),
+            Dim::Named(name) => self.named.get(name.as_str()).copied(),
+            Dim::Unknown => None,
+        });
+        let shape = dims.collect::<Option<Vec<usize>>>()?;
+        let len = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
+        let dtype = dtype_of(*stored)?;
+        (len <= MAX_ELEMENTS).then(|| Fact::new(dtype, shape))
     }
 
     fn resolve(&self, name: &str, dims: &[Dim]) -> Result<Vec<usize>> {

@@ -20,6 +20,8 @@ pub(crate) struct Stored {
     pub tensor: Result<Tensor, String>,
     /// Whether it is an initializer, not the value of a constant node.
     pub initializer: bool,
+    /// Whether the values of constant nodes of this file can be parameters.
+    nodes_train: bool,
     /// Whether the user's patterns decide, and how.
     forced: Option<bool>,
     parameter: Option<Value>,
@@ -61,10 +63,19 @@ impl Stored {
             return false;
         }
         self.forced.unwrap_or_else(|| match role {
-            Role::Weight => self.initializer || len > 1,
-            Role::Operand => self.initializer && len > 1 && !self.is_mask(),
+            Role::Weight if self.is_filler() => false,
+            Role::Weight => self.initializer || (len > 1 && self.nodes_train),
+            Role::Operand => self.initializer && len > 1 && !self.is_mask() && !self.is_filler(),
             Role::Table | Role::Fixed => false,
         })
+    }
+
+    /// Whether an exporter seems to have made this up: equal elements under a name that it gave
+    /// itself. Such are the scales of normalisations written out by others, and empty masks.
+    fn is_filler(&self) -> bool {
+        let Ok(tensor @ Tensor::F32(values)) = &self.tensor else { return false };
+        let first = values.first();
+        tensor.len() > 1 && generated(&self.name) && values.iter().all(|v| Some(v) == first)
     }
 
     /// The tensor's value in the graph for a use as `role`. Errs, in words, where the tensor
@@ -101,14 +112,42 @@ fn looks_like_mask(tensor: &Tensor) -> bool {
     suppresses && values.contains(&0.0) && values.iter().all(|&v| v == 0.0 || v == other)
 }
 
+/// Whether a tensor's name is one that PyTorch's exporters give to what they compute themselves:
+/// `val_12`, `zeros_like_1`, `/layer/Constant_1_output_0`. Parameters keep the names of modules.
+fn generated(name: &str) -> bool {
+    const MADE: [&str; 13] = [
+        "val",
+        "where",
+        "zeros",
+        "zeros_like",
+        "ones",
+        "ones_like",
+        "full",
+        "full_like",
+        "new_full",
+        "new_zeros",
+        "new_ones",
+        "masked_fill",
+        "expand",
+    ];
+    if name.starts_with('/') {
+        return name.contains("_output_");
+    }
+    let base = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let base = if base.len() < name.len() { base.trim_end_matches('_') } else { name };
+    MADE.contains(&base)
+}
+
 /// The user's patterns for what is a parameter.
 pub(crate) struct Patterns {
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
+    nodes_train: bool,
 }
 
 impl Patterns {
-    pub fn new(options: &ImportOptions) -> Result<Self> {
+    /// The patterns for a file made by `producer`. PyTorch stores all parameters as initializers.
+    pub fn new(options: &ImportOptions, producer: &str) -> Result<Self> {
         let parse = |patterns: &[String]| -> Result<Vec<Pattern>> {
             let parsed = patterns.iter().map(|text| {
                 Pattern::new(text).map_err(|e| {
@@ -117,7 +156,11 @@ impl Patterns {
             });
             parsed.collect()
         };
-        Ok(Patterns { include: parse(&options.include)?, exclude: parse(&options.exclude)? })
+        Ok(Patterns {
+            include: parse(&options.include)?,
+            exclude: parse(&options.exclude)?,
+            nodes_train: !producer.starts_with("pytorch"),
+        })
     }
 
     /// A stored tensor, with what the patterns say of it.
@@ -135,7 +178,16 @@ impl Patterns {
         } else {
             Some(matches(&self.include))
         };
-        Stored { name, tensor, initializer, forced, parameter: None, constant: None, mask: None }
+        Stored {
+            name,
+            tensor,
+            initializer,
+            nodes_train: self.nodes_train,
+            forced,
+            parameter: None,
+            constant: None,
+            mask: None,
+        }
     }
 }
 
@@ -145,6 +197,16 @@ mod tests {
 
     fn mask(values: &[f32]) -> bool {
         looks_like_mask(&Tensor::f32(&[values.len()], values.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn names_that_exporters_give_are_known() {
+        for name in ["val_12", "zeros_like", "where_1", "full_like_3", "/a/Constant_1_output_0"] {
+            assert!(generated(name), "{name}");
+        }
+        for name in ["layer.weight", "bias", "weight_1", "onnx::Conv_34", "interval_2", "/w"] {
+            assert!(!generated(name), "{name}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashMap};
 
 pub use finish::FinalActivation;
 pub use inputs::{DeclaredInput, declared_inputs};
-pub use scan::{Problem, default_output, unsupported};
+pub use scan::{Problem, all_problems, default_output, unsupported};
 pub use table::{Entry, entries, markdown};
 
 use crate::error::{Error, Result};

@@ -84,6 +84,7 @@ impl Decoder {
             initializers,
             inputs: proto.input.into_iter().map(value_info).collect(),
             outputs: proto.output.into_iter().map(value_info).collect(),
+            values: proto.value_info.into_iter().map(value_info).collect(),
         })
     }
 

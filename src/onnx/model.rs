@@ -41,6 +41,8 @@ pub struct Graph {
     pub inputs: Vec<ValueInfo>,
     /// Declared outputs.
     pub outputs: Vec<ValueInfo>,
+    /// What the file says of the values between.
+    pub values: Vec<ValueInfo>,
 }
 
 /// A function defined by the model itself.

@@ -167,7 +167,8 @@ pub struct Concat {
 
 impl Rule for Concat {
     fn infer(&self, x: &[&Fact]) -> Result<Fact> {
-        let mut shape = x[0].shape.clone();
+        let Some(first) = x.first() else { bail_shape!("there is nothing to concatenate") };
+        let mut shape = first.shape.clone();
         if self.axis >= shape.len() {
             bail_shape!("no axis {} to concatenate {:?} along", self.axis, shape);
         }

@@ -30,6 +30,24 @@ fn inspect_lists_all_that_is_unsupported() {
     assert!(text.contains("cannot be scored"), "{text}");
 }
 
+/// Operators, forms of operators and nodes behind those that cannot be imported, in one go.
+#[test]
+fn inspect_lists_problems_behind_problems() {
+    let json = gradalign("inspect fixtures/broken/many-problems.onnx --format json").json(0);
+    let found = json["unsupported"].as_array().unwrap().iter();
+    let mut found: Vec<_> = found
+        .map(|p| (p["node"].as_str().unwrap(), p["reason"].as_str().unwrap().to_owned()))
+        .collect();
+    found.sort_unstable();
+    let nodes: Vec<_> = found.iter().map(|(node, _)| *node).collect();
+    assert_eq!(nodes, ["crop", "flatten", "mystery", "noise"]);
+    for ((_, reason), remedy) in
+        found.iter().zip(["crop by Slice", "fixed shapes", "standard operators", "model.eval()"])
+    {
+        assert!(reason.contains(remedy), "{reason}");
+    }
+}
+
 #[test]
 fn inspect_and_grad_refuse_files_that_cannot_be_read() {
     let folder = TempDir::new().unwrap();

@@ -6,10 +6,11 @@ use tempfile::TempDir;
 use super::{DIGITS, SMALL, engines, gradalign, inside, row, value};
 
 /// Of each file in `fixtures/broken`, the kind of its error and what the message must say.
-const BROKEN: [(&str, &str, &[&str]); 10] = [
+const BROKEN: [(&str, &str, &[&str]); 11] = [
     ("empty.onnx", "invalid-model", &["empty.onnx", "it is empty"]),
     ("escaping-external.onnx", "invalid-model", &["'../secret.bin' is refused", "'weight'"]),
     ("integer-only.onnx", "unsupported-model", &["integer-only.onnx", "no floating-point output"]),
+    ("many-problems.onnx", "unsupported-op", &["'noise'", "model.eval()", "com.example.Entangle"]),
     ("missing-external.onnx", "invalid-model", &["'missing.bin'", "'weight'", "keep it beside"]),
     ("nan-weights.onnx", "score", &["'weight'", "NaN", "--init"]),
     ("no-parameters.onnx", "unsupported-model", &["no-parameters.onnx", "no floating-point"]),

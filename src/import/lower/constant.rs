@@ -8,8 +8,11 @@ use crate::import::table::{Entry, rules, zero};
 use crate::onnx::{DataType, dtype_of};
 use crate::tensor::{DType, Tensor};
 
-/// `Range`, `EyeLike` and weights by shape alone make at most this many elements each.
-const MAX_MADE: usize = 1 << 27;
+/// `Range` and `EyeLike` make at most this many elements.
+const MAX_MADE: usize = 1 << 24;
+
+/// A weight that the file gives by its shape alone has at most this many elements.
+const MAX_WEIGHT: usize = 1 << 27;
 
 pub(super) const ENTRIES: &[Entry] = &[
     rules("Constant", 7, "a constant, or a parameter where weights stand", constant),
@@ -60,7 +63,8 @@ fn constant_of_shape(c: &mut Call) -> Result<Vec<Binding>> {
     };
     // Some files give only the shapes of their weights, to be small: in initializers that count
     // as inputs too, which is how the first versions of the format have them.
-    if c.is_declared_input(0) && shape.iter().product::<usize>() <= MAX_MADE {
+    let elements = shape.iter().fold(1usize, |product, &d| product.saturating_mul(d));
+    if c.is_declared_input(0) && elements <= MAX_WEIGHT {
         return Ok(vec![c.store(Ok(Tensor::full(
             value.dtype(),
             &shape,
@@ -94,7 +98,7 @@ fn range(c: &mut Call) -> Result<Value> {
         let values = (0..count).map(|i| first + i as f64 * delta);
         Tensor::from_f64(ndarray::Array1::from_iter(values).into_dyn(), dtype)
     } else {
-        let values = (0..count as i64).map(|i| whole[0] + i * whole[2]);
+        let values = (0..count as i64).map(|i| whole[0].wrapping_add(i.wrapping_mul(whole[2])));
         Tensor::index(values).cast(dtype)
     };
     Ok(c.constant(tensor))

@@ -17,6 +17,9 @@ pub(super) const ENTRIES: &[Entry] = &[
     rule("FusedConv", 1, "Conv, Add, its activation", fused_conv).of(MICROSOFT),
 ];
 
+/// No kernel, stride, dilation, pad or size of an axis is larger, so that their products fit.
+const MAX_SPATIAL: usize = 1 << 30;
+
 /// Strides, dilations and explicit pads of a window over spatial axes.
 pub(super) struct Geometry {
     pub kernel: Vec<usize>,
@@ -88,6 +91,11 @@ pub(super) fn geometry(c: &Call, shape: &[usize], kernel: Option<&[usize]>) -> R
             }
         }
         other => return Err(c.invalid(format_args!("auto_pad '{other}' is not defined"))),
+    }
+    let all = [&geometry.kernel, &geometry.strides, &geometry.dilations, &geometry.before];
+    let all = all.into_iter().chain([&geometry.after]).flatten();
+    if all.chain(spatial).any(|&n| n > MAX_SPATIAL) {
+        return Err(c.invalid("its kernel, strides, dilations or pads are too large"));
     }
     Ok(geometry)
 }
@@ -307,6 +315,9 @@ fn conv_transpose(c: &mut Call) -> Result<Value> {
     // What is beyond the reach of the kernel where a larger output is asked for.
     let mut beyond = vec![0; rank + 2];
     for axis in 0..rank {
+        if extra[axis].max(wanted.as_ref().map_or(0, |w| w[axis])) > MAX_SPATIAL {
+            return Err(c.invalid("its output_padding or output_shape is too large"));
+        }
         let full = (shape[2 + axis].max(1) - 1) * g.strides[axis] + extra[axis] + g.extent(axis);
         let target = match &wanted {
             Some(wanted) => Some(wanted[axis]),
@@ -323,7 +334,7 @@ fn conv_transpose(c: &mut Call) -> Result<Value> {
         };
         sizes.push(size);
     }
-    let total = [&shape[..1], &[filter[1] * groups], &sizes].concat();
+    let total = [&shape[..1], &[filter[1].saturating_mul(groups)], &sizes].concat();
     c.bounded(total.iter().zip(&beyond).map(|(d, more)| d.saturating_add(*more)).collect())?;
     let y = c.conv_input_grad(x, w, &window(&g, groups), &sizes)?;
     let y = c.pad(y, &vec![0; rank + 2], &beyond, 0.0)?;

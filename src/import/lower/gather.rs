@@ -70,6 +70,7 @@ pub(super) fn flat_along(
         if other != axis && own[other] > 1 {
             let mut row = vec![1; own.len()];
             row[other] = own[other];
+            let row = c.made(row)?;
             let offsets = Tensor::index((0..own[other] as i64).map(|i| i * stride as i64));
             let offsets = c.constant(offsets.reshape(&row)?);
             flat = c.add(flat, offsets)?;
@@ -133,6 +134,7 @@ pub(super) fn flat_tuples(
     for axis in 0..batch {
         let mut line = vec![1; last];
         line[axis] = own[axis];
+        let line = c.made(line)?;
         let offsets = Tensor::index((0..own[axis] as i64).map(|i| i * strides[axis] as i64));
         let offsets = c.constant(offsets.reshape(&line)?);
         flat = c.add(flat, offsets)?;
@@ -178,7 +180,7 @@ fn compress(c: &mut Call) -> Result<Value> {
 
 fn one_hot(c: &mut Call) -> Result<Value> {
     let depth = c.known_floats(1, "depth")?.first().copied().unwrap_or(0.0);
-    let depth = c.bounded(vec![depth.max(0.0) as usize])?[0];
+    let depth = c.made(vec![depth.max(0.0) as usize])?[0];
     let indices = indices(c, 0, depth)?;
     let shape = c.shape(indices);
     let axis = c.axis(c.int("axis", -1)?, shape.len() + 1)?;

@@ -115,6 +115,9 @@ fn group_norm(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
     let shape = c.shape(x);
     let channels = shape.get(1).copied().unwrap_or(0);
+    if shape.len() < 2 {
+        return Err(c.invalid(format_args!("needs channels in the second axis, not {shape:?}")));
+    }
     if groups == 0 || channels % groups != 0 {
         return Err(c.invalid(format_args!("{channels} channels are not {groups} equal groups")));
     }

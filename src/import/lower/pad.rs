@@ -6,6 +6,9 @@ use crate::import::call::Call;
 use crate::import::table::{Entry, rule};
 use crate::tensor::Tensor;
 
+/// Pads that are larger are mistakes.
+const MAX_PAD: u64 = 1 << 32;
+
 pub(super) const ENTRIES: &[Entry] = &[
     rule("CenterCropPad", 18, "Slice, Pad", center_crop_pad),
     rule("Pad", 7, "Pad; Gather for reflect, edge and wrap; Slice for negative pads", pad),
@@ -48,9 +51,12 @@ fn pad(c: &mut Call) -> Result<Value> {
             continue;
         }
         let size = shape[axis] as i64;
+        if before[axis].unsigned_abs().max(after[axis].unsigned_abs()) > MAX_PAD {
+            return Err(c.invalid(format_args!("pads of axis {axis} are too large")));
+        }
         let end = size.saturating_add(after[axis]);
         let total = end.saturating_add(before[axis]).max(0);
-        c.bounded(vec![total as usize])?;
+        c.made(vec![total as usize])?;
         if size == 0 {
             return Err(c.invalid(format_args!("an empty axis cannot be padded by '{mode}'")));
         }

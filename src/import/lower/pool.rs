@@ -20,6 +20,9 @@ pub(super) const ENTRIES: &[Entry] = &[
     rule("MaxUnpool", 9, "ScatterAdd", max_unpool),
 ];
 
+/// Dilated average pools with more kernel elements than this along an axis are refused.
+const MAX_TAKEN_APART: usize = 1 << 12;
+
 /// A window with how far beyond its pads it may reach so that the last partial window counts too.
 struct Pooling {
     window: Geometry,
@@ -47,6 +50,8 @@ fn pooling(c: &Call, shape: &[usize]) -> Result<Pooling> {
             reach[axis] += count * stride + extent - padded;
             count += 1;
         }
+        // Who counts what each window covers looks at every element of it.
+        c.made(vec![count, window.kernel[axis]])?;
         counts.push(count);
     }
     Ok(Pooling { window, reach, counts })
@@ -190,6 +195,9 @@ fn average(c: &mut Call, x: Value, pooling: &Pooling) -> Result<Value> {
     let w = &pooling.window;
     if w.dilations.iter().all(|&d| d == 1) {
         return c.push(pooling.average(), &[x]);
+    }
+    if w.kernel.iter().any(|&k| k > MAX_TAKEN_APART) {
+        return Err(c.unsupported("a dilated kernel this large is not taken apart"));
     }
     let mut y = x;
     for axis in 0..w.kernel.len() {

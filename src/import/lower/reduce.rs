@@ -152,6 +152,7 @@ pub(super) fn first_index(
     let size = c.shape(x)[axis];
     let mut column = vec![1; c.rank(x)];
     column[axis] = size;
+    let column = c.made(column)?;
     let positions = Tensor::index(0..size as i64).reshape(&column)?;
     let positions = c.constant(positions);
     let best = c.reduce(kind, x, &[axis])?;

@@ -157,7 +157,7 @@ fn resample(
         if axis.from == axis.to && axis.scale == 1.0 && axis.roi == (0.0, 1.0) {
             continue;
         }
-        c.bounded(vec![axis.from, axis.to])?;
+        c.made(vec![axis.from, axis.to])?;
         let Some(rows) = (0..axis.to).map(|j| row(axis, j, sampling)).collect::<Option<Vec<_>>>()
         else {
             return Err(c.invalid(format_args!(

@@ -169,8 +169,8 @@ fn blocks(c: &mut Call, x: Value) -> Result<([usize; 4], usize)> {
     let size = c.int("blocksize", 0)?;
     let shape = c.shape(x);
     match (<[usize; 4]>::try_from(shape), usize::try_from(size)) {
-        (Ok(shape), Ok(size)) if size > 0 => Ok((shape, size)),
-        _ => Err(c.invalid("needs four axes and a positive blocksize")),
+        (Ok(shape), Ok(size)) if (1..1 << 16).contains(&size) => Ok((shape, size)),
+        _ => Err(c.invalid("needs four axes and a small positive blocksize")),
     }
 }
 

@@ -54,6 +54,7 @@ fn slice(c: &mut Call) -> Result<Value> {
             let (start, end) = (start.clamp(-1, size - 1), end.clamp(-1, size - 1));
             let count = (start - end).max(0) as u64;
             let picked = count.div_ceil(step.unsigned_abs()) as i64;
+            c.made(vec![picked as usize])?;
             let index = Tensor::index((0..picked).map(|k| start + k * step));
             let index = c.constant(index);
             y = c.gather(y, index, axis)?;

@@ -48,6 +48,7 @@ fn hardmax(c: &mut Call) -> Result<Value> {
         let size = c.shape(x)[axis];
         let mut column = vec![1; c.rank(x)];
         column[axis] = size;
+        let column = c.made(column)?;
         let positions = Tensor::index(0..size as i64).reshape(&column)?;
         let positions = c.constant(positions);
         let here = c.equal(index, positions)?;

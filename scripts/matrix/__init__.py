@@ -1,0 +1,13 @@
+"""Architectures of many frameworks, exported, and gradalign's gradients held against the frameworks' own.
+
+Every framework exports in an environment of its own, then the checker writes `docs/models.md`:
+
+    python -m matrix.export_torch      # requirements/torch.txt and requirements/matrix.txt
+    python -m matrix.export_keras      # requirements/keras.txt and onnxruntime
+    python -m matrix.export_jax        # requirements/jax.txt
+    python -m matrix.export_sklearn    # requirements/sklearn.txt
+    python -m matrix.check             # numpy, onnx and onnxruntime
+
+All weights are random, nothing is downloaded. Work lies in `target/matrix`; what is there and good is
+not done again. The whole takes about an hour on two cores.
+"""
