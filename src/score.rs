@@ -128,6 +128,7 @@ pub fn prepare(
     }
     let fitted = dataset.fit_inputs(&declared)?;
     let mut options = settings.import.clone();
+    options.keep_activation |= settings.loss.is_some_and(|loss| !loss.is_of_logits());
     for (input, tensor) in declared.iter().zip(&fitted.tensors) {
         let shape = if input.dims.is_empty() {
             Vec::new()

@@ -257,3 +257,27 @@ fn scores_are_those_of_pytorch() {
         }
     }
 }
+
+/// `keras-cnn` ends in a softmax, which belongs to a cross-entropy and not to a mean squared error.
+#[test]
+fn the_final_activation_is_part_of_the_output_for_a_squared_error() {
+    let options = Options { samples: Samples::All, ..Options::default() };
+    let data = root().join("fixtures/digits-30.npz");
+    let dataset = Dataset::open(data.to_str().unwrap(), &options).unwrap();
+    let model = gradalign::onnx::load(root().join("models/keras-cnn.onnx")).unwrap();
+    for (loss, is_distribution) in [
+        (None, false),
+        (Some(Loss::CrossEntropy), false),
+        (Some(Loss::BinaryCrossEntropy), false),
+        (Some(Loss::MeanSquaredError), true),
+    ] {
+        let settings = Settings { loss, ..Settings::default() };
+        let (imported, batch, ..) = prepare(&model, &dataset, &settings).unwrap();
+        let first = batch.inputs[0].to_f64();
+        let first = first.slice_axis(ndarray::Axis(0), (0..1).into()).to_owned();
+        let first = Tensor::from_f64(first, batch.inputs[0].dtype());
+        let output = gradalign::graph::eval(&imported.graph, &[first]).unwrap()[0].to_f64();
+        assert_eq!((output.sum() - 1.0).abs() < 1e-6, is_distribution, "{loss:?}: {output}");
+        assert_eq!(imported.final_activation.is_none(), is_distribution);
+    }
+}

@@ -14,7 +14,8 @@ use crate::score::{output_fact, suggested_loss};
 use crate::transform::batch_norm;
 
 pub(super) fn run(args: args::Grad) -> anyhow::Result<Outcome> {
-    let options = args.reading.resolve()?;
+    let mut options = args.reading.resolve()?;
+    options.keep_activation = args.loss.explicit().is_some_and(|loss| !loss.is_of_logits());
     let model = onnx::load(&args.model)?;
     let imported = import::import(&model, &options)?;
     let loss = match args.loss.explicit() {

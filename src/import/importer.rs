@@ -73,6 +73,8 @@ pub(crate) struct Importer<'m> {
     operators: BTreeMap<String, usize>,
     lowered: usize,
     readers: HashMap<&'m str, usize>,
+    /// [`ImportOptions::keep_activation`].
+    keeps_activation: bool,
     /// How many loops are being unrolled around the present node.
     unrolling: usize,
     /// The tensors stored in bodies of loops, by name: all turns share them.
@@ -110,6 +112,7 @@ impl<'m> Importer<'m> {
             operators: BTreeMap::new(),
             lowered: 0,
             readers: HashMap::new(),
+            keeps_activation: options.keep_activation,
             unrolling: 0,
             shared: HashMap::new(),
             survey: None,
@@ -237,7 +240,10 @@ impl<'m> Importer<'m> {
         }
         self.warnings.extend(finish::folded_batch_norm(self.model, self.batch_norms));
         self.b.set_scope("");
-        let (logits, final_activation) = finish::split_activation(&mut self.b, value)?;
+        let (logits, final_activation) = match self.keeps_activation {
+            true => (value, None),
+            false => finish::split_activation(&mut self.b, value)?,
+        };
         self.b.output(output, logits);
         Ok(Imported {
             graph: self.b.finish().pruned(),

@@ -41,12 +41,15 @@ pub struct ImportOptions {
     pub include: Vec<String>,
     /// Tensors whose names match one of these glob patterns are constants.
     pub exclude: Vec<String>,
+    /// Keep the activation at the end of the model: for a loss of the outputs themselves, where
+    /// others are of what goes into a Softmax or Sigmoid.
+    pub keep_activation: bool,
 }
 
 /// A model lowered to the graph IR.
 #[derive(Clone, Debug)]
 pub struct Imported {
-    /// The graph, with one output: the chosen one, before its final activation.
+    /// The graph, with one output: the chosen one, before its final activation unless that is kept.
     pub graph: Graph,
     /// The name of the output taken.
     pub output: String,

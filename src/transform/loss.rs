@@ -56,6 +56,12 @@ impl FromStr for Loss {
 }
 
 impl Loss {
+    /// Whether it is a function of logits, into which a Softmax or Sigmoid at the end of a model
+    /// is taken.
+    pub fn is_of_logits(self) -> bool {
+        self != Loss::MeanSquaredError
+    }
+
     /// Dtype and shape of one sample's target for a model output of shape `output` (batch 1).
     /// Errs when the output cannot be meant for this loss.
     pub fn target(self, output: &Fact) -> Result<Fact> {
