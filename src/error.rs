@@ -76,11 +76,6 @@ impl Error {
         }
     }
 
-    /// The same error for another score that the same cause fails.
-    pub(crate) fn again(&self) -> Self {
-        Error::Score(self.to_string())
-    }
-
     /// An [`Error::Io`] about `path`.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Error::Io { path: path.into(), source }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gradalign::emit::emit_bytes;
-use gradalign::import::{ImportOptions, all_problems, declared_inputs, import, unsupported};
+use gradalign::import::{ImportOptions, all_problems, declared_inputs, import};
 use gradalign::onnx::proto::attribute_proto::AttributeType;
 use gradalign::onnx::proto::tensor_shape_proto::{Dimension, dimension};
 use gradalign::onnx::proto::{
@@ -350,7 +350,6 @@ fn change_bytes(bytes: &mut Vec<u8>, Mutation { kind, at, how }: Mutation, other
 fn exercise(bytes: &[u8]) -> &'static str {
     let Ok(model) = gradalign::onnx::read(bytes, "fuzzed") else { return "not read" };
     let _ = declared_inputs(&model);
-    let _ = unsupported(&model);
     let _ = all_problems(&model, &ImportOptions::default());
     let Ok(imported) = import(&model, &ImportOptions::default()) else { return "refused" };
     if imported.graph.nodes().count() > MOST_NODES {

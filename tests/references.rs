@@ -6,14 +6,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use gradalign::data::{Dataset, Options, Samples};
 use gradalign::emit::emit_bytes;
 use gradalign::engine::{Engine, all_for_tests};
 use gradalign::graph::Graph;
-use gradalign::import::ImportOptions;
 use gradalign::metric;
 use gradalign::ops::BatchNormMode;
 use gradalign::pass::{Batch, Reduction, training_graph};
@@ -21,6 +22,7 @@ use gradalign::score::{Settings, prepare, score};
 use gradalign::tensor::Tensor;
 use gradalign::transform::{Loss, batch_norm};
 use serde::Deserialize;
+use support::{load, root, splitmix64};
 
 /// Largest relative error in norm of a gradient.
 const TOLERANCE: f64 = 1e-4;
@@ -82,10 +84,6 @@ struct BatchGradient {
     sketch: [f64; 16],
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 fn references() -> Vec<Reference> {
     let folder = root().join("fixtures/references");
     let mut paths: Vec<PathBuf> =
@@ -106,25 +104,6 @@ fn mode(name: &str) -> BatchNormMode {
         "sample" => BatchNormMode::Sample,
         other => panic!("unknown batch-norm mode {other}"),
     }
-}
-
-/// The model's graph and all samples of the reference's data.
-fn load(reference: &Reference) -> (Graph, Batch, Loss) {
-    let options = Options { samples: Samples::All, ..Options::default() };
-    let data = root().join(&reference.data);
-    let dataset = Dataset::open(data.to_str().unwrap(), &options).unwrap();
-    let model = gradalign::onnx::load(root().join(&reference.model)).unwrap();
-    let settings = Settings { import: ImportOptions::default(), ..Settings::default() };
-    let (imported, batch, loss, _) = prepare(&model, &dataset, &settings)
-        .unwrap_or_else(|e| panic!("{}: {e}", reference.model.display()));
-    (imported.graph, batch, loss)
-}
-
-fn splitmix64(x: u64) -> u64 {
-    let z = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 fn sketch(gradient: &[f64]) -> [f64; 16] {
@@ -165,7 +144,7 @@ fn close(a: f64, b: f64, tolerance: f64) -> bool {
 #[test]
 fn per_sample_gradients_are_those_of_pytorch() {
     for reference in references() {
-        let (model, batch, loss) = load(&reference);
+        let (model, batch, loss) = load(&reference.model, &reference.data);
         for (name, expected) in &reference.bn {
             let n = expected.loss.len();
             let (graph, _) = batch_norm(&model, mode(name)).unwrap();
@@ -198,7 +177,7 @@ fn per_sample_gradients_are_those_of_pytorch() {
 #[test]
 fn batch_gradients_are_those_of_pytorch() {
     for reference in references() {
-        let (model, batch, loss) = load(&reference);
+        let (model, batch, loss) = load(&reference.model, &reference.data);
         for (name, expected) in &reference.bn {
             let n = expected.loss.len();
             let (graph, _) = batch_norm(&model, mode(name)).unwrap();
@@ -226,7 +205,7 @@ fn batch_gradients_are_those_of_pytorch() {
 #[test]
 fn scores_are_those_of_pytorch() {
     for reference in references() {
-        let (model, batch, loss) = load(&reference);
+        let (model, batch, loss) = load(&reference.model, &reference.data);
         for (name, expected) in &reference.bn {
             for engine in all_for_tests() {
                 let at =

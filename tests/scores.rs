@@ -3,19 +3,19 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+mod support;
 
-use gradalign::data::{Dataset, Options as DataOptions, Samples};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use gradalign::engine::{Engine, all_for_tests};
-use gradalign::graph::Graph;
 use gradalign::metric::{self, Evidence, Metric, Options, RegionInputs, ZenForm};
 use gradalign::ops::BatchNormMode;
-use gradalign::pass::{Batch, Network, Roles, Setting, has_batch_norm};
-use gradalign::score::{Score, Settings, prepare, score};
+use gradalign::pass::{Network, Roles, Setting, has_batch_norm};
+use gradalign::score::{Score, Settings, score};
 use gradalign::tensor::Tensor;
-use gradalign::transform::Loss;
 use serde::Deserialize;
+use support::{load, root, splitmix64};
 
 /// Largest relative error of a score.
 const TOLERANCE: f64 = 1e-3;
@@ -41,10 +41,6 @@ enum Expected {
     Zen { paper: f64, reference: f64 },
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 fn references() -> Vec<Reference> {
     let mut paths: Vec<PathBuf> = std::fs::read_dir(root().join("fixtures/scores"))
         .unwrap()
@@ -58,17 +54,6 @@ fn references() -> Vec<Reference> {
     let references: Vec<Reference> = paths.iter().map(read).collect();
     assert!(references.len() >= 8, "only {} references", references.len());
     references
-}
-
-/// The model's graph and all samples of the reference's data.
-fn load(reference: &Reference) -> (Graph, Batch, Loss) {
-    let options = DataOptions { samples: Samples::All, ..DataOptions::default() };
-    let data = root().join(&reference.data);
-    let dataset = Dataset::open(data.to_str().unwrap(), &options).unwrap();
-    let model = gradalign::onnx::load(root().join(&reference.model)).unwrap();
-    let (imported, batch, loss, _) = prepare(&model, &dataset, &Settings::default())
-        .unwrap_or_else(|e| panic!("{}: {e}", reference.model.display()));
-    (imported.graph, batch, loss)
 }
 
 fn mode(name: &str) -> Option<BatchNormMode> {
@@ -105,7 +90,7 @@ fn compare(context: &str, score: &Score, expected: Option<&Expected>) {
 
 /// All scores but zen, which draws its parameters.
 fn check(reference: &Reference, engine: &dyn Engine) {
-    let (graph, batch, loss) = load(reference);
+    let (graph, batch, loss) = load(&reference.model, &reference.data);
     for name in ["running", "sample", "batch", "removed"] {
         let mode = mode(name);
         let asked: Vec<(&str, Option<&Expected>)> = reference
@@ -153,13 +138,6 @@ fn scores_are_those_of_pytorch() {
     }
 }
 
-fn splitmix64(x: u64) -> u64 {
-    let z = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
 /// Numbers in [-1, 1) that float32 holds exactly.
 fn uniform(i: usize, stream: u64) -> f64 {
     (splitmix64(i as u64 + (stream << 32)) >> 40) as f64 / f64::from(1 << 23) - 1.0
@@ -171,7 +149,7 @@ fn zen_is_that_of_pytorch() {
     const LANES: usize = 16;
     let zen: &dyn Metric = metric::select(&["zen"]).unwrap()[0];
     for reference in references() {
-        let (graph, _, loss) = load(&reference);
+        let (graph, _, loss) = load(&reference.model, &reference.data);
         let expected = reference.scores["zen"].values().next().unwrap();
         let Some(Expected::Zen { paper, reference: published }) = expected else {
             panic!("{}: zen has two forms", reference.model.display());

@@ -18,7 +18,7 @@ const MAX_EVALUATION_DEPTH: usize = 32;
 const MAX_EVALUATED: usize = 1 << 24;
 
 /// Tensors that are made at import have at most this many elements.
-const MAX_MADE: usize = 1 << 24;
+pub(crate) const MAX_MADE: usize = 1 << 24;
 
 /// An operator's application in the model. It reads as the [`Builder`] of the graph that it is
 /// lowered into: `c.relu(x)` adds a node.

@@ -15,11 +15,11 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 pub use finish::FinalActivation;
 pub use inputs::{DeclaredInput, declared_inputs};
-pub use scan::{Problem, all_problems, default_output, unsupported};
+pub use scan::{Problem, default_output};
 pub use table::{Entry, entries, markdown};
 
 use crate::error::{Error, Result};
@@ -102,6 +102,31 @@ pub fn import(model: &Model, options: &ImportOptions) -> Result<Imported> {
         return Err(no_parameters(model, options));
     }
     Ok(imported)
+}
+
+/// All that stands in the way of importing `model`: operators that are not supported, forms of
+/// others that are not, inputs of unknown shape. Empty where nothing does.
+pub fn all_problems(model: &Model, options: &ImportOptions) -> Vec<Problem> {
+    let output = match &options.output {
+        Some(name) => scan::named_output(model, name),
+        None => default_output(model),
+    };
+    let output = match output {
+        Ok(output) => output,
+        Err(error) => return vec![Problem::general(&error)],
+    };
+    let mut found = scan::problems(model, &[&output]);
+    if found.iter().any(|p| scan::is_quantised(&p.op)) {
+        return found;
+    }
+    let more = match Importer::new(model, options) {
+        Ok(importer) => importer.survey(&output),
+        Err(error) => vec![Problem::general(&error)],
+    };
+    let known: HashSet<(String, String)> =
+        found.iter().map(|p| (p.node.clone(), p.op.clone())).collect();
+    found.extend(more.into_iter().filter(|p| !known.contains(&(p.node.clone(), p.op.clone()))));
+    found
 }
 
 /// What an input is in a model that is taken as it is.

@@ -3,8 +3,6 @@
 
 use std::collections::HashSet;
 
-use super::ImportOptions;
-use super::importer::Importer;
 use super::table::{Lowering, lookup};
 use crate::error::{Error, Result};
 use crate::onnx::{DataType, Function, Graph, Model, Node, Opsets, Type, dtype_of};
@@ -30,28 +28,6 @@ impl Problem {
     pub(crate) fn general(error: &Error) -> Self {
         Problem { node: String::new(), op: String::new(), opset: 0, reason: error.to_string() }
     }
-}
-
-/// What may help against an operator that stands in the way for good.
-fn remedy(op: &str) -> Option<&'static str> {
-    Some(match op {
-        "NonMaxSuppression" | "Compress" | "Unique" | "RoiAlign" | "MaxRoiPool" => {
-            "take an output before it by --output, or export the network without post-processing"
-        }
-        "Bernoulli" | "Multinomial" | "RandomNormal" | "RandomNormalLike" | "RandomUniform"
-        | "RandomUniformLike" => "export the model in inference mode (PyTorch: model.eval())",
-        "STFT" | "DFT" | "MelWeightMatrix" | "HannWindow" | "HammingWindow" | "BlackmanWindow" => {
-            "export the network without its pre-processing, and give it spectra"
-        }
-        "StringNormalizer" | "StringSplit" | "StringConcat" | "RegexFullMatch"
-        | "TfIdfVectorizer" | "ImageDecoder" => {
-            "export the network without its pre-processing, and give it numbers"
-        }
-        "BitShift" | "BitwiseAnd" | "BitwiseNot" | "BitwiseOr" | "BitwiseXor" | "BitCast" => {
-            "export the network without what works on bits, or take another output by --output"
-        }
-        _ => return None,
-    })
 }
 
 /// The nodes that compute `wanted`, in order, and all names needed for that.
@@ -137,37 +113,6 @@ pub(crate) fn named_output(model: &Model, name: &str) -> Result<String> {
     )))
 }
 
-/// All operators that the default output needs and that are not supported, those inside local
-/// functions and branches included.
-pub fn unsupported(model: &Model) -> Vec<Problem> {
-    default_output(model).map_or(Vec::new(), |output| problems(model, &[&output]))
-}
-
-/// All that stands in the way of importing `model`: operators that are not supported, forms of
-/// others that are not, inputs of unknown shape. Empty where nothing does.
-pub fn all_problems(model: &Model, options: &ImportOptions) -> Vec<Problem> {
-    let output = match &options.output {
-        Some(name) => named_output(model, name),
-        None => default_output(model),
-    };
-    let output = match output {
-        Ok(output) => output,
-        Err(error) => return vec![Problem::general(&error)],
-    };
-    let mut found = problems(model, &[&output]);
-    if found.iter().any(|p| is_quantised(&p.op)) {
-        return found;
-    }
-    let more = match Importer::new(model, options) {
-        Ok(importer) => importer.survey(&output),
-        Err(error) => vec![Problem::general(&error)],
-    };
-    let known: HashSet<(String, String)> =
-        found.iter().map(|p| (p.node.clone(), p.op.clone())).collect();
-    found.extend(more.into_iter().filter(|p| !known.contains(&(p.node.clone(), p.op.clone()))));
-    found
-}
-
 /// Errs where `outputs` need an operator that is not supported, naming all of them.
 pub(crate) fn check(model: &Model, outputs: &[&str]) -> Result<()> {
     let problems = problems(model, outputs);
@@ -197,7 +142,7 @@ pub(crate) fn check(model: &Model, outputs: &[&str]) -> Result<()> {
 }
 
 /// Whether an operator computes on quantised values.
-fn is_quantised(op: &str) -> bool {
+pub(crate) fn is_quantised(op: &str) -> bool {
     let name = op.rsplit('.').next().unwrap_or(op);
     name.starts_with("QLinear")
         || name.starts_with("DynamicQuantize")
@@ -206,7 +151,9 @@ fn is_quantised(op: &str) -> bool {
         || ["MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized"].contains(&name)
 }
 
-fn problems<'m>(model: &'m Model, outputs: &[&'m str]) -> Vec<Problem> {
+/// The operators that `outputs` need and that are not supported, those inside local functions and
+/// branches included.
+pub(crate) fn problems<'m>(model: &'m Model, outputs: &[&'m str]) -> Vec<Problem> {
     let mut scan = Scan { model, seen: HashSet::new(), problems: Vec::new() };
     scan.nodes(&model.graph.nodes, outputs, &model.opsets, "", 0);
     scan.problems
@@ -235,15 +182,11 @@ impl<'m> Scan<'m> {
                 path => format!("{path}/{}", node.label()),
             };
             let mut problem = |reason: &str| {
-                let reason = match remedy(&node.op) {
-                    Some(remedy) => format!("{reason}; {remedy}"),
-                    None => reason.to_owned(),
-                };
                 self.problems.push(Problem {
                     node: label.clone(),
                     op: node.full_op(),
                     opset: opsets.get(&node.domain).copied().unwrap_or(1),
-                    reason,
+                    reason: reason.to_owned(),
                 });
             };
             if depth >= MAX_DEPTH {

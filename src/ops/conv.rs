@@ -36,6 +36,17 @@ pub struct Window {
 }
 
 impl Window {
+    /// Steps of one over `rank` axes, without padding or groups.
+    pub fn plain(rank: usize) -> Self {
+        Window {
+            strides: vec![1; rank],
+            dilations: vec![1; rank],
+            pads_begin: vec![0; rank],
+            pads_end: vec![0; rank],
+            groups: 1,
+        }
+    }
+
     fn rank(&self) -> usize {
         self.strides.len()
     }
@@ -746,13 +757,7 @@ mod tests {
     impl Config {
         fn new(spatial: &[usize], kernel: &[usize]) -> Self {
             let rank = spatial.len();
-            let window = Window {
-                strides: vec![1; rank],
-                dilations: vec![1; rank],
-                pads_begin: vec![0; rank],
-                pads_end: vec![0; rank],
-                groups: 1,
-            };
+            let window = Window::plain(rank);
             let (spatial, kernel) = (spatial.to_vec(), kernel.to_vec());
             Config { samples: 1, channels: 2, outputs: 2, spatial, kernel, window }
         }

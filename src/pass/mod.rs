@@ -10,16 +10,18 @@ mod network;
 mod per_sample;
 mod plan;
 mod selection;
+mod setting;
 mod size;
 mod tangent;
 mod training;
 
 pub use memory::{peak_bytes, peak_resident};
-pub use network::{LayerValues, Network, Setting, setting_inputs, setting_parameters};
+pub use network::{LayerValues, Network};
 pub use per_sample::{
     ClassGram, GramKind, Grouping, PerSampleRequest, Product, Reduced, per_sample,
 };
 pub use selection::{Roles, Selection};
+pub use setting::Setting;
 pub use size::{flops, has_batch_norm, parameters};
 pub use tangent::tangent_kernel;
 pub use training::{Objective, Reduction, TrainingGraph, training_graph};

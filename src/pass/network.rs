@@ -4,68 +4,19 @@
 //! Scores with the same [`Setting`] build on one [`Network`] and run together. What two of them
 //! need, the forward pass above all, is in the graph once, since equal operations are shared.
 
+use std::collections::HashSet;
 use std::time::Instant;
-
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
 
 use super::memory::{check_fits, peak_bytes, room};
 use super::training::first_output;
-use super::{Batch, Roles, Selection};
+use super::{Roles, Selection, Setting};
 use crate::emit::emit_split;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, Output, Value};
-use crate::ops::{BatchNormMode, Float, Op, Primitive};
+use crate::ops::{Op, Primitive};
 use crate::tensor::Tensor;
-use crate::transform::{self, Init, LABELS, Loss, Rectifier};
-
-/// Keeps the draws of inputs apart from those of parameters, which have the same seed.
-const INPUT_STREAMS: u64 = 1 << 32;
-
-/// A network with the parameters and inputs that a score looks at it with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Setting {
-    /// The parameters given, on the samples.
-    Samples {
-        /// The statistics of batch normalisation.
-        batch_norm: BatchNormMode,
-    },
-    /// The parameters given, on as many standard normal inputs as there are samples.
-    Gaussian {
-        /// The statistics of batch normalisation.
-        batch_norm: BatchNormMode,
-    },
-    /// Parameters drawn from N(0, 1), with biases 0, on standard normal inputs `x` and on
-    /// `x + alpha·ε` with standard normal `ε`: two forward passes, each with the statistics of its
-    /// batch. Values have a further leading axis of length two.
-    Perturbed {
-        /// How many inputs.
-        lanes: usize,
-        /// How much is added.
-        alpha: Float,
-    },
-    /// The absolute values of the parameters, without batch normalisation, on one input of ones:
-    /// see [`transform::linearise`].
-    Positive,
-}
-
-impl Setting {
-    /// The statistics of batch normalisation; `None` where there is none.
-    pub fn batch_norm(self) -> Option<BatchNormMode> {
-        match self {
-            Setting::Samples { batch_norm } | Setting::Gaussian { batch_norm } => Some(batch_norm),
-            Setting::Perturbed { .. } => Some(BatchNormMode::Batch),
-            Setting::Positive => None,
-        }
-    }
-
-    /// Whether parameters or inputs are drawn afresh at each repeat.
-    pub fn draws(self) -> bool {
-        matches!(self, Setting::Gaussian { .. } | Setting::Perturbed { .. })
-    }
-}
+use crate::transform::{self, LABELS, Loss, Rectifier};
 
 /// A use of a weight in a [`Network`].
 #[derive(Clone, Debug)]
@@ -86,7 +37,8 @@ pub struct Network {
     lanes: usize,
     /// Lane axes in front of a value of one sample.
     lane_axes: usize,
-    selected: Vec<(String, bool)>,
+    /// The names of the kernels and matrices.
+    weights: HashSet<String>,
     outputs: Value,
     losses: Option<Value>,
     layers: Vec<LayerValues>,
@@ -100,7 +52,7 @@ pub struct Network {
 impl Network {
     /// `model` under `setting`, for `lanes` samples (where the setting does not say how many).
     /// `model` has undecided batch normalisations, its prediction as first output, and the
-    /// parameters that the setting asks for: see [`setting_parameters`]. `features` is the name of
+    /// parameters that the setting asks for: see [`Setting::parameters`]. `features` is the name of
     /// the node whose result is taken for the features, where it is not to be found automatically.
     ///
     /// # Errors
@@ -191,17 +143,15 @@ impl Network {
             .collect::<Result<Vec<_>>>()?;
         let normalised = normalised.iter().map(|_| next()).collect::<Result<Vec<_>>>()?;
         let features = matches!(setting, Setting::Perturbed { .. }).then(next).transpose()?;
-        let selected = graph
-            .parameters()
-            .map(|(_, p)| (p.name.to_string(), roles.is_in(Selection::Weights, &p.name)))
-            .collect();
+        let names = graph.parameters().map(|(_, p)| p.name.to_string());
+        let weights = names.filter(|name| roles.is_in(Selection::Weights, name)).collect();
         let mut b = Builder::new(graph.with_outputs_kept(Vec::new()));
         b.set_scope("score");
         Ok(Network {
             b,
             lanes,
             lane_axes,
-            selected,
+            weights,
             outputs,
             losses,
             layers,
@@ -282,10 +232,7 @@ impl Network {
     /// The kernels and matrices, in the order of the model file.
     pub fn weights(&self) -> Vec<Value> {
         let parameters = self.b.graph().parameters();
-        parameters
-            .filter(|(_, p)| self.selected.iter().any(|(name, is)| *is && **name == *p.name))
-            .map(|(value, _)| value)
-            .collect()
+        parameters.filter(|(_, p)| self.weights.contains(&*p.name)).map(|(v, _)| v).collect()
     }
 
     /// The mean loss of the samples, a scalar. Errs under a setting that has no labels.
@@ -324,8 +271,8 @@ impl Network {
     }
 
     /// Runs the network and returns the values `wanted`, for inputs in the order of the model's
-    /// and, last, the labels where there are any. `limit` is a limit of
-    /// the process in bytes; without one, it is what the system has available.
+    /// and, last, the labels where there are any. `limit` is a limit of the process in bytes;
+    /// without one, it is what the system has available.
     ///
     /// # Errors
     /// When the engine fails, or the batch does not fit into memory at once.
@@ -369,71 +316,4 @@ fn behind_reshapes(graph: &Graph, value: Value) -> Value {
         Op::Apply(Primitive::Reshape(_)) => behind_reshapes(graph, graph.node(value).inputs[0]),
         _ => value,
     }
-}
-
-/// `model` with the parameters that `setting` looks at it with, drawn by `seed` where it draws
-/// any.
-///
-/// # Errors
-/// As [`transform::initialise`].
-pub fn setting_parameters(model: &Graph, setting: Setting, seed: u64) -> Result<Graph> {
-    match setting {
-        Setting::Perturbed { .. } => transform::initialise(model, Init::Normal, seed),
-        _ => Ok(model.clone()),
-    }
-}
-
-/// The tensors that `model` is run on under `setting`: one for each of its inputs, and the
-/// targets for [`Setting::Samples`]. Only floating-point inputs are drawn or set to one; token ids
-/// and masks are those of the samples, or one.
-///
-/// # Errors
-/// When there are no samples.
-pub fn setting_inputs(
-    model: &Graph,
-    samples: &Batch,
-    setting: Setting,
-    seed: u64,
-) -> Result<Vec<Tensor>> {
-    if let Setting::Samples { .. } = setting {
-        return Ok(samples.inputs.iter().chain([&samples.targets]).cloned().collect());
-    }
-    let draw = |input: usize, shape: &[usize], offset: u64| {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(INPUT_STREAMS + 2 * input as u64 + offset);
-        let len = shape.iter().product();
-        Tensor::f32(shape, StandardNormal.sample_iter(&mut rng).take(len).collect())
-    };
-    let inputs = model.inputs().iter().zip(&samples.inputs).enumerate();
-    inputs
-        .map(|(i, (&input, given))| {
-            let fact = model.fact(input);
-            let lanes = match setting {
-                Setting::Perturbed { lanes, .. } => lanes,
-                Setting::Positive => 1,
-                _ => samples.len(),
-            };
-            let shape = [&[lanes], given.shape().get(1..).unwrap_or_default()].concat();
-            if setting == Setting::Positive {
-                return Ok(Tensor::full(fact.dtype, &shape, 1.0));
-            }
-            let own = if fact.dtype.is_float() {
-                draw(i, &shape, 0)?.cast(fact.dtype)
-            } else {
-                let rows: Vec<usize> = (0..lanes).map(|i| i % samples.len().max(1)).collect();
-                super::rows(given, &rows)?
-            };
-            let Setting::Perturbed { alpha, .. } = setting else { return Ok(own) };
-            let moved = if fact.dtype.is_float() {
-                let noise = draw(i, &shape, 1)?.to_f64() * alpha.get();
-                Tensor::from_f64(own.to_f64() + noise, fact.dtype)
-            } else {
-                own.clone()
-            };
-            let both =
-                ndarray::stack(ndarray::Axis(0), &[own.to_f64().view(), moved.to_f64().view()])
-                    .map_err(|e| Error::Shape(e.to_string()))?;
-            Ok(Tensor::from_f64(both, fact.dtype))
-        })
-        .collect()
 }

@@ -528,13 +528,7 @@ mod tests {
         let w = b.parameter("w", noise(&[3, 2, 3, 3]));
         let bias = b.parameter("bias", noise(&[3, 1, 1]));
         let v = b.parameter("v", noise(&[27, 4]));
-        let window = Window {
-            strides: vec![1, 1],
-            dilations: vec![1, 1],
-            pads_begin: vec![0, 0],
-            pads_end: vec![0, 0],
-            groups: 1,
-        };
+        let window = Window::plain(2);
         let y = b.conv(x, w, window).unwrap();
         let y = b.add(y, bias).unwrap();
         let y = b.relu(y).unwrap();

@@ -49,7 +49,7 @@ pub fn tangent_kernel(
     let n = samples.len();
     let all: Vec<usize> = (0..n).collect();
     let one = jacobian(model, roles, selection, n)?;
-    let width = one.graph.shape(one.graph.output("rows")?)[0];
+    let width = one.shape(one.output("rows")?)[0];
     let (graph, lanes) = with_lanes(&one, n, width, memory)?;
     let inputs = samples.input_rows(&all)?;
     let mut tensors = Vec::new();
@@ -104,11 +104,7 @@ fn independent(
 
 /// A graph of the model's inputs `[n, 1, …]` and, last, [`CHOICE`] `[n]`, with the output `rows`
 /// `[width]`: the gradients, one after the other.
-struct Jacobian {
-    graph: Graph,
-}
-
-fn jacobian(model: &Graph, roles: &Roles, selection: Selection, n: usize) -> Result<Jacobian> {
+fn jacobian(model: &Graph, roles: &Roles, selection: Selection, n: usize) -> Result<Graph> {
     let output = Output { name: "outputs".into(), value: first_output(model)? };
     let model = model.with_outputs(vec![output]);
     let inputs = model.inputs().to_vec();
@@ -141,22 +137,17 @@ fn jacobian(model: &Graph, roles: &Roles, selection: Selection, n: usize) -> Res
     }
     let rows = b.concat(&parts, 0)?;
     let output = Output { name: "rows".into(), value: rows };
-    Ok(Jacobian { graph: b.finish().with_outputs(vec![output]) })
+    Ok(b.finish().with_outputs(vec![output]))
 }
 
 /// The graph for as many choices at once as memory allows, up to [`LANES`].
-fn with_lanes(
-    one: &Jacobian,
-    n: usize,
-    width: usize,
-    memory: Option<u64>,
-) -> Result<(Graph, usize)> {
-    let choice = one.graph.input(CHOICE);
+fn with_lanes(one: &Graph, n: usize, width: usize, memory: Option<u64>) -> Result<(Graph, usize)> {
+    let choice = one.input(CHOICE);
     let batched: Vec<_> = choice.into_iter().collect();
     let stored = (n * width * DType::F32.size()) as u64;
     let mut lanes = LANES.min(n);
     loop {
-        let graph = transform::vmap(&one.graph, lanes, &batched)?;
+        let graph = transform::vmap(one, lanes, &batched)?;
         let fits = check_fits(peak_bytes(&graph) + stored, room(memory, &graph));
         match fits {
             Ok(()) => return Ok((graph, lanes)),

@@ -54,6 +54,11 @@ fn relu(c: &mut Call) -> Result<Value> {
 fn leaky_relu(c: &mut Call) -> Result<Value> {
     let alpha = c.float("alpha", 0.01)?;
     let x = c.operand(0)?;
+    leaky(c, x, alpha)
+}
+
+/// `x > 0 ? x : αx`.
+fn leaky(c: &mut Call, x: Value, alpha: f64) -> Result<Value> {
     let positive = is_positive(c, x)?;
     let leak = c.scale(x, alpha)?;
     c.select(positive, x, leak)
@@ -135,6 +140,11 @@ fn swish(c: &mut Call, default_alpha: f64) -> Result<Value> {
 
 fn softsign(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
+    squashed(c, x)
+}
+
+/// `x / (1 + |x|)`.
+fn squashed(c: &mut Call, x: Value) -> Result<Value> {
     let size = c.unary(Unary::Abs, x)?;
     let divisor = c.shift(size, 1.0)?;
     c.div(x, divisor)
@@ -143,6 +153,11 @@ fn softsign(c: &mut Call) -> Result<Value> {
 fn thresholded_relu(c: &mut Call) -> Result<Value> {
     let alpha = c.float("alpha", 1.0)?;
     let x = c.operand(0)?;
+    thresholded(c, x, alpha)
+}
+
+/// `x > α ? x : 0`.
+fn thresholded(c: &mut Call, x: Value, alpha: f64) -> Result<Value> {
     let (bound, zero) = (c.scalar_like(x, alpha), c.scalar_like(x, 0.0));
     let above = c.greater(x, bound)?;
     c.select(above, x, zero)
@@ -210,4 +225,70 @@ fn bias_gelu(c: &mut Call) -> Result<Value> {
 fn fast_gelu(c: &mut Call) -> Result<Value> {
     let x = biased(c)?;
     tanh_gelu(c, x)
+}
+
+/// A function that an attribute of another operator names, with its parameters.
+#[derive(Clone)]
+pub(super) struct Activation {
+    name: String,
+    alpha: f64,
+    beta: f64,
+}
+
+impl Activation {
+    /// How many parameters a function has, with their default values.
+    pub(super) fn defaults(name: &str) -> [Option<f64>; 2] {
+        match name {
+            "affine" => [Some(1.0), Some(0.0)],
+            "elu" | "thresholdedrelu" => [Some(1.0), None],
+            "hardsigmoid" => [Some(0.2), Some(0.5)],
+            "leakyrelu" => [Some(0.01), None],
+            "scaledtanh" => [Some(1.0), Some(1.0)],
+            _ => [None, None],
+        }
+    }
+
+    pub(super) fn new(name: String, alpha: Option<f64>, beta: Option<f64>) -> Self {
+        let [default_alpha, default_beta] = Self::defaults(&name);
+        let or = |given: Option<f64>, default: Option<f64>| given.or(default).unwrap_or(0.0);
+        Activation { alpha: or(alpha, default_alpha), beta: or(beta, default_beta), name }
+    }
+
+    pub(super) fn apply(&self, c: &mut Call, x: Value) -> Result<Value> {
+        let (alpha, beta) = (self.alpha, self.beta);
+        match self.name.as_str() {
+            "affine" => {
+                let scaled = c.scale(x, alpha)?;
+                c.shift(scaled, beta)
+            }
+            "elu" => exponential_unit(c, x, alpha, 1.0),
+            "hardsigmoid" => hard_gate(c, x, alpha, beta),
+            "leakyrelu" => leaky(c, x, alpha),
+            "relu" => c.relu(x),
+            "scaledtanh" => {
+                let scaled = c.scale(x, beta)?;
+                let tanh = c.tanh(scaled)?;
+                c.scale(tanh, alpha)
+            }
+            "sigmoid" => c.sigmoid(x),
+            "softplus" => c.unary(Unary::Softplus, x),
+            "softsign" => squashed(c, x),
+            "tanh" => c.tanh(x),
+            "thresholdedrelu" => thresholded(c, x, alpha),
+            other => Err(c.unsupported(format!("activation '{other}' is not supported"))),
+        }
+    }
+}
+
+/// The function that attribute `activation` names, with its parameters; none where it is empty.
+pub(super) fn named_activation(c: &mut Call, x: Value, parameters: &[f64]) -> Result<Value> {
+    let name = c.text("activation", "")?.to_lowercase();
+    match (name.as_str(), parameters) {
+        ("", _) => Ok(x),
+        ("clip", &[low, high]) => clamp(c, x, Some(low), Some(high)),
+        _ => {
+            let parameter = |i: usize| parameters.get(i).copied();
+            Activation::new(name, parameter(0), parameter(1)).apply(c, x)
+        }
+    }
 }

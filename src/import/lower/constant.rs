@@ -2,14 +2,11 @@
 
 use crate::error::Result;
 use crate::graph::Value;
-use crate::import::call::Call;
+use crate::import::call::{Call, MAX_MADE};
 use crate::import::importer::Binding;
 use crate::import::table::{Entry, rules, zero};
 use crate::onnx::{DataType, dtype_of};
 use crate::tensor::{DType, Tensor};
-
-/// `Range` and `EyeLike` make at most this many elements.
-const MAX_MADE: usize = 1 << 24;
 
 /// A weight that the file gives by its shape alone has at most this many elements.
 const MAX_WEIGHT: usize = 1 << 27;

@@ -1,6 +1,6 @@
 //! Convolutions and their transposes.
 
-use super::recurrent::named_activation;
+use super::activation::named_activation;
 use super::sample::{interpolate, zero_padded_taps};
 use crate::error::Result;
 use crate::graph::Value;

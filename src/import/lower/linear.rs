@@ -1,6 +1,6 @@
 //! Matrix products.
 
-use super::recurrent::named_activation;
+use super::activation::named_activation;
 use crate::error::Result;
 use crate::graph::Value;
 use crate::import::call::Call;

@@ -4,13 +4,14 @@
 //! one a step. Where sequences have lengths of their own, states stand still beyond their ends and
 //! results are zero there.
 
+use super::activation::Activation;
 use super::elementwise::clamp;
 use crate::error::Result;
 use crate::graph::Value;
 use crate::import::call::Call;
 use crate::import::importer::Binding;
 use crate::import::table::{Entry, rules};
-use crate::ops::{Binary, Unary};
+use crate::ops::Binary;
 use crate::tensor::DType;
 
 pub(super) const ENTRIES: &[Entry] = &[
@@ -50,96 +51,6 @@ impl Kind {
     /// The operand that holds the initial cell state, and that of the peepholes.
     fn cell_operands(self) -> Option<[usize; 2]> {
         (self == Kind::Lstm).then_some([6, 7])
-    }
-}
-
-/// A named function with its parameters.
-#[derive(Clone)]
-struct Activation {
-    name: String,
-    alpha: f64,
-    beta: f64,
-}
-
-impl Activation {
-    /// How many parameters a function has, with their default values.
-    fn defaults(name: &str) -> [Option<f64>; 2] {
-        match name {
-            "affine" => [Some(1.0), Some(0.0)],
-            "elu" | "thresholdedrelu" => [Some(1.0), None],
-            "hardsigmoid" => [Some(0.2), Some(0.5)],
-            "leakyrelu" => [Some(0.01), None],
-            "scaledtanh" => [Some(1.0), Some(1.0)],
-            _ => [None, None],
-        }
-    }
-
-    fn new(name: String, alpha: Option<f64>, beta: Option<f64>) -> Self {
-        let [default_alpha, default_beta] = Self::defaults(&name);
-        let or = |given: Option<f64>, default: Option<f64>| given.or(default).unwrap_or(0.0);
-        Activation { alpha: or(alpha, default_alpha), beta: or(beta, default_beta), name }
-    }
-
-    fn apply(&self, c: &mut Call, x: Value) -> Result<Value> {
-        let (alpha, beta) = (self.alpha, self.beta);
-        match self.name.as_str() {
-            "affine" => {
-                let scaled = c.scale(x, alpha)?;
-                c.shift(scaled, beta)
-            }
-            "elu" => {
-                let zero = c.scalar_like(x, 0.0);
-                let positive = c.greater(x, zero)?;
-                let below = c.select(positive, zero, x)?;
-                let exp = c.exp(below)?;
-                let exp = c.shift(exp, -1.0)?;
-                let exp = c.scale(exp, alpha)?;
-                c.select(positive, x, exp)
-            }
-            "hardsigmoid" => {
-                let scaled = c.scale(x, alpha)?;
-                let line = c.shift(scaled, beta)?;
-                clamp(c, line, Some(0.0), Some(1.0))
-            }
-            "leakyrelu" => {
-                let zero = c.scalar_like(x, 0.0);
-                let (positive, leak) = (c.greater(x, zero)?, c.scale(x, alpha)?);
-                c.select(positive, x, leak)
-            }
-            "relu" => c.relu(x),
-            "scaledtanh" => {
-                let scaled = c.scale(x, beta)?;
-                let tanh = c.tanh(scaled)?;
-                c.scale(tanh, alpha)
-            }
-            "sigmoid" => c.sigmoid(x),
-            "softplus" => c.unary(Unary::Softplus, x),
-            "softsign" => {
-                let size = c.unary(Unary::Abs, x)?;
-                let divisor = c.shift(size, 1.0)?;
-                c.div(x, divisor)
-            }
-            "tanh" => c.tanh(x),
-            "thresholdedrelu" => {
-                let (bound, zero) = (c.scalar_like(x, alpha), c.scalar_like(x, 0.0));
-                let above = c.greater(x, bound)?;
-                c.select(above, x, zero)
-            }
-            other => Err(c.unsupported(format!("activation '{other}' is not supported"))),
-        }
-    }
-}
-
-/// The function that attribute `activation` names, with its parameters; none where it is empty.
-pub(super) fn named_activation(c: &mut Call, x: Value, parameters: &[f64]) -> Result<Value> {
-    let name = c.text("activation", "")?.to_lowercase();
-    match (name.as_str(), parameters) {
-        ("", _) => Ok(x),
-        ("clip", &[low, high]) => clamp(c, x, Some(low), Some(high)),
-        _ => {
-            let parameter = |i: usize| parameters.get(i).copied();
-            Activation::new(name, parameter(0), parameter(1)).apply(c, x)
-        }
     }
 }
 

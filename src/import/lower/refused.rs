@@ -2,16 +2,22 @@
 
 use crate::import::table::{Entry, MICROSOFT, refused};
 
-const BITS: &str = "it works on the bits of integers";
-const CHOICE: &str = "the shape of its result depends on the values of its operand";
+const BITS: &str = "it works on the bits of integers; export the network without what works on \
+                    bits, or take another output by --output";
+const CHOICE: &str = "the shape of its result depends on the values of its operand; take an output \
+                      before it by --output, or export the network without post-processing";
 const FUSED: &str = "fused by an optimiser; use the model as exported, before optimisation";
 const LOSS: &str = "the loss is added by gradalign; export the model without it";
 const OPTIMISER: &str = "training graphs are not supported; export the model for inference";
 const QUANTISED: &str = "it computes on quantised values";
-const RANDOM: &str = "its result is random";
+const RANDOM: &str =
+    "its result is random; export the model in inference mode (PyTorch: model.eval())";
+const REGIONS: &str = "there is no gradient rule for it; take an output before it by --output, or \
+                       export the network without post-processing";
 const RULE: &str = "there is no gradient rule for it";
 const STATEFUL: &str = "it updates a state that is kept between calls";
-const STRINGS: &str = "it works on strings";
+const STRINGS: &str = "it works on strings; export the network without its pre-processing, and give \
+                       it numbers";
 
 pub(super) const ENTRIES: &[Entry] = &[
     refused("Bernoulli", 15, RANDOM),
@@ -29,7 +35,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     refused("ImageDecoder", 20, STRINGS),
     refused("LinearAttention", 27, STATEFUL),
     refused("MatMulInteger", 10, QUANTISED),
-    refused("MaxRoiPool", 7, RULE),
+    refused("MaxRoiPool", 7, REGIONS),
     refused("Multinomial", 7, RANDOM),
     refused("NegativeLogLikelihoodLoss", 12, LOSS),
     refused("NonMaxSuppression", 10, CHOICE),

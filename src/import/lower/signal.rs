@@ -7,7 +7,7 @@ use ndarray::{Array1, Array2};
 
 use crate::error::Result;
 use crate::graph::Value;
-use crate::import::call::Call;
+use crate::import::call::{Call, MAX_MADE};
 use crate::import::table::{Entry, rule, zero};
 use crate::onnx::{DataType, dtype_of};
 use crate::tensor::{DType, Tensor};
@@ -20,9 +20,6 @@ pub(super) const ENTRIES: &[Entry] = &[
     zero("MelWeightMatrix", 17, "a constant", mel_weights),
     rule("STFT", 17, "Gather, Mul, MatMul", stft),
 ];
-
-/// Matrices and windows with more elements than this are not made.
-const MAX_MADE: usize = 1 << 26;
 
 /// The dtype in attribute `output_datatype`.
 fn output_dtype(c: &Call) -> Result<DType> {
