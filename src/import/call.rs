@@ -20,6 +20,9 @@ const MAX_EVALUATED: usize = 1 << 24;
 /// Tensors that are made at import have at most this many elements.
 pub(crate) const MAX_MADE: usize = 1 << 24;
 
+/// Loops, recurrences and sequences are taken apart into at most this many steps or elements.
+pub(crate) const MAX_UNROLLED: usize = 4096;
+
 /// An operator's application in the model. It reads as the [`Builder`] of the graph that it is
 /// lowered into: `c.relu(x)` adds a node.
 pub(crate) struct Call<'a, 'm> {

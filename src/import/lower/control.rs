@@ -4,7 +4,7 @@
 
 use crate::error::Result;
 use crate::graph::Value;
-use crate::import::call::Call;
+use crate::import::call::{Call, MAX_UNROLLED};
 use crate::import::importer::Binding;
 use crate::import::literal::Role;
 use crate::import::table::{Entry, rules};
@@ -18,9 +18,6 @@ pub(super) const ENTRIES: &[Entry] = &[
     rules("Scan", 8, "its body, once a step; from opset 9 on", scan),
     rules("SequenceMap", 17, "its body, once an element", sequence_map),
 ];
-
-/// Loops that turn more often than this are not unrolled.
-const MAX_TURNS: usize = 4096;
 
 fn dropout(c: &mut Call) -> Result<Vec<Binding>> {
     let x = c.binding(0)?;
@@ -109,8 +106,8 @@ fn loops(c: &mut Call) -> Result<Vec<Binding>> {
             Some(_) => {}
             None => return Err(c.unsupported(STATIC)),
         }
-        if turn >= MAX_TURNS {
-            return Err(c.unsupported(format!("it turns more than {MAX_TURNS} times")));
+        if turn >= MAX_UNROLLED {
+            return Err(c.unsupported(format!("it turns more than {MAX_UNROLLED} times")));
         }
         let number = c.constant(Tensor::index([turn as i64]).reshape(&[])?);
         let inputs = [number.into(), go].into_iter().chain(carried).collect();
@@ -162,8 +159,8 @@ fn scan(c: &mut Call) -> Result<Vec<Binding>> {
         sources.push((x, axis));
     }
     let steps = steps.unwrap_or(0);
-    if steps > MAX_TURNS {
-        return Err(c.unsupported(format!("it takes more than {MAX_TURNS} steps")));
+    if steps > MAX_UNROLLED {
+        return Err(c.unsupported(format!("it takes more than {MAX_UNROLLED} steps")));
     }
     let mut carried = (0..kept).map(|i| c.binding(i)).collect::<Result<Vec<_>>>()?;
     let mut collections = vec![Vec::new(); collected];

@@ -130,7 +130,7 @@ fn scores(c: &mut Call, weights: &str, rows: usize) -> Result<Value> {
     let Some(weights) = c.floats(weights)? else {
         return Err(c.invalid("it has no coefficients"));
     };
-    if rows == 0 || weights.len() != rows * width {
+    if rows == 0 || rows.checked_mul(width) != Some(weights.len()) {
         return Err(c.unsupported(format!(
             "{} coefficients are not one for each of {width} features and {rows} results",
             weights.len()

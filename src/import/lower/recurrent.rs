@@ -8,7 +8,7 @@ use super::activation::Activation;
 use super::elementwise::clamp;
 use crate::error::Result;
 use crate::graph::Value;
-use crate::import::call::Call;
+use crate::import::call::{Call, MAX_UNROLLED};
 use crate::import::importer::Binding;
 use crate::import::table::{Entry, rules};
 use crate::ops::Binary;
@@ -19,9 +19,6 @@ pub(super) const ENTRIES: &[Entry] = &[
     rules("LSTM", 7, "unrolled: MatMul, Add, Sigmoid, Tanh, Mul", |c| recurrent(c, Kind::Lstm)),
     rules("RNN", 7, "unrolled: MatMul, Add, Tanh", |c| recurrent(c, Kind::Plain)),
 ];
-
-/// More steps than this are not unrolled.
-const MAX_STEPS: usize = 4096;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -149,9 +146,9 @@ fn recurrent(c: &mut Call, kind: Kind) -> Result<Vec<Binding>> {
             reverses.len()
         )));
     }
-    if steps > MAX_STEPS {
+    if steps > MAX_UNROLLED {
         return Err(c.unsupported(format!(
-            "{steps} steps are more than {MAX_STEPS}, the most that are unrolled; export the model \
+            "{steps} steps are more than {MAX_UNROLLED}, the most that are unrolled; export the model \
              for shorter sequences"
         )));
     }

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::graph::Value;
-use crate::import::call::Call;
+use crate::import::call::{Call, MAX_UNROLLED};
 use crate::import::importer::Binding;
 use crate::import::table::{Entry, rules};
 
@@ -52,7 +52,21 @@ fn split_to_sequence(c: &mut Call) -> Result<Vec<Binding>> {
         true => Some(c.tensor(1, "split")?),
         false => None,
     };
-    let lengths = match given.and_then(|t| Some((t.shape().len(), t.to_i64()?))) {
+    let given = given.and_then(|t| Some((t.shape().len(), t.to_i64()?)));
+    let count = match &given {
+        None => size,
+        Some((0, length)) => {
+            size / length.first().map_or(1, |&l| usize::try_from(l).unwrap_or(1).max(1))
+        }
+        Some((_, lengths)) => lengths.len(),
+    };
+    if count > MAX_UNROLLED {
+        return Err(c.unsupported(format!(
+            "a sequence of {count} elements is longer than {MAX_UNROLLED}, the most that are taken \
+             apart"
+        )));
+    }
+    let lengths = match given {
         None => vec![1; size],
         Some((0, length)) => {
             let length = length.first().copied().unwrap_or(0);
