@@ -70,6 +70,12 @@ def stored(path: Path) -> dict[str, np.ndarray]:
     for node in model.graph.node:
         if node.op_type == "Identity" and node.input[0] in weights:
             weights[node.output[0]] = weights[node.input[0]]
+        # Linear models hold theirs in attributes; gradalign names them after the node's first result.
+        lists = {a.name: np.array(a.floats, np.float32) for a in node.attribute if a.type == onnx.AttributeProto.FLOATS}
+        if node.domain == "ai.onnx.ml" and "coefficients" in lists and "intercepts" in lists:
+            rows = len(lists["intercepts"])
+            weights[f"{node.output[0]}.coefficients"] = lists["coefficients"].reshape(rows, -1)
+            weights[f"{node.output[0]}.intercepts"] = lists["intercepts"]
     return weights
 
 
