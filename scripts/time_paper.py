@@ -2,7 +2,7 @@
 
     cargo build --release && python3 scripts/time_paper.py [MODEL …] [-- OPTION …]
 
-Each time is the least of three runs, as gradalign reports it: import, differentiation, sessions and
+Each time is the median of five runs, as gradalign reports it: import, differentiation, sessions and
 runs, without the start of the process. What follows `--` goes to gradalign.
 """
 
@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
 BINARY = ROOT / "target/release/gradalign"
@@ -21,20 +22,17 @@ SCORES = [
 ]
 # What shares least: passes over the whole batch for each row of a kernel, and second derivatives.
 COSTLY = {"te-nas", "grasp"}
-RUNS = 3
+RUNS = 5
 
 
 def seconds(models: list[str], metric: str, options: list[str]) -> list[float]:
     """The seconds that each model took."""
     command = [BINARY, "score", *models, "--metric", metric, "--format", "json", "--quiet", *DATA, *options]
-    runs = []
-    for _ in range(RUNS):
-        # Exit code 1: a score that a model does not have, which is timed like any other.
-        result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=False)
-        if result.returncode not in (0, 1):
-            raise SystemExit(result.returncode)
-        runs.append([row["seconds"] for row in json.loads(result.stdout)["models"]])
-    return [min(times) for times in zip(*runs, strict=True)]
+    # Exit code 1: a score that a model does not have, which is timed like any other.
+    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=False)
+    if result.returncode not in (0, 1):
+        raise SystemExit(result.returncode)
+    return [row["seconds"] for row in json.loads(result.stdout)["models"]]
 
 
 def row(name: str, values: list[float]) -> None:
@@ -45,15 +43,22 @@ def main() -> None:
     arguments = sys.argv[1:]
     split = arguments.index("--") if "--" in arguments else len(arguments)
     models, options = arguments[:split] or MODELS, arguments[split + 1 :]
-    columns = {metric: seconds(models, metric, options) for metric in SCORES}
+    sets = {"all": SCORES, "all but te-nas and grasp": [score for score in SCORES if score not in COSTLY]}
+    asked = [*SCORES, *(",".join(scores) for scores in sets.values())]
+    # In turns, so that what else the machine does is spread over all of them.
+    runs = {metrics: [] for metrics in asked}
+    for _ in range(RUNS):
+        for metrics in asked:
+            runs[metrics].append(seconds(models, metrics, options))
+    times = {metrics: [median(each) for each in zip(*found, strict=True)] for metrics, found in runs.items()}
     names = [Path(model).stem for model in models]
     print("| score |", " | ".join(names), "|")
     print("|---|", "---:|" * len(names), sep="")
-    for metric, times in columns.items():
-        row(metric, times)
-    for title, chosen in (("all", SCORES), ("all but te-nas and grasp", [s for s in SCORES if s not in COSTLY])):
-        apart = [sum(times) for times in zip(*(columns[metric] for metric in chosen), strict=True)]
-        together = seconds(models, ",".join(chosen), options)
+    for metric in SCORES:
+        row(metric, times[metric])
+    for title, scores in sets.items():
+        apart = [sum(each) for each in zip(*(times[score] for score in scores), strict=True)]
+        together = times[",".join(scores)]
         row(f"**{title}**, one by one", apart)
         row(f"**{title}**, together", together)
         row("ratio", [a / b for a, b in zip(together, apart, strict=True)])
