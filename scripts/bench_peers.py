@@ -28,8 +28,8 @@ from bench.page import mebibytes, note, publish, seconds, table, times
 from bench.peers import PEERS
 
 TOLERANCE = 1e-3
-# A way that has taken this many seconds takes no further turns, so that one hour is enough for all.
-PATIENCE = 45
+# A way that has taken this many seconds takes no further turns, so that the whole comes to an end.
+PATIENCE = 30
 OURS = "gradalign"
 TITLES = {
     OURS: "gradalign",

@@ -4,10 +4,11 @@ import json
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reference.networks import CLASSES, Mlp, NasBench201, VisionTransformer
 
@@ -72,21 +73,32 @@ RESIDUAL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor
 AVERAGE = "|nor_conv_1x1~0|+|avg_pool_3x3~0|nor_conv_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 
 NETWORKS = {
-    "nasbench201-residual": Network("NAS-Bench-201, five 3×3 convolutions", lambda: nasbench201(RESIDUAL), 32, 128),
+    "nasbench201-residual": Network("NAS-Bench-201, a residual cell", lambda: nasbench201(RESIDUAL), 32, 128),
     "nasbench201-average": Network("NAS-Bench-201, an average cell", lambda: nasbench201(AVERAGE), 32, 128),
     "resnet18": Network("ResNet-18", resnet18, 32, 32),
     "resnet50": Network("ResNet-50", resnet50, 224, 8),
     "vgg16": Network("VGG-16", vgg16, 32, 32, batch_norm=False),
     "vit": Network("ViT-Tiny", vit, 32, 32, batch_norm=False),
-    "mlp": Network("MLP, 3072-2048-2048-10", mlp, 32, 128, batch_norm=False),
+    "mlp": Network("MLP, 3072-2048-2048-10", mlp, 32, 64, batch_norm=False),
 }
 
 
+def residual_block(block: nn.Module, x: Tensor) -> Tensor:
+    """What torchvision's blocks compute, with a sum that is not in place."""
+    shortcut = x if block.downsample is None else block.downsample(x)
+    y = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(x)))))
+    if hasattr(block, "conv3"):
+        y = block.bn3(block.conv3(block.relu(y)))
+    return block.relu(y + shortcut)
+
+
 def without_inplace(module: nn.Module) -> nn.Module:
-    """The same network for the peers: hooks and transformations do not go with in-place activations."""
+    """The same network for the peers, whose hooks do not go with operations in place."""
     for child in module.modules():
         if isinstance(child, nn.ReLU):
             child.inplace = False
+        if hasattr(child, "downsample"):
+            child.forward = partial(residual_block, child)
     return module
 
 

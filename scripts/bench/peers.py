@@ -225,8 +225,8 @@ def main() -> None:
             for result in computations(arguments):
                 print(json.dumps(result), flush=True)
     except Exception as error:  # noqa: BLE001 - whatever a library refuses with is the result
-        reason = " ".join(str(error).split())[:200]
-        print(json.dumps({"error": f"{type(error).__name__}: {reason}"}), flush=True)
+        reason = " ".join(str(error).split())[:120]
+        print(json.dumps({"error": f"{type(error).__name__.lower()}: {reason}"}), flush=True)
 
 
 if __name__ == "__main__":
