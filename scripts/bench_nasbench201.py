@@ -69,11 +69,15 @@ def rank(programs: Programs, models: list[Path], samples: int) -> dict:
 
 
 def reason(row: dict) -> str | None:
-    """Why a network has no GradAlign-I, or has that but no GradAlign-II."""
+    """Why a network has no score, or only one of both."""
     if row["error"]:
         return f"no score: {row['error']['message']}"
     missing = [metric for metric, score in row["scores"].items() if score["value"] is None]
-    return f"no {', '.join(missing)}: a Gram matrix is singular" if missing else None
+    if not missing:
+        return None
+    singular = [warning for warning in row["warnings"] if "is singular: " in warning]
+    causes = sorted({warning.split("is singular: ")[1].split(";")[0] for warning in singular})
+    return f"no {', '.join(missing)}: {'; '.join(causes or row['warnings'])}"
 
 
 def render(results: dict, measured: dict) -> str:
