@@ -15,6 +15,7 @@ mod pool;
 mod reduce;
 mod select;
 mod shape;
+mod sign_gram;
 mod slice;
 mod softmax;
 mod topk;
@@ -32,6 +33,7 @@ pub use pool::{AveragePool, MaxPool, MaxPoolIndices};
 pub use reduce::{Reduce, Reduction};
 pub use select::{Cast, Detach, Where};
 pub use shape::{Expand, Reshape, Transpose};
+pub use sign_gram::SignGram;
 pub use slice::{Concat, Pad, Slice};
 pub use softmax::Softmax;
 pub use topk::TopK;
@@ -139,6 +141,12 @@ pub trait Rule {
         Ok(None)
     }
 
+    /// The same computation in other primitives, for an operation that standard ONNX operators do
+    /// not express.
+    fn decompose(&self, _: &mut Builder, _: &[Value]) -> Result<Option<Value>> {
+        Ok(None)
+    }
+
     /// Writes the operation as ONNX nodes and returns the name of the result.
     fn emit(&self, e: &mut Emitter, inputs: &[Value], output: &Fact) -> Result<String>;
 }
@@ -197,6 +205,7 @@ primitives!(
     Reduce,
     Reshape,
     ScatterAdd,
+    SignGram,
     Slice,
     Softmax,
     TopK,
