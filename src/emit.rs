@@ -87,11 +87,7 @@ pub fn emit(graph: &Graph) -> Result<ModelProto> {
 }
 
 /// Writes `graph`, putting the large parameters into `weights` where that is given.
-fn write(
-    graph: &Graph,
-    dialect: Dialect,
-    mut weights: Option<&mut Weights>,
-) -> Result<ModelProto> {
+fn write(graph: &Graph, dialect: Dialect, mut weights: Option<&mut Weights>) -> Result<ModelProto> {
     let standard;
     let graph = match dialect {
         Dialect::Standard => {

@@ -97,7 +97,9 @@ impl ConvWeightGrad {
         let width = channels.next_multiple_of(lanes);
         let padded: Vec<usize> = (0..rank)
             .map(|i| {
-                (self.output[i] - 1) * self.strides[i] + (self.kernel[i] - 1) * self.dilations[i] + 1
+                (self.output[i] - 1) * self.strides[i]
+                    + (self.kernel[i] - 1) * self.dilations[i]
+                    + 1
             })
             .collect();
         let mut stride = vec![groups * width; rank];

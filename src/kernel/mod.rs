@@ -8,13 +8,11 @@
 
 mod conv;
 mod gram;
-mod norm;
 
 use std::sync::{Mutex, PoisonError};
 
 pub use conv::ConvWeightGrad;
 pub use gram::{SignGram, Signs, packed_len};
-pub use norm::{Norm, NormGrads};
 
 /// Runs a function for every index below a count, spread over threads.
 pub type ParallelFor<'a> = dyn Fn(usize, &(dyn Fn(usize) + Sync)) + 'a;

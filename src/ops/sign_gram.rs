@@ -27,7 +27,9 @@ pub struct SignGram {
 impl Rule for SignGram {
     fn infer(&self, x: &[&Fact]) -> Result<Fact> {
         for fact in x {
-            if fact.rank() != 2 || fact.shape[0] != self.groups * self.size || !fact.dtype.is_float()
+            if fact.rank() != 2
+                || fact.shape[0] != self.groups * self.size
+                || !fact.dtype.is_float()
             {
                 bail_shape!("no rows of {} groups of {} in {fact}", self.groups, self.size);
             }
@@ -40,7 +42,8 @@ impl Rule for SignGram {
         let mut y = Array3::<f64>::zeros((self.groups, size, size));
         let sign = |v: f64| if v == 0.0 { 0.0 } else { v.signum() };
         for operand in x {
-            let rows: Vec<ArrayD<f64>> = operand.to_f64().outer_iter().map(|r| r.to_owned()).collect();
+            let rows: Vec<ArrayD<f64>> =
+                operand.to_f64().outer_iter().map(|r| r.to_owned()).collect();
             for ((g, i, j), y) in y.indexed_iter_mut() {
                 let (a, b) = (&rows[g * size + i], &rows[g * size + j]);
                 let finite = a.iter().chain(b).all(|v| v.is_finite());
@@ -142,5 +145,38 @@ impl Builder {
     /// `[groups·size, k]`, in float64.
     pub fn sign_gram(&mut self, x: &[Value], groups: usize, size: usize) -> Result<Value> {
         self.push(SignGram { groups, size }, x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::eval;
+    use crate::testing::Case;
+
+    #[test]
+    fn products_of_signs() {
+        Case::new("SignGram")
+            .input(&[6, 5], -1.0, 1.0)
+            .input(&[6, 1], -1.0, 1.0)
+            .check_forward(|b, x| b.sign_gram(x, 2, 3));
+    }
+
+    #[test]
+    fn taken_apart_it_is_the_same_and_shows_what_is_not_finite() {
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F32, [4, 3]));
+        let whole = b.sign_gram(&[x], 2, 2).unwrap();
+        let parts = SignGram { groups: 2, size: 2 }.decompose(&mut b, &[x]).unwrap().unwrap();
+        b.output("whole", whole);
+        b.output("parts", parts);
+        let values = vec![1., -2., 0., -3., -0.5, 2., f32::NAN, 1., 1., 0., 0., 1.];
+        let got = eval(&b.finish(), &[Tensor::f32(&[4, 3], values).unwrap()]).unwrap();
+        for got in got {
+            let got: Vec<f64> = got.to_f64().into_iter().collect();
+            assert_eq!(got[..4], [2.0, 0.0, 0.0, 3.0]);
+            assert!(got[4..7].iter().all(|v| v.is_nan()));
+            assert_eq!(got[7], 1.0);
+        }
     }
 }

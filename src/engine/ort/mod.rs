@@ -15,9 +15,9 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session as OrtSession, SessionInputValue};
 use ort::value::{DynValue, Tensor as OrtTensor, TensorElementType, TensorRef, ValueType};
 
+use crate::emit::Dialect;
 use crate::engine::locate::{self, Place};
 use crate::engine::{Description, Device, Engine, EngineOptions, Session, guarded};
-use crate::emit::Dialect;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, dispatch};
 

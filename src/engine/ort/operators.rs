@@ -51,7 +51,10 @@ impl Operator for Kernel {
         self.outputs.iter().map(|&dtype| OperatorOutput::required(dtype))
     }
 
-    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<BoxedKernel<'attr>> {
+    fn create_kernel<'attr>(
+        &self,
+        context: &KernelContext<'attr>,
+    ) -> ort::Result<BoxedKernel<'attr>> {
         let compute = (self.make)(&Attributes(context))?;
         let name = self.name;
         // A panic must not pass through ONNX Runtime's frames.
@@ -83,11 +86,7 @@ impl Attributes<'_, '_> {
 }
 
 /// Runs `f` for all indices below `count` on the session's threads.
-fn parallel(
-    context: &ComputeContext,
-    count: usize,
-    f: &(dyn Fn(usize) + Sync),
-) -> ort::Result<()> {
+fn parallel(context: &ComputeContext, count: usize, f: &(dyn Fn(usize) + Sync)) -> ort::Result<()> {
     let failed = AtomicBool::new(false);
     context.par_for(count, 0, |i| {
         if catch_unwind(AssertUnwindSafe(|| f(i))).is_err() {
@@ -134,7 +133,8 @@ fn conv(attributes: &Attributes) -> ort::Result<ConvWeightGrad> {
 fn conv_weight_grad(attributes: &Attributes) -> ort::Result<Compute> {
     let op = conv(attributes)?;
     Ok(Box::new(move |context| {
-        let (x, z) = (context.input(0)?.ok_or_else(missing)?, context.input(1)?.ok_or_else(missing)?);
+        let (x, z) =
+            (context.input(0)?.ok_or_else(missing)?, context.input(1)?.ok_or_else(missing)?);
         let (x, z) = (x.try_extract_tensor::<f32>()?.1, z.try_extract_tensor::<f32>()?.1);
         let lead = [op.samples, op.groups * op.outputs, op.channels];
         let shape: Vec<i64> = lead.iter().chain(&op.kernel).map(|&d| d as i64).collect();
@@ -147,7 +147,8 @@ fn conv_weight_grad(attributes: &Attributes) -> ort::Result<Compute> {
 fn conv_weight_signs(attributes: &Attributes) -> ort::Result<Compute> {
     let op = conv(attributes)?;
     Ok(Box::new(move |context| {
-        let (x, z) = (context.input(0)?.ok_or_else(missing)?, context.input(1)?.ok_or_else(missing)?);
+        let (x, z) =
+            (context.input(0)?.ok_or_else(missing)?, context.input(1)?.ok_or_else(missing)?);
         let (x, z) = (x.try_extract_tensor::<f32>()?.1, z.try_extract_tensor::<f32>()?.1);
         let shape = vec![op.samples as i64, op.signs_len() as i64];
         let mut signs = context.output(0, shape)?.ok_or_else(missing)?;

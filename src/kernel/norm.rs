@@ -1,3 +1,0 @@
-//! placeholder
-pub struct Norm;
-pub struct NormGrads;
