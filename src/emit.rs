@@ -88,14 +88,7 @@ pub fn emit(graph: &Graph) -> Result<ModelProto> {
 
 /// Writes `graph`, putting the large parameters into `weights` where that is given.
 fn write(graph: &Graph, dialect: Dialect, mut weights: Option<&mut Weights>) -> Result<ModelProto> {
-    let standard;
-    let graph = match dialect {
-        Dialect::Standard => {
-            standard = decomposed(graph)?;
-            &standard
-        }
-        Dialect::Fused => graph,
-    };
+    let graph = &decomposed(graph, dialect)?;
     let live = graph.live();
     let mut e = Emitter {
         graph,
@@ -169,11 +162,11 @@ fn opset(domain: &str, version: i64) -> OperatorSetIdProto {
     OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) }
 }
 
-/// `graph` with the operations that have no standard operators taken apart into others.
-fn decomposed(graph: &Graph) -> Result<Graph> {
+/// `graph` with the operations that `dialect` has no operators for taken apart into others.
+fn decomposed(graph: &Graph, dialect: Dialect) -> Result<Graph> {
     let mut b = Builder::default();
     let map = b.import(graph, |b, _, node, inputs| match &node.op {
-        Op::Apply(op) => op.rule().decompose(b, inputs),
+        Op::Apply(op) => op.rule().decompose(b, inputs, dialect),
         _ => Ok(None),
     })?;
     b.copy_outputs(graph, &map)?;

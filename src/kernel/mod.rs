@@ -8,11 +8,13 @@
 
 mod conv;
 mod gram;
+mod sum;
 
 use std::sync::{Mutex, PoisonError};
 
 pub use conv::ConvWeightGrad;
 pub use gram::{SignGram, Signs, packed_len};
+pub use sum::CleanSum;
 
 /// Runs a function for every index below a count, spread over threads.
 pub type ParallelFor<'a> = dyn Fn(usize, &(dyn Fn(usize) + Sync)) + 'a;

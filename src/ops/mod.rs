@@ -6,6 +6,7 @@
 //! that ONNX knows is lowered to these at import.
 
 mod binary;
+mod clean_sum;
 mod conv;
 mod cumsum;
 mod gather;
@@ -24,6 +25,7 @@ mod unary;
 use std::sync::Arc;
 
 pub use binary::Binary;
+pub use clean_sum::CleanSum;
 pub use conv::{Conv, ConvInputGrad, ConvWeightGrad, Window};
 pub use cumsum::CumSum;
 pub use gather::{Gather, ScatterAdd};
@@ -39,7 +41,7 @@ pub use softmax::Softmax;
 pub use topk::TopK;
 pub use unary::Unary;
 
-use crate::emit::Emitter;
+use crate::emit::{Dialect, Emitter};
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Fact, Parameter, Value};
 use crate::tensor::Tensor;
@@ -141,9 +143,9 @@ pub trait Rule {
         Ok(None)
     }
 
-    /// The same computation in other primitives, for an operation that standard ONNX operators do
-    /// not express.
-    fn decompose(&self, _: &mut Builder, _: &[Value]) -> Result<Option<Value>> {
+    /// The same computation in other primitives, for an operation that `dialect` has no operator
+    /// for.
+    fn decompose(&self, _: &mut Builder, _: &[Value], _: Dialect) -> Result<Option<Value>> {
         Ok(None)
     }
 
@@ -190,6 +192,7 @@ primitives!(
     BatchNorm,
     Binary,
     Cast,
+    CleanSum,
     Concat,
     Conv,
     ConvInputGrad,

@@ -3,7 +3,7 @@
 use ndarray::{Array3, ArrayD};
 
 use super::{Cotangents, Derivative, Lane, Rule, Site};
-use crate::emit::{Attr, Emitter};
+use crate::emit::{Attr, Dialect, Emitter};
 use crate::error::{Error, Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
 use crate::tensor::{DType, Tensor};
@@ -74,7 +74,10 @@ impl Rule for SignGram {
         b.reshape(y, &[n, self.groups, self.size, self.size])
     }
 
-    fn decompose(&self, b: &mut Builder, x: &[Value]) -> Result<Option<Value>> {
+    fn decompose(&self, b: &mut Builder, x: &[Value], dialect: Dialect) -> Result<Option<Value>> {
+        if dialect == Dialect::Fused && x.iter().all(|&v| b.dtype(v) == DType::F32) {
+            return Ok(None);
+        }
         let mut terms = Vec::new();
         let mut small = Vec::new();
         for &rows in x {
@@ -167,7 +170,10 @@ mod tests {
         let mut b = Builder::default();
         let x = b.input("x", Fact::new(DType::F32, [4, 3]));
         let whole = b.sign_gram(&[x], 2, 2).unwrap();
-        let parts = SignGram { groups: 2, size: 2 }.decompose(&mut b, &[x]).unwrap().unwrap();
+        let parts = SignGram { groups: 2, size: 2 }
+            .decompose(&mut b, &[x], Dialect::Standard)
+            .unwrap()
+            .unwrap();
         b.output("whole", whole);
         b.output("parts", parts);
         let values = vec![1., -2., 0., -3., -0.5, 2., f32::NAN, 1., 1., 0., 0., 1.];

@@ -16,11 +16,6 @@ use crate::graph::{Builder, Fact, Graph, Output, Value};
 use crate::ops::{Binary, Op, Primitive, Reduce, Reduction as Reducing, Unary};
 use crate::tensor::{DType, Tensor};
 
-/// A sum of gradients smaller than this share of the sum of their magnitudes counts as zero: it
-/// is zero in exact arithmetic (a bias that a following normalisation or softmax takes out again)
-/// and rounding noise in float32.
-const CANCELLED: f64 = 4e-6;
-
 /// Runs are no larger than this unless a class is: more samples at once do not run faster.
 const PREFERRED_LANES: usize = 32;
 
@@ -533,13 +528,7 @@ fn without_noise(b: &mut Builder, gradient: Value) -> Result<Value> {
             if cleaned == node.inputs { Ok(gradient) } else { b.push(op.clone(), &cleaned) }
         }
         Primitive::Reduce(Reduce { kind: Reducing::Sum, axes }) => {
-            let magnitudes = b.unary(Unary::Abs, node.inputs[0])?;
-            let scale = b.reduce_sum(magnitudes, axes)?;
-            let floor = b.scale(scale, CANCELLED)?;
-            let size = b.unary(Unary::Abs, gradient)?;
-            let cancelled = b.less_or_equal(size, floor)?;
-            let zero = b.scalar_like(gradient, 0.0);
-            b.select(cancelled, zero, gradient)
+            b.clean_sum(node.inputs[0], axes)
         }
         _ => Ok(gradient),
     }

@@ -15,11 +15,12 @@ use ort::value::TensorElementType;
 use ort::value::TensorElementType::{Float32, Float64, Int32};
 
 use crate::emit::KERNELS;
-use crate::kernel::{ConvWeightGrad, SignGram, Signs, packed_len};
+use crate::kernel::{CleanSum, ConvWeightGrad, SignGram, Signs, packed_len};
 
 /// All operators. A domain is made for each session: it cannot go from thread to thread.
 pub(super) fn domain() -> ort::Result<OperatorDomain> {
     OperatorDomain::new(KERNELS)?
+        .add(Kernel { name: "CleanSum", outputs: &[Float32], make: clean_sum })?
         .add(Kernel { name: "ConvWeightGrad", outputs: &[Float32], make: conv_weight_grad })?
         .add(Kernel { name: "ConvWeightGradSigns", outputs: &[Int32], make: conv_weight_signs })?
         .add(Kernel { name: "SignGram", outputs: &[Float64], make: sign_gram })
@@ -113,6 +114,27 @@ fn on_threads(
 
 fn missing() -> Error {
     Error::new("an operand or result is missing")
+}
+
+fn clean_sum(attributes: &Attributes) -> ort::Result<Compute> {
+    let [outer, length, inner] = attributes.sizes("blocks")?[..] else {
+        return Err(Error::new("attribute blocks has not three sizes"));
+    };
+    let cancelled = attributes.0.get::<f32>("cancelled").ok_or_else(missing)?;
+    let op = CleanSum { outer, length, inner, cancelled };
+    let shape: Vec<i64> = attributes.sizes("shape")?.iter().map(|&d| d as i64).collect();
+    Ok(Box::new(move |context| {
+        let a = context.input(0)?.ok_or_else(missing)?;
+        let a = a.try_extract_tensor::<f32>()?.1;
+        let b = if context.num_inputs()? > 1 { context.input(1)? } else { None };
+        let b = match &b {
+            Some(b) => Some(b.try_extract_tensor::<f32>()?.1),
+            None => None,
+        };
+        let mut sums = context.output(0, shape.clone())?.ok_or_else(missing)?;
+        let sums = sums.try_extract_tensor_mut::<f32>()?.1;
+        on_threads(context, |threads| op.sums(a, b, sums, threads))
+    }))
 }
 
 fn conv(attributes: &Attributes) -> ort::Result<ConvWeightGrad> {
