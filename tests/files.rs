@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use gradalign::data::{Dataset, Options};
 use gradalign::emit::emit_bytes;
 use gradalign::engine::all_for_tests;
 use gradalign::error::Result;
@@ -18,6 +19,7 @@ use gradalign::onnx::proto::{
 };
 use gradalign::onnx::{DataType, Model, read};
 use gradalign::pass::{Reduction, training_graph};
+use gradalign::score::{Settings, prepare};
 use gradalign::tensor::{DType, Tensor};
 use gradalign::transform::{Loss, widen};
 use prost::Message;
@@ -286,6 +288,9 @@ fn inputs_that_nothing_reads_are_not_asked_for() {
     let model = imported(two_heads()).unwrap();
     let names: Vec<_> = model.graph.inputs().iter().map(|&v| model.graph.name(v)).collect();
     assert_eq!(names, [Some("x")]);
+    let data = Dataset::open("synthetic", &Options::default()).unwrap();
+    let (fitted, batch, ..) = prepare(&two_heads().model(), &data, &Settings::default()).unwrap();
+    assert_eq!((fitted.graph.inputs().len(), batch.inputs.len()), (1, 1));
     let labels = Tensor::index([0, 2]);
     for found in gradients(&model, &[values(&[2, 4])], &labels) {
         assert_eq!(found["loss"].len(), 2);

@@ -55,7 +55,7 @@ def efficientnet(version: str) -> keras.Model:
     shared = {"input_shape": (32, 32, 3), "dropout_rate": 0.0, "drop_connect_rate": 0.0, "weights_name": None, **IMAGE}
     applications = keras.src.applications
     if version == "2":
-        return applications.efficientnet_v2.EfficientNetV2(0.25, 0.25, 32, model_name="efficientnetv2-b0", name="v2", **shared)
+        return applications.efficientnet_v2.EfficientNetV2(0.25, 0.25, 32, name="efficientnetv2-b0", **shared)
     return applications.efficientnet.EfficientNet(0.25, 0.25, 32, name="v1", **shared)
 
 
@@ -85,7 +85,7 @@ REGISTRY: dict[str, Callable[[], keras.Model]] = {
     "keras-mobilenet": lambda: APPLICATIONS.MobileNet((32, 32, 3), alpha=0.25, dropout=0.0, **IMAGE),
     "keras-mobilenet-v2": lambda: APPLICATIONS.MobileNetV2((32, 32, 3), alpha=0.35, **IMAGE),
     "keras-mobilenet-v3": lambda: APPLICATIONS.MobileNetV3Small((32, 32, 3), alpha=0.75, dropout_rate=0.0, **IMAGE),
-    "keras-densenet": lambda: keras.src.applications.densenet.DenseNet([2, 2], input_shape=(32, 32, 3), **IMAGE),
+    "keras-densenet": lambda: keras.src.applications.densenet.DenseNet([1, 2, 1, 1], input_shape=(32, 32, 3), **IMAGE),
     "keras-resnet-v2": resnet_v2,
     "keras-convnext": lambda: keras.src.applications.convnext.ConvNeXt([1, 1, 1, 1], [16, 24, 32, 48], input_shape=(32, 32, 3), **IMAGE),
     "keras-efficientnet": lambda: efficientnet("1"),
