@@ -282,6 +282,24 @@ fn an_output_of_integers_is_refused_as_prediction() {
     assert!(error.to_string().contains("choose another --loss or another --output"), "{error}");
 }
 
+/// A file with its loss in it is refused, and says how to leave the loss out.
+#[test]
+fn a_loss_in_the_file_is_left_out_by_choosing_the_logits() {
+    let model = File::default()
+        .input("x", "batch 4")
+        .tokens("target", "batch")
+        .weight("head", &[4, 3])
+        .node("MatMul x head -> logits")
+        .node("SoftmaxCrossEntropyLoss logits target -> loss")
+        .output("loss", "")
+        .model();
+    let error = import(&model, &ImportOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("take the logits before it by --output"), "{error}");
+    let options = ImportOptions { output: Some("logits".into()), ..Default::default() };
+    let chosen = import(&model, &options).unwrap();
+    assert_eq!((chosen.graph.inputs().len(), parameters(&chosen)), (1, vec!["head".to_owned()]));
+}
+
 /// An input without use needs neither a shape nor data, though its dimensions are open.
 #[test]
 fn inputs_that_nothing_reads_are_not_asked_for() {
