@@ -123,11 +123,11 @@ class Reduction(nn.Module):
 
 
 class NasBench201(nn.Module):
-    """A NAS-Bench-201 network of `cells` cells a stage."""
+    """A NAS-Bench-201 network of `cells` cells a stage, for images of `inputs` channels."""
 
-    def __init__(self, architecture: str, channels: int = 8, cells: int = 1) -> None:
+    def __init__(self, architecture: str, channels: int = 8, cells: int = 1, inputs: int = 1) -> None:
         super().__init__()
-        self.stem = nn.Sequential(conv3(1, channels), nn.BatchNorm2d(channels))
+        self.stem = nn.Sequential(conv3(inputs, channels), nn.BatchNorm2d(channels))
         layers: list[nn.Module] = []
         for stage in range(3):
             width = channels << stage
@@ -307,11 +307,11 @@ class EncoderLayer(nn.Module):
 class VisionTransformer(nn.Module):
     """ViT: 4x4 patches, a class token, learned positions."""
 
-    def __init__(self, width: int = 32, depth: int = 3, heads: int = 4) -> None:
+    def __init__(self, width: int = 32, depth: int = 3, heads: int = 4, inputs: int = 1, size: int = 16) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(1, width, 4, 4)
+        self.patches = nn.Conv2d(inputs, width, 4, 4)
         self.class_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
-        self.positions = nn.Parameter(torch.randn(1, 17, width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(1, 1 + (size // 4) ** 2, width) * 0.02)
         self.layers = nn.Sequential(*(EncoderLayer(width, heads, 4 * width) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, CLASSES)
 

@@ -1,0 +1,296 @@
+//! What the time of a score is made of: `cargo bench --bench parts -- [OPTION …] [MODEL …]`.
+//!
+//! Each model is scored `--runs` times from its file on, and the medians of these parts are printed
+//! as JSON, in seconds:
+//!
+//! - `import`: reading and importing the file, fitting the data to it;
+//! - `build`: everything between: differentiation, planning, emission, evaluation of the scores;
+//! - `session`: the engine makes the training graph ready to run, and drops it in the end;
+//! - `run`: the engine runs it over all samples;
+//! - `total`: all of these.
+//!
+//! `--forward` adds what a plain forward pass of all samples takes, the yardstick for a gradient. The
+//! peak memory is that of the process up to the end of the model's scores: name one model for its own.
+
+#![allow(clippy::print_stdout)]
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use gradalign::data::{Dataset, Options, Samples};
+use gradalign::emit::emit_split;
+use gradalign::engine::{self, Description, Device, Engine, EngineChoice, EngineOptions, Session};
+use gradalign::graph::Graph;
+use gradalign::metric;
+use gradalign::ops::BatchNormMode;
+use gradalign::pass::{Batch, peak_resident};
+use gradalign::score::{Score, Settings, prepare, score};
+use gradalign::tensor::Tensor;
+use gradalign::{Result, onnx, transform};
+use serde_json::{Value, json};
+
+const MODELS: [&str; 4] =
+    ["models/mlp.onnx", "models/nasbench201-cell.onnx", "models/resnet20.onnx", "models/vit.onnx"];
+
+/// Times the parts of a score
+#[derive(Parser)]
+struct Arguments {
+    /// Model files
+    #[arg(default_values = MODELS)]
+    models: Vec<PathBuf>,
+
+    /// Labelled samples, as for `gradalign score`
+    #[arg(long, default_value = "fixtures/digits.npz")]
+    data: String,
+
+    /// How many samples to draw; 0 for all, in the order of the file
+    #[arg(long, default_value_t = 128)]
+    samples: usize,
+
+    /// Statistics of batch normalisation: auto, running, sample or batch
+    #[arg(long, default_value = "auto", value_parser = batch_norm)]
+    bn: BatchNorm,
+
+    /// Scores, as for `gradalign score`
+    #[arg(long, value_delimiter = ',', default_value = "gradalign-1,gradalign-2")]
+    metric: Vec<String>,
+
+    /// How many times each model is scored
+    #[arg(long, default_value = "5")]
+    runs: NonZeroUsize,
+
+    /// auto, ort or tract
+    #[arg(long, default_value = "auto")]
+    engine: EngineChoice,
+
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: Device,
+
+    /// Threads within an operator; 0 for one for each core
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+
+    /// Also time a plain forward pass of all samples, with the stored statistics
+    #[arg(long)]
+    forward: bool,
+
+    /// What cargo adds
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// The choice of statistics; each score's own where there is none.
+#[derive(Clone, Copy)]
+struct BatchNorm(Option<BatchNormMode>);
+
+fn batch_norm(mode: &str) -> std::result::Result<BatchNorm, String> {
+    Ok(BatchNorm(match mode {
+        "auto" => None,
+        "running" => Some(BatchNormMode::Running),
+        "sample" => Some(BatchNormMode::Sample),
+        "batch" => Some(BatchNormMode::Batch),
+        _ => return Err("one of auto, running, sample, batch".into()),
+    }))
+}
+
+// --- An engine that is timed
+
+/// A sum of durations, shared by the sessions of an engine.
+#[derive(Clone, Default)]
+struct Stopwatch(Arc<AtomicU64>);
+
+impl Stopwatch {
+    fn time<T>(&self, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        self.0.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        result
+    }
+
+    /// What was measured since the last call.
+    fn take(&self) -> Duration {
+        Duration::from_nanos(self.0.swap(0, Ordering::Relaxed))
+    }
+}
+
+struct TimedEngine {
+    engine: Box<dyn Engine>,
+    session: Stopwatch,
+    run: Stopwatch,
+}
+
+impl Engine for TimedEngine {
+    fn describe(&self) -> Description {
+        self.engine.describe()
+    }
+
+    fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
+        let inner = self.session.time(|| self.engine.load_with(model, weights))?;
+        let (session, run) = (self.session.clone(), self.run.clone());
+        Ok(Box::new(TimedSession { inner: Some(inner), session, run }))
+    }
+}
+
+struct TimedSession {
+    /// There until it is dropped, which is timed as well.
+    inner: Option<Box<dyn Session>>,
+    session: Stopwatch,
+    run: Stopwatch,
+}
+
+impl Session for TimedSession {
+    fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        let run = &self.run;
+        self.inner.as_mut().map_or(Ok(Vec::new()), |inner| run.time(|| inner.run(inputs)))
+    }
+}
+
+impl Drop for TimedSession {
+    fn drop(&mut self) {
+        let inner = self.inner.take();
+        self.session.time(|| drop(inner));
+    }
+}
+
+// --- Measurements
+
+/// Seconds of the parts of one scoring.
+struct Parts {
+    import: f64,
+    build: f64,
+    session: f64,
+    run: f64,
+    total: f64,
+}
+
+fn time_score(
+    path: &Path,
+    dataset: &Dataset,
+    settings: &Settings,
+    engine: &TimedEngine,
+) -> Result<(Parts, Vec<Score>)> {
+    (engine.session.take(), engine.run.take());
+    let start = Instant::now();
+    let model = onnx::load(path)?;
+    let (imported, batch, loss, _) = prepare(&model, dataset, settings)?;
+    drop(model);
+    let import = start.elapsed();
+    let scored = score(&imported.graph, &batch, loss, settings, engine)?;
+    let total = start.elapsed();
+    let (session, run) = (engine.session.take(), engine.run.take());
+    let build = total.saturating_sub(import + session + run);
+    let [import, build, session, run, total] =
+        [import, build, session, run, total].map(|part| part.as_secs_f64());
+    Ok((Parts { import, build, session, run, total }, scored.scores))
+}
+
+/// `model` for all samples at once, its statistics those in the file.
+fn forward_graph(model: &Graph, samples: usize) -> Result<Graph> {
+    let (model, _) = transform::batch_norm(model, BatchNormMode::Running)?;
+    transform::vmap(&model, samples, model.inputs())
+}
+
+/// Seconds of each of `runs` forward passes, after one that is not counted.
+fn time_forward(
+    model: &Graph,
+    batch: &Batch,
+    runs: usize,
+    engine: &dyn Engine,
+) -> Result<Vec<f64>> {
+    let graph = forward_graph(model, batch.len())?;
+    let (proto, weights) = emit_split(&graph)?;
+    let mut session = engine.load_with(&proto, &weights)?;
+    let shapes = graph.inputs().iter().map(|&input| graph.shape(input));
+    let inputs = batch.inputs.iter().zip(shapes).map(|(tensor, shape)| tensor.reshape(shape));
+    let inputs = inputs.collect::<Result<Vec<_>>>()?;
+    session.run(&inputs)?;
+    let timed = (0..runs).map(|_| {
+        let start = Instant::now();
+        session.run(&inputs).map(|_| start.elapsed().as_secs_f64())
+    });
+    timed.collect()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+}
+
+/// The row of a model.
+fn measure(
+    path: &Path,
+    dataset: &Dataset,
+    settings: &Settings,
+    arguments: &Arguments,
+    engine: &TimedEngine,
+) -> Result<Value> {
+    let runs = arguments.runs.get();
+    let timed = (0..runs).map(|_| time_score(path, dataset, settings, engine));
+    let (parts, mut scores): (Vec<Parts>, Vec<Vec<Score>>) =
+        timed.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let peak = peak_resident();
+    let of = |part: fn(&Parts) -> f64| median(parts.iter().map(part).collect());
+    let scores = scores.pop().unwrap_or_default();
+    // A value that is not finite becomes null.
+    let scores: serde_json::Map<String, Value> =
+        scores.iter().map(|score| (score.name.into(), json!(score.value))).collect();
+    let mut row = json!({
+        "seconds": {
+            "import": of(|p| p.import),
+            "build": of(|p| p.build),
+            "session": of(|p| p.session),
+            "run": of(|p| p.run),
+            "total": of(|p| p.total),
+        },
+        "scores": scores,
+        "peak_memory": peak,
+    });
+    if arguments.forward {
+        let (imported, batch, ..) = prepare(&onnx::load(path)?, dataset, settings)?;
+        let seconds = time_forward(&imported.graph, &batch, runs, engine)?;
+        row["seconds"]["forward"] = json!(median(seconds));
+    }
+    Ok(row)
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let names: Vec<&str> = arguments.metric.iter().map(String::as_str).collect();
+    let settings = Settings {
+        metrics: metric::select(&names)?,
+        options: metric::Options { batch_norm: arguments.bn.0, ..metric::Options::default() },
+        ..Settings::default()
+    };
+    let samples = NonZeroUsize::new(arguments.samples).map_or(Samples::All, Samples::Count);
+    let dataset = Dataset::open(&arguments.data, &Options { samples, ..Options::default() })?;
+    let options = EngineOptions {
+        device: arguments.device,
+        threads: arguments.threads,
+        ..EngineOptions::default()
+    };
+    let engine = TimedEngine {
+        engine: engine::open(arguments.engine, &options)?,
+        session: Stopwatch::default(),
+        run: Stopwatch::default(),
+    };
+    let rows = arguments.models.iter().map(|path| {
+        let measured = measure(path, &dataset, &settings, &arguments, &engine);
+        let mut row = measured.unwrap_or_else(|error| json!({ "error": error.to_string() }));
+        row["model"] = json!(path);
+        row
+    });
+    let report = json!({
+        "engine": engine.describe(),
+        "samples": dataset.samples(),
+        "runs": arguments.runs,
+        "models": rows.collect::<Vec<_>>(),
+    });
+    println!("{report:#}");
+    Ok(())
+}

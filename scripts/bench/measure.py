@@ -1,0 +1,120 @@
+"""Running programs and saying where: seconds, peak memory, machine, versions."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from time import perf_counter
+
+from reference.paths import ROOT
+
+TARGET = ROOT / "target/bench"
+MODELS, DATA, RESULTS = TARGET / "models", TARGET / "data", TARGET / "results"
+SCRIPTS = ROOT / "scripts"
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What cargo has built."""
+
+    gradalign: Path
+    parts: Path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a process printed, its seconds from start to end, and its peak memory in bytes."""
+
+    output: str
+    seconds: float
+    peak_memory: int
+
+
+def build() -> Programs:
+    """Builds the program and the benchmark of its parts, and says where they are."""
+    command = ["cargo", "build", "--locked", "--release", "--bin", "gradalign", "--bench", "parts"]
+    done = subprocess.run([*command, "--message-format", "json"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    found = {m["target"]["name"]: Path(m["executable"]) for m in messages if m.get("executable")}
+    return Programs(found["gradalign"], found["parts"])
+
+
+def run(command: list[str | Path], accepted: tuple[int, ...] = (0,), cwd: Path = ROOT) -> Finished:
+    """Runs a process to its end. Errs when its exit status is none of `accepted`."""
+    start = perf_counter()
+    process = subprocess.Popen([str(part) for part in command], cwd=cwd, stdout=subprocess.PIPE, text=True)
+    output = process.stdout.read()
+    # Unlike `Popen.wait`, this tells what this one child has used.
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in accepted:
+        raise SystemExit(f"exit status {process.returncode}: {' '.join(map(str, command))}")
+    return Finished(output, seconds, usage.ru_maxrss * 1024)
+
+
+def parts(programs: Programs, model: Path, data: Path, *options: str) -> dict:
+    """One scoring of all samples, by its parts."""
+    command = [programs.parts, model, "--data", data, "--samples", "0", "--runs", "1", *options]
+    (row,) = json.loads(run(command).output)["models"]
+    return row
+
+
+def score(programs: Programs, model: Path, data: Path, *options: str) -> tuple[Finished, dict]:
+    """The whole command, with the row that it printed."""
+    command = [programs.gradalign, "score", model, "--data", data, "--samples", "all", "--format", "json", "-q"]
+    finished = run([*command, *options], accepted=(0, 1))
+    (row,) = json.loads(finished.output)["models"]
+    return finished, row
+
+
+def environment(programs: Programs) -> dict:
+    """Machine, versions and date."""
+    info = Path("/proc/cpuinfo").read_text()
+    entries = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    entries = {key.strip(): value.strip() for key, value in entries.items()}
+    flags = [flag for flag in ("avx2", "fma", "avx512f", "amx_tile") if flag in entries.get("flags", "").split()]
+    doctor = json.loads(run([programs.gradalign, "doctor", "--format", "json"], accepted=(0, 1, 2)).output)
+    onnxruntime = next((e for e in doctor["engines"] if e["name"] == "onnxruntime"), {})
+    libraries = ("torch", "torchvision", "opacus", "backpack-for-pytorch", "numpy")
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return {
+        "date": date.today().isoformat(),
+        "commit": head.stdout.strip() or None,
+        "processor": entries.get("model name", platform.processor()),
+        "cores": len(os.sched_getaffinity(0)),
+        "flags": flags,
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpu": gpu(),
+        "versions": {
+            "python": platform.python_version(),
+            "onnxruntime": onnxruntime.get("version"),
+            **{name: version(name) for name in libraries},
+        },
+    }
+
+
+def version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def gpu() -> str | None:
+    """The name of the first NVIDIA GPU."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return None
+
+
+def say(message: str) -> None:
+    """Progress, on standard error."""
+    print(message, file=sys.stderr, flush=True)

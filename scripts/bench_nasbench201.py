@@ -1,0 +1,116 @@
+"""How long a hundred networks of NAS-Bench-201 take in one `gradalign rank`.
+
+    python3 scripts/bench_nasbench201.py [--networks 100] [--samples 32] [--seed 0]
+
+The networks are drawn from all 5⁶ of the space, in full size (16 channels, five cells a stage), and
+exported into target/bench/nasbench201, where they are kept. The time is of the whole command; the
+exports do not count, networks that cannot be scored do. Results go to docs/performance.md.
+"""
+
+import argparse
+import json
+import random
+import warnings
+from collections import Counter
+from pathlib import Path
+from statistics import mean
+
+import torch
+
+from bench.data import data_file
+from bench.measure import DATA, TARGET, Programs, build, environment, run, say
+from bench.networks import nasbench201, write
+from bench.page import mebibytes, note, publish, seconds, table
+
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+EDGES = ((0,), (0, 1), (0, 1, 2))
+SPACE = len(OPERATIONS) ** sum(map(len, EDGES))
+SIZE = 32
+
+
+def architecture(index: int) -> str:
+    """The architecture whose operations are the digits of `index` to base five, the last edge first."""
+    nodes = []
+    for sources in EDGES:
+        edges = []
+        for source in sources:
+            index, digit = divmod(index, len(OPERATIONS))
+            edges.append(f"{OPERATIONS[digit]}~{source}")
+        nodes.append(f"|{'|'.join(edges)}|")
+    return "+".join(nodes)
+
+
+def export(index: int) -> Path:
+    path = TARGET / "nasbench201" / f"{index:05}.onnx"
+    if not path.exists():
+        torch.manual_seed(index)
+        write(nasbench201(architecture(index)), SIZE, path)
+    return path
+
+
+def rank(programs: Programs, models: list[Path], samples: int) -> dict:
+    data = data_file(DATA, SIZE, samples)
+    command = [programs.gradalign, "rank", *models, "--data", data, "--samples", "all", "--format", "json", "-q"]
+    finished = run(command, accepted=(0, 1))
+    rows = json.loads(finished.output)["models"]
+    times = {Path(row["model"]).stem: row["seconds"] for row in rows}
+    slowest = max(times, key=times.__getitem__)
+    return {
+        "networks": len(models),
+        "samples": samples,
+        "seconds": finished.seconds,
+        "mean": finished.seconds / len(models),
+        "mean_of_scored": mean(row["seconds"] for row in rows if not row["error"]),
+        "slowest": {"architecture": architecture(int(slowest)), "seconds": times[slowest]},
+        "peak_memory": finished.peak_memory,
+        "without": dict(Counter(filter(None, map(reason, rows))).most_common()),
+        "times": times,
+    }
+
+
+def reason(row: dict) -> str | None:
+    """Why a network has no GradAlign-I, or has that but no GradAlign-II."""
+    if row["error"]:
+        return f"no score: {row['error']['message']}"
+    missing = [metric for metric, score in row["scores"].items() if score["value"] is None]
+    return f"no {', '.join(missing)}: a Gram matrix is singular" if missing else None
+
+
+def render(results: dict, measured: dict) -> str:
+    slowest = results["slowest"]
+    rows = [
+        ["networks", str(results["networks"])],
+        ["seconds, all in all", f"{results['seconds']:.1f}"],
+        ["seconds a network", seconds(results["mean"])],
+        ["seconds a network that has a score", seconds(results["mean_of_scored"])],
+        [f"seconds of the slowest, `{slowest['architecture'].replace('|', chr(92) + '|')}`", seconds(slowest["seconds"])],
+        ["peak memory, MiB", mebibytes(results["peak_memory"])],
+    ]
+    without = [[why.replace("|", "/"), str(count)] for why, count in results["without"].items()]
+    text = f"{note(measured)}\n\n{table(['', ''], rows)}"
+    if without:
+        text += f"\n\nNot every network has both scores; all count in the time:\n\n{table(['reason', 'networks'], without)}"
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--networks", type=int, default=100)
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    if not 1 <= arguments.networks <= SPACE:
+        parser.error(f"from 1 to {SPACE} networks")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    programs = build()
+    measured = environment(programs)
+    drawn = random.Random(arguments.seed).sample(range(SPACE), arguments.networks)
+    models = [export(index) for index in drawn]
+    say(f"{len(models)} networks exported")
+    results = rank(programs, models, arguments.samples)
+    say(f"{results['mean']:.2f} s a network")
+    publish("nasbench201", {"environment": measured, "results": results}, render(results, measured))
+
+
+if __name__ == "__main__":
+    main()
