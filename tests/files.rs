@@ -192,7 +192,13 @@ fn a_fixed_batch_is_taken_to_one() {
     for flat in [[5, 8], [-1, 8], [5, -1]] {
         let five = imported(convolutional("5", &flat)).unwrap();
         assert_eq!(five.graph.shape(five.graph.inputs()[0]), [1, 1, 4, 4]);
-        assert!(close(&outputs(&five, &[x.clone()]), &outputs(&one, &[x.clone()])), "{flat:?}");
+        assert!(
+            close(
+                &outputs(&five, std::slice::from_ref(&x)),
+                &outputs(&one, std::slice::from_ref(&x))
+            ),
+            "{flat:?}"
+        );
         assert_eq!(five.notes, ["the file fixes the batch at 5; it is taken at 1"]);
     }
     assert!(one.notes.is_empty());
@@ -334,7 +340,7 @@ fn the_gradient_of_a_shared_weight_is_the_sum_over_its_uses() {
     let (once, twice) = (imported(shared(false)).unwrap(), imported(shared(true)).unwrap());
     assert_eq!((parameters(&once).len(), parameters(&twice).len()), (1, 2));
     let (x, labels) = (values(&[2, 3]), Tensor::index([1, 2]));
-    let both = gradients(&twice, &[x.clone()], &labels);
+    let both = gradients(&twice, std::slice::from_ref(&x), &labels);
     for (one, two) in gradients(&once, &[x], &labels).iter().zip(&both) {
         assert!(close(&one["loss"], &two["loss"]));
         let parts = two["grad.weight"].iter().zip(&two["grad.copy"]);
@@ -407,7 +413,7 @@ fn a_language_model_runs_without_a_past() {
 
     let ids = Tensor::index([3, 1, 8, 1, 0, 5, 5, 2]).reshape(&[2, 4]).unwrap();
     let labels = Tensor::index([1, 8, 1, 4, 5, 5, 2, 7]).reshape(&[2, 4]).unwrap();
-    let want = gradients(&plain, &[ids.clone()], &labels);
+    let want = gradients(&plain, std::slice::from_ref(&ids), &labels);
     let names: Vec<_> = empty.graph.inputs().iter().map(|&v| empty.graph.name(v)).collect();
     let none = Tensor::f32(&[2, 0, 6], Vec::new()).unwrap();
     let inputs: Vec<Tensor> =
@@ -434,6 +440,6 @@ fn operands_left_out_by_empty_names_are_absent() {
     let short = imported(attention(&format!("Attention {heads} x k k -> y"))).unwrap();
     let long = imported(attention(&format!("Attention {heads} x k k _ _ _ -> y"))).unwrap();
     let x = values(&[1, 4, 6]);
-    assert!(close(&outputs(&long, &[x.clone()]), &outputs(&short, &[x])));
+    assert!(close(&outputs(&long, std::slice::from_ref(&x)), &outputs(&short, &[x])));
     assert_eq!(long.graph.fact(long.graph.inputs()[0]).dtype, DType::F32);
 }

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import date
 from importlib import metadata
 from pathlib import Path
-from time import perf_counter
 
 from reference.paths import ROOT
 
@@ -46,16 +45,12 @@ def build() -> Programs:
 
 def run(command: list[str | Path], accepted: tuple[int, ...] = (0,), cwd: Path = ROOT) -> Finished:
     """Runs a process to its end. Errs when its exit status is none of `accepted`."""
-    start = perf_counter()
-    process = subprocess.Popen([str(part) for part in command], cwd=cwd, stdout=subprocess.PIPE, text=True)
-    output = process.stdout.read()
-    # Unlike `Popen.wait`, this tells what this one child has used.
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in accepted:
-        raise SystemExit(f"exit status {process.returncode}: {' '.join(map(str, command))}")
-    return Finished(output, seconds, usage.ru_maxrss * 1024)
+    launcher = [sys.executable, "-I", "-S", SCRIPTS / "bench/launch.py"]
+    done = subprocess.run([*launcher, *map(str, command)], cwd=cwd, stdout=subprocess.PIPE, check=True)
+    found = json.loads(done.stdout)
+    if found["status"] not in accepted:
+        raise SystemExit(f"exit status {found['status']}: {' '.join(map(str, command))}")
+    return Finished(found["output"], found["seconds"], found["peak_memory"])
 
 
 def parts(programs: Programs, model: Path, data: Path, *options: str) -> dict:
