@@ -178,7 +178,8 @@ fn time_score(
     settings: &Settings,
     engine: &TimedEngine,
 ) -> Result<(Parts, Vec<Score>)> {
-    (engine.session.take(), engine.run.take());
+    engine.session.take();
+    engine.run.take();
     let start = Instant::now();
     let model = onnx::load(path)?;
     let (imported, batch, loss, _) = prepare(&model, dataset, settings)?;
