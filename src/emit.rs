@@ -1,7 +1,7 @@
 //! Writing a graph as a standard ONNX model.
 //!
 //! Opset 17 of `ai.onnx` only: both engines know it, and so does every other ONNX runtime. An
-//! engine that has the kernels of [`crate::kernel`] as operators may be given them beside it.
+//! engine that has the kernels of this project as operators may be given them beside it.
 
 use std::collections::HashMap;
 
