@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use gradalign::data::{Dataset, Options, Samples};
-use gradalign::emit::emit_split;
+use gradalign::emit::{Dialect, emit_split};
 use gradalign::engine::{self, Description, Device, Engine, EngineChoice, EngineOptions, Session};
 use gradalign::graph::Graph;
 use gradalign::metric;
@@ -129,6 +129,10 @@ impl Engine for TimedEngine {
         self.engine.describe()
     }
 
+    fn dialect(&self) -> Dialect {
+        self.engine.dialect()
+    }
+
     fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
         let inner = self.session.time(|| self.engine.load_with(model, weights))?;
         let (session, run) = (self.session.clone(), self.run.clone());
@@ -174,7 +178,8 @@ fn time_score(
     settings: &Settings,
     engine: &TimedEngine,
 ) -> Result<(Parts, Vec<Score>)> {
-    (engine.session.take(), engine.run.take());
+    engine.session.take();
+    engine.run.take();
     let start = Instant::now();
     let model = onnx::load(path)?;
     let (imported, batch, loss, _) = prepare(&model, dataset, settings)?;
@@ -203,7 +208,7 @@ fn time_forward(
     engine: &dyn Engine,
 ) -> Result<Vec<f64>> {
     let graph = forward_graph(model, batch.len())?;
-    let (proto, weights) = emit_split(&graph)?;
+    let (proto, weights) = emit_split(&graph, engine.dialect())?;
     let mut session = engine.load_with(&proto, &weights)?;
     let shapes = graph.inputs().iter().map(|&input| graph.shape(input));
     let inputs = batch.inputs.iter().zip(shapes).map(|(tensor, shape)| tensor.reshape(shape));

@@ -1,13 +1,14 @@
 //! Writing a graph as a standard ONNX model.
 //!
-//! Opset 17 of `ai.onnx` only: both engines know it, and so does every other ONNX runtime.
+//! Opset 17 of `ai.onnx` only: both engines know it, and so does every other ONNX runtime. An
+//! engine that has the kernels of this project as operators may be given them beside it.
 
 use std::collections::HashMap;
 
 use prost::Message;
 
 use crate::error::{Error, Result};
-use crate::graph::{Fact, Graph, Value};
+use crate::graph::{Builder, Fact, Graph, Value};
 use crate::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
     TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
@@ -15,11 +16,24 @@ use crate::onnx::proto::{
     tensor_proto::{DataLocation, DataType},
     tensor_shape_proto, type_proto,
 };
-use crate::ops::Op;
+use crate::ops::{Op, Primitive};
 use crate::tensor::{DType, Tensor};
 
 /// The version of `ai.onnx` that is written.
 pub const OPSET: i64 = 17;
+
+/// The domain of the operators that [`Dialect::Fused`] adds.
+pub(crate) const KERNELS: &str = "gradalign";
+
+/// Which operators a graph is written in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// Standard ones, which every runtime knows.
+    #[default]
+    Standard,
+    /// Standard ones and this project's kernels for the CPU.
+    Fused,
+}
 
 /// An attribute of an ONNX node.
 #[derive(Clone, Debug)]
@@ -49,6 +63,11 @@ impl From<&'static str> for Attr {
 /// Collects the ONNX nodes that a graph is written as.
 pub struct Emitter<'a> {
     graph: &'a Graph,
+    dialect: Dialect,
+    /// The values that are computed as packed signs, since nothing else of them is used.
+    packed: Vec<bool>,
+    /// The value at hand.
+    current: usize,
     names: Vec<Option<String>>,
     proto: GraphProto,
     constants: HashMap<(DType, Vec<usize>, Vec<u8>), String>,
@@ -64,20 +83,27 @@ const LARGE: usize = 1 << 16;
 
 /// `graph` as an ONNX model. Its inputs, parameters and outputs keep their names.
 pub fn emit(graph: &Graph) -> Result<ModelProto> {
-    write(graph, None)
+    write(graph, Dialect::Standard, None)
 }
 
 /// Writes `graph`, putting the large parameters into `weights` where that is given.
-fn write(graph: &Graph, mut weights: Option<&mut Weights>) -> Result<ModelProto> {
+fn write(graph: &Graph, dialect: Dialect, mut weights: Option<&mut Weights>) -> Result<ModelProto> {
+    let graph = &decomposed(graph, dialect)?;
+    let live = graph.live();
     let mut e = Emitter {
         graph,
+        dialect,
+        packed: match dialect {
+            Dialect::Standard => vec![false; graph.nodes().len()],
+            Dialect::Fused => packed(graph, &live),
+        },
+        current: 0,
         names: vec![None; graph.nodes().len()],
         proto: GraphProto { name: Some("gradalign".into()), ..Default::default() },
         constants: HashMap::new(),
         scope: String::new(),
         counter: 0,
     };
-    let live = graph.live();
     for &input in graph.inputs() {
         let name = graph.name(input).unwrap_or_default().to_string();
         e.proto.input.push(value_info(&name, graph.fact(input)));
@@ -88,6 +114,7 @@ fn write(graph: &Graph, mut weights: Option<&mut Weights>) -> Result<ModelProto>
             continue;
         }
         e.scope = node.scope.to_string();
+        e.current = value.index();
         let name = match &node.op {
             Op::Input(_) => continue,
             Op::Parameter(parameter) => {
@@ -103,6 +130,7 @@ fn write(graph: &Graph, mut weights: Option<&mut Weights>) -> Result<ModelProto>
                 name
             }
             Op::Constant(tensor) => e.tensor(tensor),
+            Op::Apply(Primitive::Reshape(_)) if e.packed[e.current] => e.name(node.inputs[0]),
             Op::Apply(op) => op.rule().emit(&mut e, &node.inputs, &node.fact)?,
         };
         e.names[value.index()] = Some(name);
@@ -121,13 +149,62 @@ fn write(graph: &Graph, mut weights: Option<&mut Weights>) -> Result<ModelProto>
         ir_version: Some(8),
         producer_name: Some("gradalign".into()),
         producer_version: Some(env!("CARGO_PKG_VERSION").into()),
-        opset_import: vec![OperatorSetIdProto {
-            domain: Some(String::new()),
-            version: Some(OPSET),
-        }],
+        opset_import: match dialect {
+            Dialect::Standard => vec![opset("", OPSET)],
+            Dialect::Fused => vec![opset("", OPSET), opset(KERNELS, 1)],
+        },
         graph: Some(proto),
         ..Default::default()
     })
+}
+
+fn opset(domain: &str, version: i64) -> OperatorSetIdProto {
+    OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) }
+}
+
+/// `graph` with the operations that `dialect` has no operators for taken apart into others.
+fn decomposed(graph: &Graph, dialect: Dialect) -> Result<Graph> {
+    let mut b = Builder::default();
+    let map = b.import(graph, |b, _, node, inputs| match &node.op {
+        Op::Apply(op) => op.rule().decompose(b, inputs, dialect),
+        _ => Ok(None),
+    })?;
+    b.copy_outputs(graph, &map)?;
+    Ok(b.finish())
+}
+
+/// For each value, whether it is the gradient of a convolution, maybe reshaped, of which only the
+/// signs are used.
+fn packed(graph: &Graph, live: &[bool]) -> Vec<bool> {
+    let mut only_signs = live.to_vec();
+    for output in graph.outputs() {
+        only_signs[output.value.index()] = false;
+    }
+    for (value, node) in graph.nodes().rev().filter(|(v, _)| live[v.index()]) {
+        let passes = match &node.op {
+            Op::Apply(Primitive::SignGram(_)) => true,
+            Op::Apply(Primitive::Reshape(_)) => {
+                only_signs[value.index()]
+                    && graph.shape(node.inputs[0]).first() == node.fact.shape.first()
+            }
+            _ => false,
+        };
+        for input in &node.inputs {
+            only_signs[input.index()] &= passes;
+        }
+    }
+    let mut packed = vec![false; only_signs.len()];
+    for (value, node) in graph.nodes() {
+        packed[value.index()] = only_signs[value.index()]
+            && match &node.op {
+                Op::Apply(Primitive::ConvWeightGrad(op)) => {
+                    op.has_kernel(graph.fact(node.inputs[0]))
+                }
+                Op::Apply(Primitive::Reshape(_)) => packed[node.inputs[0].index()],
+                _ => false,
+            };
+    }
+    packed
 }
 
 /// `graph` as the bytes of an ONNX model.
@@ -136,10 +213,11 @@ pub fn emit_bytes(graph: &Graph) -> Result<Vec<u8>> {
 }
 
 /// `graph` as the bytes of an ONNX model and, by name, its large parameters, which are external
-/// data in the model: what [`Engine::load_with`](crate::engine::Engine::load_with) takes.
-pub fn emit_split(graph: &Graph) -> Result<(Vec<u8>, Weights)> {
+/// data in the model: what [`Engine::load_with`](crate::engine::Engine::load_with) takes of an
+/// engine that knows `dialect`.
+pub fn emit_split(graph: &Graph, dialect: Dialect) -> Result<(Vec<u8>, Weights)> {
     let mut weights = Vec::new();
-    let model = write(graph, Some(&mut weights))?;
+    let model = write(graph, dialect, Some(&mut weights))?;
     Ok((model.encode_to_vec(), weights))
 }
 
@@ -161,6 +239,31 @@ impl Emitter<'_> {
             Op::Parameter(parameter) => Some(&parameter.tensor),
             _ => None,
         }
+    }
+
+    /// Whether the value at hand is wanted as packed signs.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.packed[self.current]
+    }
+
+    /// Whether this project's own kernels may be used.
+    pub(crate) fn is_fused(&self) -> bool {
+        self.dialect == Dialect::Fused
+    }
+
+    /// Adds one of this project's kernels and returns the names of its outputs.
+    pub(crate) fn kernel(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        outputs: usize,
+        attrs: &[(&str, Attr)],
+    ) -> Vec<String> {
+        let names = self.nodes(op, inputs, outputs, attrs);
+        if let Some(node) = self.proto.node.last_mut() {
+            node.domain = Some(KERNELS.into());
+        }
+        names
     }
 
     fn fresh(&mut self, op: &str) -> String {

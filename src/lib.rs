@@ -33,6 +33,7 @@ pub mod engine;
 pub mod error;
 pub mod graph;
 pub mod import;
+mod kernel;
 pub mod linalg;
 pub mod metric;
 pub mod onnx;

@@ -8,7 +8,7 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::emit::emit_bytes;
+use crate::emit::{Dialect, emit_split};
 use crate::engine::{Engine, all_for_tests};
 use crate::error::Result;
 use crate::graph::{Builder, Fact, Graph, Output, Value, eval};
@@ -216,14 +216,19 @@ impl Case {
         static ENGINES: OnceLock<Vec<Box<dyn Engine>>> = OnceLock::new();
         let inputs = draw_inputs(graph, &self.operands, rng);
         let want = self.eval(stage, graph, &inputs);
-        let model = self.must(stage, emit_bytes(graph));
         for engine in ENGINES.get_or_init(all_for_tests) {
-            let stage = format!("{stage} on {}", engine.describe().name);
-            let mut session = self.must(&stage, engine.load(&model));
-            let got = self.must(&stage, session.run(&inputs));
-            assert_eq!(got.len(), want.len(), "{}: {stage}", self.name);
-            for (got, want) in got.iter().zip(&want) {
-                self.close(&stage, got, want, ENGINE_TOLERANCE);
+            for dialect in [Dialect::Standard, Dialect::Fused] {
+                if dialect == Dialect::Fused && engine.dialect() != dialect {
+                    continue;
+                }
+                let stage = format!("{stage} on {}, {dialect:?}", engine.describe().name);
+                let (model, weights) = self.must(&stage, emit_split(graph, dialect));
+                let mut session = self.must(&stage, engine.load_with(&model, &weights));
+                let got = self.must(&stage, session.run(&inputs));
+                assert_eq!(got.len(), want.len(), "{}: {stage}", self.name);
+                for (got, want) in got.iter().zip(&want) {
+                    self.close(&stage, got, want, ENGINE_TOLERANCE);
+                }
             }
         }
     }

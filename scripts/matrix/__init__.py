@@ -7,6 +7,7 @@ Every framework exports in an environment of its own, then the checker writes `d
     python -m matrix.export_jax        # requirements/jax.txt
     python -m matrix.export_sklearn    # requirements/sklearn.txt
     python -m matrix.check             # numpy, onnx and onnxruntime
+    python -m matrix.kinks timm-dla    # torch's: which units of a ReLU rounding turns on or off
 
 All weights are random, nothing is downloaded. Work lies in `target/matrix`; what is there and good is
 not done again. The whole takes about an hour on two cores.

@@ -132,7 +132,7 @@ def onnxruntime_refuses(folder: Path) -> str | None:
         data = np.load(folder / "data.npz")
         session.run(None, {slot.name: data[slot.name][:1] for slot in session.get_inputs()})
     except Exception as error:
-        return " ".join(str(error).split())[:200]
+        return " ".join(str(error).replace(f"{folder}/", "").split())[:200]
     return None
 
 

@@ -50,13 +50,48 @@ def resnet_v2() -> keras.Model:
     return module.ResNet(stacks, True, True, input_shape=(32, 32, 3), weights_name=None, name="resnet", **IMAGE)
 
 
+def efficientnet(version: str) -> keras.Model:
+    """EfficientNet of the first or second version, narrow and shallow, its own scaling of images included."""
+    shared = {"input_shape": (32, 32, 3), "dropout_rate": 0.0, "drop_connect_rate": 0.0, "weights_name": None, **IMAGE}
+    applications = keras.src.applications
+    if version == "2":
+        return applications.efficientnet_v2.EfficientNetV2(0.25, 0.25, 32, name="efficientnetv2-b0", **shared)
+    return applications.efficientnet.EfficientNet(0.25, 0.25, 32, name="v1", **shared)
+
+
+def nasnet() -> keras.Model:
+    make = keras.src.applications.nasnet.NASNet
+    shared = {"skip_reduction": False, "default_size": 32, "input_shape": (32, 32, 3)}
+    return make(penultimate_filters=96, num_blocks=1, stem_block_filters=8, filter_multiplier=2, **shared, **IMAGE)
+
+
+def xception_blocks() -> keras.Model:
+    """An entry and a middle block of Xception, whose application has no smaller size."""
+
+    def separable(x, channels):
+        x = layers.SeparableConv2D(channels, 3, padding="same", use_bias=False)(layers.ReLU()(x))
+        return layers.BatchNormalization()(x)
+
+    inputs = keras.Input((32, 32, 3), name="x")
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, 2, use_bias=False)(inputs)))
+    short = layers.BatchNormalization()(layers.Conv2D(16, 1, 2, padding="same", use_bias=False)(x))
+    x = layers.MaxPooling2D(3, 2, padding="same")(separable(separable(x, 16), 16)) + short
+    x = x + separable(separable(separable(x, 16), 16), 16)
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(separable(x, 32)))
+    return keras.Model(inputs, layers.Dense(CLASSES, "softmax")(x))
+
+
 REGISTRY: dict[str, Callable[[], keras.Model]] = {
     "keras-mobilenet": lambda: APPLICATIONS.MobileNet((32, 32, 3), alpha=0.25, dropout=0.0, **IMAGE),
     "keras-mobilenet-v2": lambda: APPLICATIONS.MobileNetV2((32, 32, 3), alpha=0.35, **IMAGE),
     "keras-mobilenet-v3": lambda: APPLICATIONS.MobileNetV3Small((32, 32, 3), alpha=0.75, dropout_rate=0.0, **IMAGE),
-    "keras-densenet": lambda: keras.src.applications.densenet.DenseNet([2, 2], input_shape=(32, 32, 3), **IMAGE),
+    "keras-densenet": lambda: keras.src.applications.densenet.DenseNet([1, 2, 1, 1], input_shape=(32, 32, 3), **IMAGE),
     "keras-resnet-v2": resnet_v2,
     "keras-convnext": lambda: keras.src.applications.convnext.ConvNeXt([1, 1, 1, 1], [16, 24, 32, 48], input_shape=(32, 32, 3), **IMAGE),
+    "keras-efficientnet": lambda: efficientnet("1"),
+    "keras-efficientnet-v2": lambda: efficientnet("2"),
+    "keras-nasnet": nasnet,
+    "keras-xception": xception_blocks,
     "keras-recurrent": recurrent,
     "keras-attention": attention,
     "keras-cnn-1d": one_dimensional,

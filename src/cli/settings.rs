@@ -73,6 +73,7 @@ impl args::Scoring {
             score,
             engine: engine.engine,
             engine_options: EngineOptions {
+                standard: false,
                 device: engine.device,
                 threads: engine.threads,
                 ort_lib: engine.ort_lib,

@@ -20,6 +20,7 @@ use std::str::FromStr;
 
 pub use doctor::{Doctor, EngineReport, LookedAt, doctor};
 
+use crate::emit::Dialect;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 use guard::guarded;
@@ -42,6 +43,11 @@ pub struct Description {
 pub trait Engine: Send + Sync {
     /// Name, version and device.
     fn describe(&self) -> Description;
+
+    /// The operators that it knows.
+    fn dialect(&self) -> Dialect {
+        Dialect::Standard
+    }
 
     /// Prepares a serialised `ModelProto`. Errs when the engine refuses or panics.
     fn load(&self, model: &[u8]) -> Result<Box<dyn Session>> {
@@ -146,6 +152,8 @@ pub struct EngineOptions {
     /// Threads within an operator; 0 leaves it to the engine, which takes all cores. tract always
     /// uses one.
     pub threads: usize,
+    /// Only standard operators, without this project's own kernels: to compare with.
+    pub standard: bool,
     /// ONNX Runtime's library or the folder that it is in; searched for where it is `None`.
     pub ort_lib: Option<PathBuf>,
 }

@@ -129,6 +129,21 @@ pub fn all_problems(model: &Model, options: &ImportOptions) -> Vec<Problem> {
     found
 }
 
+/// The inputs that the output taken depends on: those for which there must be data.
+///
+/// # Errors
+/// When the model has no such output.
+pub fn needed_inputs(model: &Model, options: &ImportOptions) -> Result<Vec<DeclaredInput>> {
+    let output = match &options.output {
+        Some(name) => scan::named_output(model, name)?,
+        None => default_output(model)?,
+    };
+    let (_, needed) = scan::live_nodes(&model.graph.nodes, [output.as_str()]);
+    let mut inputs = declared_inputs(model);
+    inputs.retain(|input| needed.contains(input.name.as_str()));
+    Ok(inputs)
+}
+
 /// What an input is in a model that is taken as it is.
 #[derive(Clone, Debug)]
 pub enum Given {

@@ -394,6 +394,9 @@ impl Rule for ConvWeightGrad {
         let (input, z) = (e.fact(x[0]).shape.clone(), e.fact(x[1]).shape.clone());
         let groups = self.window.groups;
         let (c, m) = (input[1] / groups, z[1] / groups);
+        if e.is_fused() && self.has_kernel(e.fact(x[0])) {
+            return Ok(self.emit_kernel(e, x, c, m));
+        }
         let positions: usize = z[2..].iter().product();
         let taps: usize = self.kernel.iter().product();
         let samples = input[0] / self.lanes;
@@ -433,6 +436,33 @@ impl Rule for ConvWeightGrad {
 }
 
 impl ConvWeightGrad {
+    /// Whether [`crate::kernel::ConvWeightGrad`] computes it: for float32, a gradient a sample.
+    pub(crate) fn has_kernel(&self, x: &Fact) -> bool {
+        x.dtype == DType::F32 && x.shape[0] == self.lanes && x.rank() > 2
+    }
+
+    /// As a kernel, for `c` channels and `m` outputs in each group.
+    fn emit_kernel(&self, e: &mut Emitter, x: &[Value], c: usize, m: usize) -> String {
+        let (input, z) = (e.fact(x[0]).shape.clone(), e.fact(x[1]).shape.clone());
+        let w = &self.window;
+        let int = |v: usize| Attr::Int(v as i64);
+        let attrs = [
+            ("samples", int(self.lanes)),
+            ("groups", int(w.groups)),
+            ("channels", int(c)),
+            ("outputs", int(m)),
+            ("input", Attr::from(&input[2..])),
+            ("output", Attr::from(&z[2..])),
+            ("kernel", Attr::from(self.kernel.as_slice())),
+            ("strides", Attr::from(w.strides.as_slice())),
+            ("dilations", Attr::from(w.dilations.as_slice())),
+            ("pads", Attr::from(w.pads_begin.as_slice())),
+        ];
+        let op = if e.is_packed() { "ConvWeightGradSigns" } else { "ConvWeightGrad" };
+        let (input, z) = (e.name(x[0]), e.name(x[1]));
+        e.kernel(op, &[&input, &z], 1, &attrs).swap_remove(0)
+    }
+
     /// With one `x` for all lanes of `z` `[n, N, M, O…]`, these are further output channels of each
     /// group: `x` is unfolded once.
     fn batch_by_outputs(&self, b: &mut Builder, x: Value, z: Value, n: usize) -> Result<Value> {

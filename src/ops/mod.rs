@@ -6,6 +6,7 @@
 //! that ONNX knows is lowered to these at import.
 
 mod binary;
+mod clean_sum;
 mod conv;
 mod cumsum;
 mod gather;
@@ -15,6 +16,7 @@ mod pool;
 mod reduce;
 mod select;
 mod shape;
+mod sign_gram;
 mod slice;
 mod softmax;
 mod topk;
@@ -23,6 +25,7 @@ mod unary;
 use std::sync::Arc;
 
 pub use binary::Binary;
+pub use clean_sum::CleanSum;
 pub use conv::{Conv, ConvInputGrad, ConvWeightGrad, Window};
 pub use cumsum::CumSum;
 pub use gather::{Gather, ScatterAdd};
@@ -32,12 +35,13 @@ pub use pool::{AveragePool, MaxPool, MaxPoolIndices};
 pub use reduce::{Reduce, Reduction};
 pub use select::{Cast, Detach, Where};
 pub use shape::{Expand, Reshape, Transpose};
+pub use sign_gram::SignGram;
 pub use slice::{Concat, Pad, Slice};
 pub use softmax::Softmax;
 pub use topk::TopK;
 pub use unary::Unary;
 
-use crate::emit::Emitter;
+use crate::emit::{Dialect, Emitter};
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Fact, Parameter, Value};
 use crate::tensor::Tensor;
@@ -139,6 +143,12 @@ pub trait Rule {
         Ok(None)
     }
 
+    /// The same computation in other primitives, for an operation that `dialect` has no operator
+    /// for.
+    fn decompose(&self, _: &mut Builder, _: &[Value], _: Dialect) -> Result<Option<Value>> {
+        Ok(None)
+    }
+
     /// Writes the operation as ONNX nodes and returns the name of the result.
     fn emit(&self, e: &mut Emitter, inputs: &[Value], output: &Fact) -> Result<String>;
 }
@@ -182,6 +192,7 @@ primitives!(
     BatchNorm,
     Binary,
     Cast,
+    CleanSum,
     Concat,
     Conv,
     ConvInputGrad,
@@ -197,6 +208,7 @@ primitives!(
     Reduce,
     Reshape,
     ScatterAdd,
+    SignGram,
     Slice,
     Softmax,
     TopK,

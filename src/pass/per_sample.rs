@@ -16,17 +16,6 @@ use crate::graph::{Builder, Fact, Graph, Output, Value};
 use crate::ops::{Binary, Op, Primitive, Reduce, Reduction as Reducing, Unary};
 use crate::tensor::{DType, Tensor};
 
-/// Float32 holds integers exactly up to here.
-const EXACT: usize = 1 << 24;
-
-/// Gradients with fewer elements than this are laid side by side and reduced together.
-const SMALL: usize = 1 << 14;
-
-/// A sum of gradients smaller than this share of the sum of their magnitudes counts as zero: it
-/// is zero in exact arithmetic (a bias that a following normalisation or softmax takes out again)
-/// and rounding noise in float32.
-const CANCELLED: f64 = 4e-6;
-
 /// Runs are no larger than this unless a class is: more samples at once do not run faster.
 const PREFERRED_LANES: usize = 32;
 
@@ -93,6 +82,17 @@ pub enum Reduced {
     Alignment(f64),
 }
 
+impl Reduced {
+    fn is_finite(&self) -> bool {
+        match self {
+            Reduced::Grams(grams) => {
+                grams.iter().all(|g| g.gram.iter().all(|product| product.is_finite()))
+            }
+            Reduced::Alignment(sum) => sum.is_finite(),
+        }
+    }
+}
+
 /// The products of the per-sample gradients of `model`, in the order asked for.
 ///
 /// `model` has its batch normalisation decided (see [`transform::batch_norm`]) and its prediction
@@ -115,7 +115,11 @@ pub fn per_sample(
     let memory = room(request.memory, model);
     let groups = groups(&samples.classes, request);
     let prepared = build(model, roles, &groups, request, memory)?;
-    run_plan(&prepared, &groups, samples, request, engine)
+    let reduced = run_plan(&prepared, &groups, samples, request, engine)?;
+    match reduced.iter().all(Reduced::is_finite) {
+        true => Ok(reduced),
+        false => Err(blame(model, samples, request.objective, &prepared.plan, engine)),
+    }
 }
 
 /// The group of each sample. Where nothing is compared, each is its own.
@@ -132,8 +136,6 @@ fn groups(classes: &[i64], request: &PerSampleRequest) -> Vec<i64> {
 struct Prepared {
     plan: Plan,
     graph: Graph,
-    /// The parameters in the order of the output `sums`.
-    parameters: Vec<String>,
 }
 
 /// Runs the graph over all groups of the plan and puts the results together.
@@ -144,8 +146,8 @@ fn run_plan(
     request: &PerSampleRequest,
     engine: &dyn Engine,
 ) -> Result<Vec<Reduced>> {
-    let Prepared { plan, graph, parameters } = prepared;
-    let (proto, weights) = emit_split(graph)?;
+    let Prepared { plan, graph } = prepared;
+    let (proto, weights) = emit_split(graph, engine.dialect())?;
     let mut session = engine.load_with(&proto, &weights)?;
     drop((proto, weights));
     let members = members(groups);
@@ -160,18 +162,15 @@ fn run_plan(
     }
     let mut seen = vec![false; samples.len()];
     for run in &plan.runs {
-        let mut inputs = match request.objective {
-            Objective::Loss(_) => samples.rows(&slots(plan, run))?,
-            Objective::OutputSum => samples.input_rows(&slots(plan, run))?,
-        };
+        let mut inputs = inputs(samples, request.objective, &slots(plan, run))?;
         if graph.input(COUNTED).is_some() {
             inputs.push(counted(plan, run, &mut seen)?);
         }
         let outputs = session.run(&inputs)?;
-        let [losses, finite, products @ ..] = outputs.as_slice() else {
+        let Some((losses, products)) = outputs.split_first() else {
             return Err(Error::Score("the engine returned other outputs than asked for".into()));
         };
-        check_finite(losses, finite, parameters)?;
+        check_finite(losses)?;
         for (p, (product, output)) in request.products.iter().zip(products).enumerate() {
             let output = output.to_f64();
             match product {
@@ -234,19 +233,58 @@ fn slots(plan: &Plan, run: &[Vec<usize>]) -> Vec<usize> {
     slots
 }
 
-fn check_finite(losses: &Tensor, sums: &Tensor, parameters: &[String]) -> Result<()> {
-    if let Some(bad) = losses.to_f64().iter().find(|v| !v.is_finite()) {
-        return Err(Error::Score(format!(
-            "the loss of a sample is {bad}: check the model's weights and the data's scale"
-        )));
+/// The inputs of a training graph for the given samples.
+fn inputs(samples: &Batch, objective: Objective, slots: &[usize]) -> Result<Vec<Tensor>> {
+    match objective {
+        Objective::Loss(_) => samples.rows(slots),
+        Objective::OutputSum => samples.input_rows(slots),
     }
-    match sums.to_f64().iter().position(|v| !v.is_finite()) {
-        Some(i) => Err(Error::Score(format!(
-            "the gradient of '{}' is not finite: check the model's weights and the data's scale",
-            parameters.get(i).map_or("a parameter", String::as_str)
+}
+
+fn check_finite(losses: &Tensor) -> Result<()> {
+    match losses.to_f64().iter().find(|v| !v.is_finite()) {
+        Some(bad) => Err(Error::Score(format!(
+            "the loss of a sample is {bad}: check the model's weights and the data's scale"
         ))),
         None => Ok(()),
     }
+}
+
+/// The error that names the parameter whose gradient is not finite, found by running once more.
+fn blame(
+    model: &Graph,
+    samples: &Batch,
+    objective: Objective,
+    plan: &Plan,
+    engine: &dyn Engine,
+) -> Error {
+    let find = || -> Result<Option<String>> {
+        let training = training_graph(model, objective, plan.lanes(), Reduction::PerSample)?;
+        let mut b = Builder::new(training.graph.clone());
+        let mut outputs = Vec::new();
+        for (name, size) in &training.parameters {
+            let gradient = training.graph.output(&format!("grad.{name}"))?;
+            if *size > 0 {
+                outputs.push(Output { name: name.clone(), value: b.sum_all(gradient)? });
+            }
+        }
+        let names: Vec<String> = outputs.iter().map(|o| o.name.clone()).collect();
+        let graph = b.finish().with_outputs(outputs);
+        let (proto, weights) = emit_split(&graph, engine.dialect())?;
+        let mut session = engine.load_with(&proto, &weights)?;
+        for run in &plan.runs {
+            let sums = session.run(&inputs(samples, objective, &slots(plan, run))?)?;
+            let bad = sums.iter().position(|sum| sum.to_f64().iter().any(|v| !v.is_finite()));
+            if let Some(i) = bad {
+                return Ok(Some(names[i].clone()));
+            }
+        }
+        Ok(None)
+    };
+    let which = find().ok().flatten().map_or("a parameter".into(), |name| format!("'{name}'"));
+    Error::Score(format!(
+        "the gradient of {which} is not finite: check the model's weights and the data's scale"
+    ))
 }
 
 /// The largest plan whose values fit into `memory` bytes, with its graph.
@@ -263,9 +301,9 @@ fn build(
         let plan = plan(groups, most)?;
         let training =
             training_graph(model, request.objective, plan.lanes(), Reduction::PerSample)?;
-        let (graph, parameters) = with_products(&training, &plan, roles, &request.products)?;
+        let graph = with_products(&training, &plan, roles, &request.products)?;
         let lanes = plan.lanes();
-        let prepared = Prepared { plan, graph, parameters };
+        let prepared = Prepared { plan, graph };
         let Some(memory) = memory else { return Ok(prepared) };
         let peak = peak_bytes(&prepared.graph);
         tracing::debug!("{lanes} samples at once take {peak} bytes of {memory}");
@@ -277,15 +315,15 @@ fn build(
     }
 }
 
-/// The training graph with the outputs `loss` `[n]`, `sums` `[parameters]` (of all elements of
-/// each gradient, to see whether they are finite) and, for each product, `product.<i>`: a Gram
-/// matrix `[groups, size, size]`, or sums of signs over the lanes.
+/// The training graph with the outputs `loss` `[n]` and, for each product, `product.<i>`: a Gram
+/// matrix `[groups, size, size]`, or sums of signs over the lanes. They are NaN where a gradient is
+/// not finite.
 fn with_products(
     training: &TrainingGraph,
     plan: &Plan,
     roles: &Roles,
     products: &[Product],
-) -> Result<(Graph, Vec<String>)> {
+) -> Result<Graph> {
     let graph = &training.graph;
     let loss = graph.output("loss")?;
     let mut b = Builder::new(graph.clone());
@@ -297,8 +335,6 @@ fn with_products(
             gradients.push(Gradient::new(&mut b, name, value, *size)?);
         }
     }
-    let sums = gradients.iter().map(|g| g.sum(&mut b)).collect::<Result<Vec<_>>>()?;
-    let names = gradients.iter().map(|g| g.name.clone()).collect();
     let counted = products
         .iter()
         .any(|p| matches!(p, Product::Alignment(_)))
@@ -319,18 +355,15 @@ fn with_products(
             (Product::Alignment(_), None) => continue,
         });
     }
-    let sums = b.concat(&sums, 0)?;
     let output = |name: &str, value| Output { name: name.into(), value };
-    let mut outputs = vec![output("loss", loss), output("sums", sums)];
+    let mut outputs = vec![output("loss", loss)];
     outputs.extend(values.iter().enumerate().map(|(i, &v)| output(&format!("product.{i}"), v)));
-    Ok((b.finish().with_outputs(outputs), names))
+    Ok(b.finish().with_outputs(outputs))
 }
 
 /// The per-sample gradients of a parameter.
 struct Gradient {
     name: String,
-    /// The number of elements for each sample.
-    size: usize,
     form: Form,
 }
 
@@ -343,6 +376,7 @@ enum Form {
 
 impl Gradient {
     fn new(b: &mut Builder, name: &str, value: Value, size: usize) -> Result<Self> {
+        let value = unmoved(b.graph(), value);
         let form = match outer_product(b.graph(), value) {
             Some((x, d)) => Form::Outer(x, d),
             None => {
@@ -351,48 +385,25 @@ impl Gradient {
                 Form::Rows(b.reshape(clean, &[lanes, size])?)
             }
         };
-        Ok(Gradient { name: name.to_owned(), size, form })
-    }
-
-    /// `[1]`: the sum of all its elements, or of all its factors'.
-    fn sum(&self, b: &mut Builder) -> Result<Value> {
-        let total = match self.form {
-            Form::Rows(rows) => b.sum_all(rows)?,
-            Form::Outer(x, d) => {
-                let (x, d) = (b.sum_all(x)?, b.sum_all(d)?);
-                b.add(x, d)?
-            }
-        };
-        b.reshape(total, &[1])
+        Ok(Gradient { name: name.to_owned(), form })
     }
 }
 
 /// `[groups, size, size]`, in float64: the inner products of `gradients` inside each group.
 fn gram(b: &mut Builder, gradients: &[&Gradient], plan: &Plan, kind: GramKind) -> Result<Value> {
     let mut terms = Vec::new();
-    let mut small = Vec::new();
+    let mut rows = Vec::new();
     for gradient in gradients {
         match gradient.form {
             Form::Outer(x, d) => {
-                let (x, d) = (gram_of(b, x, plan, kind)?, gram_of(b, d, plan, kind)?);
-                let (x, d) = (b.cast(x, DType::F64)?, b.cast(d, DType::F64)?);
+                let (x, d) = (gram_of(b, &[x], plan, kind)?, gram_of(b, &[d], plan, kind)?);
                 terms.push(b.mul(x, d)?);
             }
-            Form::Rows(rows) if gradient.size < SMALL => small.push(rows),
-            Form::Rows(rows) => {
-                for start in (0..gradient.size).step_by(EXACT) {
-                    let end = gradient.size.min(start + EXACT);
-                    let part = b.slice_axis(rows, 1, start, end, 1)?;
-                    let gram = gram_of(b, part, plan, kind)?;
-                    terms.push(b.cast(gram, DType::F64)?);
-                }
-            }
+            Form::Rows(value) => rows.push(value),
         }
     }
-    if !small.is_empty() {
-        let rows = b.concat(&small, 1)?;
-        let gram = gram_of(b, rows, plan, kind)?;
-        terms.push(b.cast(gram, DType::F64)?);
+    if !rows.is_empty() {
+        terms.push(gram_of(b, &rows, plan, kind)?);
     }
     let mut total = terms[0];
     for &term in &terms[1..] {
@@ -412,6 +423,14 @@ fn sign_sums(
     let lanes = plan.lanes();
     let mut parts = Vec::new();
     for gradient in gradients {
+        // 0, or NaN where an element is not finite: its sign is.
+        let spoilt = match gradient.form {
+            Form::Rows(rows) => b.not_finite(rows, &[0, 1])?,
+            Form::Outer(x, d) => {
+                let (x, d) = (b.not_finite(x, &[0, 1, 2])?, b.not_finite(d, &[0, 1, 2])?);
+                b.add(x, d)?
+            }
+        };
         let sum = match gradient.form {
             Form::Rows(rows) => {
                 let signs = b.sign(rows)?;
@@ -434,38 +453,53 @@ fn sign_sums(
             sum
         };
         let len = b.fact(sum).len();
-        parts.push(b.reshape(sum, &[len])?);
+        let sum = b.reshape(sum, &[len])?;
+        let spoilt = b.reshape(spoilt, &[1])?;
+        parts.push(b.add(sum, spoilt)?);
     }
     b.concat(&parts, 0)
 }
 
-/// `[groups, size, size]`: inner products of the rows of `[lanes, …]` inside each group, exact for
-/// signs and in float64 for gradients.
-fn gram_of(b: &mut Builder, rows: Value, plan: &Plan, kind: GramKind) -> Result<Value> {
-    let width = b.fact(rows).len() / plan.lanes();
-    let rows = match kind {
-        GramKind::Sign => b.sign(rows)?,
-        // The small eigenvalues of the Gram matrix are squares of small singular values, which
-        // products in float32 would drown.
-        GramKind::Raw => b.cast(rows, DType::F64)?,
-    };
+/// `[groups, size, size]` in float64: inner products of the rows of `[lanes, …]`, laid side by side,
+/// inside each group.
+fn gram_of(b: &mut Builder, values: &[Value], plan: &Plan, kind: GramKind) -> Result<Value> {
+    let lanes = plan.lanes();
+    let mut rows = Vec::new();
+    for &value in values {
+        let width = b.fact(value).len() / lanes;
+        rows.push(b.reshape(value, &[lanes, width])?);
+    }
+    if kind == GramKind::Sign {
+        return b.sign_gram(&rows, plan.groups, plan.size);
+    }
+    // The small eigenvalues of the Gram matrix are squares of small singular values, which
+    // products in float32 would drown.
+    let rows = b.concat(&rows, 1)?;
+    let rows = b.cast(rows, DType::F64)?;
+    let width = b.shape(rows)[1];
     let rows = b.reshape(rows, &[plan.groups, plan.size, width])?;
     b.matmul_t(rows, rows, false, true)
 }
 
-/// The factors of a per-sample gradient that is an outer product in every lane, possibly reshaped
-/// or with its own axes permuted: neither changes inner products.
+/// The value that `gradient` is, its elements only put into another order inside each lane: that
+/// changes neither signs nor inner products.
+fn unmoved(graph: &Graph, gradient: Value) -> Value {
+    let node = graph.node(gradient);
+    let inner = match &node.op {
+        Op::Apply(Primitive::Reshape(_)) => node.inputs[0],
+        Op::Apply(Primitive::Transpose(op)) if op.perm.first() == Some(&0) => node.inputs[0],
+        _ => return gradient,
+    };
+    match graph.shape(inner).first() == graph.shape(gradient).first() {
+        true => unmoved(graph, inner),
+        false => gradient,
+    }
+}
+
+/// The factors of a per-sample gradient that is an outer product in every lane.
 fn outer_product(graph: &Graph, gradient: Value) -> Option<(Value, Value)> {
     let node = graph.node(gradient);
     match &node.op {
-        Op::Apply(Primitive::Reshape(_)) => {
-            let inner = node.inputs[0];
-            (graph.shape(inner).first() == graph.shape(gradient).first())
-                .then(|| outer_product(graph, inner))?
-        }
-        Op::Apply(Primitive::Transpose(op)) if op.perm.first() == Some(&0) => {
-            outer_product(graph, node.inputs[0])
-        }
         Op::Apply(Primitive::MatMul(op)) if !op.trans_a && !op.trans_b => {
             let (x, d) = (node.inputs[0], node.inputs[1]);
             match (graph.shape(x), graph.shape(d)) {
@@ -494,13 +528,7 @@ fn without_noise(b: &mut Builder, gradient: Value) -> Result<Value> {
             if cleaned == node.inputs { Ok(gradient) } else { b.push(op.clone(), &cleaned) }
         }
         Primitive::Reduce(Reduce { kind: Reducing::Sum, axes }) => {
-            let magnitudes = b.unary(Unary::Abs, node.inputs[0])?;
-            let scale = b.reduce_sum(magnitudes, axes)?;
-            let floor = b.scale(scale, CANCELLED)?;
-            let size = b.unary(Unary::Abs, gradient)?;
-            let cancelled = b.less_or_equal(size, floor)?;
-            let zero = b.scalar_like(gradient, 0.0);
-            b.select(cancelled, zero, gradient)
+            b.clean_sum(node.inputs[0], axes)
         }
         _ => Ok(gradient),
     }
@@ -670,7 +698,7 @@ mod tests {
             training_graph(&model(), Loss::CrossEntropy, 4, Reduction::PerSample).unwrap();
         let is_outer = |name: &str| {
             let gradient = training.graph.output(name).unwrap();
-            outer_product(&training.graph, gradient).is_some()
+            outer_product(&training.graph, unmoved(&training.graph, gradient)).is_some()
         };
         assert!(is_outer("grad.v") && !is_outer("grad.w") && !is_outer("grad.bias"));
     }

@@ -56,7 +56,7 @@ pub fn tangent_kernel(
     for (&input, tensor) in graph.inputs().iter().zip(&inputs) {
         tensors.push(tensor.reshape(graph.shape(input))?);
     }
-    let (proto, weights) = emit_split(&graph)?;
+    let (proto, weights) = emit_split(&graph, engine.dialect())?;
     let mut session = engine.load_with(&proto, &weights)?;
     drop((proto, weights));
     let mut rows = Array2::<f32>::zeros((n, width));

@@ -119,7 +119,7 @@ pub fn prepare(
     dataset: &Dataset,
     settings: &Settings,
 ) -> Result<(Imported, Batch, Loss, Vec<String>)> {
-    let mut declared = import::declared_inputs(model);
+    let mut declared = import::needed_inputs(model, &settings.import)?;
     for input in &mut declared {
         if let Some(shape) = settings.import.shapes.get(&input.name)
             && shape.len() == input.dims.len()

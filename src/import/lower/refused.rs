@@ -7,7 +7,8 @@ const BITS: &str = "it works on the bits of integers; export the network without
 const CHOICE: &str = "the shape of its result depends on the values of its operand; take an output \
                       before it by --output, or export the network without post-processing";
 const FUSED: &str = "fused by an optimiser; use the model as exported, before optimisation";
-const LOSS: &str = "the loss is added by gradalign; export the model without it";
+const LOSS: &str = "the loss is added by gradalign; take the logits before it by --output, or \
+                    export the model without it";
 const OPTIMISER: &str = "training graphs are not supported; export the model for inference";
 const QUANTISED: &str = "it computes on quantised values";
 const RANDOM: &str =

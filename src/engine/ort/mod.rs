@@ -3,6 +3,8 @@
 //! The library is a process-wide thing: it is found and loaded once, with one environment, and all
 //! engines of the process share it.
 
+mod operators;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,19 +15,20 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session as OrtSession, SessionInputValue};
 use ort::value::{DynValue, Tensor as OrtTensor, TensorElementType, TensorRef, ValueType};
 
-use super::locate::{self, Place};
-use super::{Description, Device, Engine, EngineOptions, Session, guarded};
+use crate::emit::Dialect;
+use crate::engine::locate::{self, Place};
+use crate::engine::{Description, Device, Engine, EngineOptions, Session, guarded};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, dispatch};
 
-pub(super) const NAME: &str = "onnxruntime";
+pub(in crate::engine) const NAME: &str = "onnxruntime";
 
 /// How a user gets the library.
-pub(super) const INSTALL: &str = "install it with `pip install onnxruntime`, or name the library \
+pub(in crate::engine) const INSTALL: &str = "install it with `pip install onnxruntime`, or name the library \
      with --ort-lib or ORT_DYLIB_PATH";
 
 /// How a user gets a library that can use an NVIDIA GPU.
-pub(super) const INSTALL_CUDA: &str = "install the GPU build with `pip install \
+pub(in crate::engine) const INSTALL_CUDA: &str = "install the GPU build with `pip install \
      'onnxruntime-gpu[cuda,cudnn]'` (beside an NVIDIA driver), or use --device cpu";
 
 /// ONNX Runtime keeps a second copy of weights, laid out for its kernels; a model with weights of
@@ -33,7 +36,7 @@ pub(super) const INSTALL_CUDA: &str = "install the GPU build with `pip install \
 const PREPACKED_UP_TO: usize = 256 << 20;
 
 /// The loaded library and its environment.
-pub(super) struct Library {
+pub(in crate::engine) struct Library {
     /// The file it was loaded from.
     pub path: PathBuf,
     /// Its version, as far as it can be told: the minor version at least.
@@ -42,14 +45,14 @@ pub(super) struct Library {
 }
 
 /// A place that was looked at and what came of it.
-pub(super) struct Attempt {
+pub(in crate::engine) struct Attempt {
     pub source: &'static str,
     pub path: Option<PathBuf>,
     pub outcome: String,
 }
 
 /// The outcome of a search: the loaded library or the reason, and every place looked at.
-pub(super) struct Search {
+pub(in crate::engine) struct Search {
     pub library: Result<Arc<Library>>,
     pub attempts: Vec<Attempt>,
 }
@@ -64,7 +67,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Finds and loads the library; later calls return what the first successful one loaded.
-pub(super) fn search(explicit: Option<&Path>) -> Search {
+pub(in crate::engine) fn search(explicit: Option<&Path>) -> Search {
     let mut loaded = lock(&LIBRARY);
     let places = locate::places(explicit);
     let mut attempts = Vec::new();
@@ -154,7 +157,7 @@ fn load(path: &Path) -> Result<Library, String> {
 }
 
 /// The message of an error without the engine's name before it.
-pub(super) fn bare(error: Error) -> String {
+pub(in crate::engine) fn bare(error: Error) -> String {
     match error {
         Error::Engine { message, .. } => message,
         other => other.to_string(),
@@ -216,19 +219,25 @@ fn essence(message: &str) -> String {
 }
 
 /// ONNX Runtime on one device.
-pub(super) struct OrtEngine {
+pub(in crate::engine) struct OrtEngine {
     library: Arc<Library>,
     device: Device,
     threads: usize,
+    dialect: Dialect,
     note: Option<String>,
 }
 
 /// Opens ONNX Runtime, settling on the device. `--device auto` takes a GPU if it works; `cuda`
 /// insists on it.
-pub(super) fn open(options: &EngineOptions) -> Result<OrtEngine> {
+pub(in crate::engine) fn open(options: &EngineOptions) -> Result<OrtEngine> {
     let library = search(options.ort_lib.as_deref()).library?;
-    let mut engine =
-        OrtEngine { library, device: Device::Cpu, threads: options.threads, note: None };
+    let mut engine = OrtEngine {
+        library,
+        device: Device::Cpu,
+        threads: options.threads,
+        dialect: Dialect::Standard,
+        note: None,
+    };
     match options.device {
         Device::Cpu => {}
         Device::Cuda(index) => {
@@ -251,11 +260,14 @@ pub(super) fn open(options: &EngineOptions) -> Result<OrtEngine> {
             }
         }
     }
+    if engine.device == Device::Cpu && !options.standard {
+        engine.dialect = Dialect::Fused;
+    }
     Ok(engine)
 }
 
 /// Whether the loaded library was built with CUDA.
-pub(super) fn has_cuda() -> bool {
+pub(in crate::engine) fn has_cuda() -> bool {
     ep::CUDA::is_available().unwrap_or(false)
 }
 
@@ -288,7 +300,10 @@ impl OrtEngine {
             // takes up to twice as much on graphs of gradients.
             .with_memory_pattern(false)?
             .with_execution_providers(self.providers())?;
-        Ok(builder)
+        Ok(match self.dialect {
+            Dialect::Standard => builder,
+            Dialect::Fused => builder.with_operators(operators::domain()?)?,
+        })
     }
 
     fn providers(&self) -> Vec<ExecutionProviderDispatch> {
@@ -312,6 +327,10 @@ impl Engine for OrtEngine {
             device: self.device.to_string(),
             note: self.note.clone(),
         }
+    }
+
+    fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
@@ -410,7 +429,7 @@ fn preload_cuda(library: &Path) {
 }
 
 /// The serialised model `y = Identity(x)` on one float32, opset 17, to see whether a device works.
-pub(super) const PROBE: &[u8] = b"\x08\x08\x3a\x3b\
+pub(in crate::engine) const PROBE: &[u8] = b"\x08\x08\x3a\x3b\
     \x0a\x10\x0a\x01x\x12\x01y\x22\x08Identity\
     \x12\x05probe\
     \x5a\x0f\x0a\x01x\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x01\

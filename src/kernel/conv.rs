@@ -1,0 +1,551 @@
+//! The gradient of a convolution in its kernel, for every sample by itself.
+//!
+//! With `x` laid out channels last and zero-padded, what a kernel position meets is the same data
+//! at an offset. Each position is a product of the cotangent `[M, O]` with rows of `x` `[O, C]` that
+//! lie where they are: nothing is unfolded or packed. A tile of outputs times channels stays in
+//! registers while all positions of the output go by.
+
+use std::cell::RefCell;
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::gram::Signs;
+use super::{ParallelFor, Parts};
+
+/// Outputs of a tile. With two vectors of channels: twelve accumulators, which hide the latency of
+/// multiply-add and leave registers for the operands.
+const TILE: usize = 6;
+
+/// The per-sample gradient of a convolution in its kernel:
+/// `dw[n, m, c, k] = Σ_o x[n, c, o·s + k·d − p] · z[n, m, o]`, `c` in the group of `m`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConvWeightGrad {
+    /// The number of samples.
+    pub samples: usize,
+    /// Groups of channels that do not mix.
+    pub groups: usize,
+    /// Channels of `x` in each group.
+    pub channels: usize,
+    /// Channels of `z` in each group.
+    pub outputs: usize,
+    /// The spatial shape of `x`.
+    pub input: Vec<usize>,
+    /// The spatial shape of `z`.
+    pub output: Vec<usize>,
+    /// The spatial shape of the kernel.
+    pub kernel: Vec<usize>,
+    /// Step along each spatial axis.
+    pub strides: Vec<usize>,
+    /// Distance of neighbouring kernel positions along each spatial axis.
+    pub dilations: Vec<usize>,
+    /// Zeros before each spatial axis.
+    pub pads: Vec<usize>,
+}
+
+/// Where things lie in the padded, channels-last copy of one sample's `x`, in elements.
+struct Layout {
+    /// Its spatial shape.
+    padded: Vec<usize>,
+    /// Channels of a group, rounded up to whole vectors.
+    width: usize,
+    /// Offset of each kernel position.
+    taps: Vec<usize>,
+    /// Offset of the first position of each row of the output.
+    rows: Vec<usize>,
+    /// Positions of a row of the output.
+    row: usize,
+    /// Distance of neighbouring positions of a row.
+    step: usize,
+}
+
+thread_local! {
+    /// The copy of `x` and the gradient of the sample at hand, kept from one call to the next.
+    static SCRATCH: RefCell<[Vec<f32>; 3]> = const { RefCell::new([const { Vec::new() }; 3]) };
+}
+
+fn product(shape: &[usize]) -> usize {
+    shape.iter().product()
+}
+
+impl ConvWeightGrad {
+    /// Elements of `x` of one sample.
+    fn x_len(&self) -> usize {
+        self.groups * self.channels * product(&self.input)
+    }
+
+    /// Elements of `z` of one sample.
+    fn z_len(&self) -> usize {
+        self.groups * self.outputs * product(&self.output)
+    }
+
+    /// Elements of the gradient of one sample.
+    fn len(&self) -> usize {
+        self.groups * self.outputs * self.channels * product(&self.kernel)
+    }
+
+    /// Whether every channel is a group.
+    fn is_depthwise(&self) -> bool {
+        self.channels == 1 && self.outputs == 1
+    }
+
+    fn layout(&self, lanes: usize) -> Layout {
+        let rank = self.kernel.len();
+        let (groups, channels) = match self.is_depthwise() {
+            true => (1, self.groups),
+            false => (self.groups, self.channels),
+        };
+        let width = channels.next_multiple_of(lanes);
+        let padded: Vec<usize> = (0..rank)
+            .map(|i| {
+                (self.output[i] - 1) * self.strides[i]
+                    + (self.kernel[i] - 1) * self.dilations[i]
+                    + 1
+            })
+            .collect();
+        let mut stride = vec![groups * width; rank];
+        for i in (0..rank.saturating_sub(1)).rev() {
+            stride[i] = stride[i + 1] * padded[i + 1];
+        }
+        let offsets = |shape: &[usize], steps: &[usize]| -> Vec<usize> {
+            let at = |mut rest: usize| {
+                let mut offset = 0;
+                for i in (0..shape.len()).rev() {
+                    offset += rest % shape[i] * steps[i] * stride[i];
+                    rest /= shape[i];
+                }
+                offset
+            };
+            (0..product(shape)).map(at).collect()
+        };
+        let (row, step) = match rank {
+            0 => (1, 0),
+            _ => (self.output[rank - 1], self.strides[rank - 1] * stride[rank - 1]),
+        };
+        Layout {
+            width,
+            taps: offsets(&self.kernel, &self.dilations),
+            rows: offsets(&self.output[..rank.saturating_sub(1)], &self.strides),
+            row,
+            step,
+            padded,
+        }
+    }
+
+    /// Copies one sample's `x` `[g·C, S…]` to `[padded…, g, width]`, with zeros around.
+    fn spread(&self, layout: &Layout, x: &[f32], out: &mut Vec<f32>) {
+        let (groups, channels) = match self.is_depthwise() {
+            true => (1, self.groups),
+            false => (self.groups, self.channels),
+        };
+        let all = groups * layout.width;
+        out.clear();
+        out.resize(product(&layout.padded) * all, 0.0);
+        let rank = self.input.len();
+        let (row, rest) = self.input.split_last().map_or((1, &[][..]), |(&l, r)| (l, r));
+        let last = layout.padded.last().map_or(1, |&d| d);
+        let pad = self.pads.last().copied().unwrap_or(0);
+        // The end of a row may lie beyond what the kernel reaches.
+        let length = row.min(last.saturating_sub(pad));
+        let rows = product(rest);
+        for outer in 0..rows {
+            let (mut at, mut scale, mut inside, mut left) = (0, last, length > 0, outer);
+            for i in (0..rank.saturating_sub(1)).rev() {
+                let position = left % self.input[i] + self.pads[i];
+                left /= self.input[i];
+                inside &= position < layout.padded[i];
+                at += position * scale;
+                scale *= layout.padded[i];
+            }
+            if !inside {
+                continue;
+            }
+            let target = &mut out[(at + pad) * all..];
+            for g in 0..groups {
+                for c in 0..channels {
+                    let from = ((g * channels + c) * rows + outer) * row;
+                    let to = g * layout.width + c;
+                    for (i, &v) in x[from..from + length].iter().enumerate() {
+                        target[i * all + to] = v;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The gradients of all samples, `[samples, M, C/g, K…]`.
+    ///
+    /// # Panics
+    /// When a slice has another length than the shapes say.
+    pub fn gradients(&self, x: &[f32], z: &[f32], dw: &mut [f32], parallel: &ParallelFor) {
+        assert_eq!(dw.len(), self.samples * self.len(), "elements of the gradients");
+        let parts = Parts::new(dw, self.len());
+        self.each_sample(x, z, parallel, &|n, gradient, width| {
+            parts.with(n, |dw| self.in_order(gradient, width, dw));
+        });
+    }
+
+    /// The packed signs of the gradients of all samples, `[samples, `[`Self::signs_len`]`]`. The
+    /// order of the elements is the same for each sample, and otherwise of no meaning.
+    ///
+    /// # Panics
+    /// When a slice has another length than the shapes say.
+    pub fn signs(&self, x: &[f32], z: &[f32], signs: &mut [i32], parallel: &ParallelFor) {
+        let len = self.signs_len();
+        assert_eq!(signs.len(), self.samples * len, "elements of the signs");
+        let parts = Parts::new(signs, len);
+        self.each_sample(x, z, parallel, &|n, gradient, _| {
+            parts.with(n, |signs| Signs::pack(gradient, signs));
+        });
+    }
+
+    /// Elements of the packed signs of one sample.
+    pub fn signs_len(&self) -> usize {
+        super::packed_len(self.padded_len(Arch::new().dispatch(Lanes)))
+    }
+
+    /// Elements of the gradient of one sample with its channels rounded up to a width that vectors
+    /// of so many lanes fill.
+    fn padded_len(&self, lanes: usize) -> usize {
+        let taps = product(&self.kernel);
+        match self.is_depthwise() {
+            true => taps * self.groups.next_multiple_of(lanes),
+            false => taps * self.groups * self.outputs * self.channels.next_multiple_of(lanes),
+        }
+    }
+
+    /// Calls `take` with each sample, its gradient `[K…, g, M/g, width]` and that width.
+    fn each_sample(
+        &self,
+        x: &[f32],
+        z: &[f32],
+        parallel: &ParallelFor,
+        take: &(dyn Fn(usize, &[f32], usize) + Sync),
+    ) {
+        assert_eq!(x.len(), self.samples * self.x_len(), "elements of x");
+        assert_eq!(z.len(), self.samples * self.z_len(), "elements of z");
+        let arch = Arch::new();
+        let layout = self.layout(arch.dispatch(Lanes));
+        let sample = |n: usize| {
+            SCRATCH.with_borrow_mut(|[padded, turned, gradient]| {
+                let x = &x[n * self.x_len()..][..self.x_len()];
+                let z = &z[n * self.z_len()..][..self.z_len()];
+                self.spread(&layout, x, padded);
+                gradient.resize(self.padded_len(layout.width), 0.0);
+                if self.is_depthwise() {
+                    channels_last(z, self.groups, layout.width, turned);
+                    let out = gradient.as_mut_slice();
+                    arch.dispatch(Depthwise { layout: &layout, x: padded, z: turned, out });
+                } else {
+                    let out = gradient.as_mut_slice();
+                    let (groups, outputs) = (self.groups, self.outputs);
+                    let layout = &layout;
+                    arch.dispatch(Tiles { layout, groups, outputs, x: padded, z, out });
+                }
+                take(n, gradient, layout.width);
+            });
+        };
+        parallel(self.samples, &sample);
+    }
+
+    /// `[K…, g, M/g, width]` as `[g·M, C/g, K…]`.
+    fn in_order(&self, gradient: &[f32], width: usize, dw: &mut [f32]) {
+        let taps = product(&self.kernel);
+        if self.is_depthwise() {
+            for (tap, row) in gradient.chunks_exact(width).enumerate() {
+                for (c, &v) in row[..self.groups].iter().enumerate() {
+                    dw[c * taps + tap] = v;
+                }
+            }
+            return;
+        }
+        let outputs = self.groups * self.outputs;
+        for (i, row) in gradient.chunks_exact(width).enumerate() {
+            let (tap, m) = (i / outputs, i % outputs);
+            let to = &mut dw[m * self.channels * taps..][..self.channels * taps];
+            for (c, &v) in row[..self.channels].iter().enumerate() {
+                to[c * taps + tap] = v;
+            }
+        }
+    }
+}
+
+/// `[C, O]` as `[O, width]`.
+fn channels_last(z: &[f32], channels: usize, width: usize, out: &mut Vec<f32>) {
+    let positions = z.len() / channels.max(1);
+    out.clear();
+    out.resize(positions * width, 0.0);
+    for (c, row) in z.chunks_exact(positions.max(1)).enumerate() {
+        for (o, &v) in row.iter().enumerate() {
+            out[o * width + c] = v;
+        }
+    }
+}
+
+/// The number of floats in a vector.
+struct Lanes;
+
+impl WithSimd for Lanes {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        S::F32_LANES
+    }
+}
+
+struct Tiles<'a> {
+    layout: &'a Layout,
+    groups: usize,
+    outputs: usize,
+    x: &'a [f32],
+    z: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Tiles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Tiles { layout, groups, outputs, x, z, out } = self;
+        let (lanes, width) = (S::F32_LANES, layout.width);
+        let positions = layout.rows.len() * layout.row;
+        for (tap, &offset) in layout.taps.iter().enumerate() {
+            for g in 0..groups {
+                let z = &z[g * outputs * positions..][..outputs * positions];
+                let out = &mut out[(tap * groups + g) * outputs * width..][..outputs * width];
+                let x = &x[offset + g * width..];
+                let tiles = outputs.div_ceil(TILE);
+                let mut first = 0;
+                for t in 0..tiles {
+                    // Of nearly equal height.
+                    let height = (outputs - first) / (tiles - t);
+                    let z = &z[first * positions..];
+                    let mut c = 0;
+                    while c < width {
+                        let vectors = if c + 2 * lanes <= width { 2 } else { 1 };
+                        let (x, out) = (&x[c..], &mut out[first * width + c..]);
+                        macro_rules! tile {
+                            ($($m:literal),*) => {
+                                match (height, vectors) {
+                                    $(($m, 2) => tile::<S, $m, 2>(simd, layout, x, z, out),
+                                    ($m, _) => tile::<S, $m, 1>(simd, layout, x, z, out),)*
+                                    _ => {}
+                                }
+                            };
+                        }
+                        tile!(1, 2, 3, 4, 5, 6);
+                        c += vectors * lanes;
+                    }
+                    first += height;
+                }
+            }
+        }
+    }
+}
+
+/// `M` outputs times `V` vectors of channels, over all positions of the output.
+#[inline(always)]
+fn tile<S: Simd, const M: usize, const V: usize>(
+    simd: S,
+    layout: &Layout,
+    x: &[f32],
+    z: &[f32],
+    out: &mut [f32],
+) {
+    let lanes = S::F32_LANES;
+    let positions = layout.rows.len() * layout.row;
+    let z: [&[f32]; M] = std::array::from_fn(|m| &z[m * positions..][..positions]);
+    let mut sums = [[simd.splat_f32s(0.0); V]; M];
+    for (y, &start) in layout.rows.iter().enumerate() {
+        let z: [&[f32]; M] = std::array::from_fn(|m| &z[m][y * layout.row..][..layout.row]);
+        let mut x = &x[start..];
+        for o in 0..layout.row {
+            let (x_now, _) = S::as_simd_f32s(&x[..V * lanes]);
+            let x_now: [S::f32s; V] = std::array::from_fn(|v| x_now[v]);
+            for m in 0..M {
+                let z = simd.splat_f32s(z[m][o]);
+                for v in 0..V {
+                    sums[m][v] = simd.mul_add_f32s(z, x_now[v], sums[m][v]);
+                }
+            }
+            // The last position may be the end of `x`.
+            x = x.get(layout.step..).unwrap_or(&[]);
+        }
+    }
+    for (m, sums) in sums.iter().enumerate() {
+        let (out, _) = S::as_mut_simd_f32s(&mut out[m * layout.width..][..V * lanes]);
+        out.copy_from_slice(sums);
+    }
+}
+
+/// Every channel with itself.
+struct Depthwise<'a> {
+    layout: &'a Layout,
+    x: &'a [f32],
+    z: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Depthwise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Depthwise { layout, x, z, out } = self;
+        let (lanes, width) = (S::F32_LANES, layout.width);
+        for (tap, &offset) in layout.taps.iter().enumerate() {
+            for c in (0..width).step_by(lanes) {
+                let mut sum = simd.splat_f32s(0.0);
+                for (y, &start) in layout.rows.iter().enumerate() {
+                    for o in 0..layout.row {
+                        let x = &x[offset + start + o * layout.step + c..][..lanes];
+                        let z = &z[(y * layout.row + o) * width + c..][..lanes];
+                        let (x, z) = (S::as_simd_f32s(x).0[0], S::as_simd_f32s(z).0[0]);
+                        sum = simd.mul_add_f32s(x, z, sum);
+                    }
+                }
+                let (out, _) = S::as_mut_simd_f32s(&mut out[tap * width + c..][..lanes]);
+                out[0] = sum;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Builder, Fact, eval};
+    use crate::kernel::in_turn;
+    use crate::ops::Window;
+    use crate::tensor::{DType, Tensor};
+
+    fn noise(len: usize, seed: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 7919 + seed * 31 + 13) % 101) as f32 / 50.0 - 1.0).collect()
+    }
+
+    /// What the interpreter makes of the same convolutions.
+    fn expected(op: &ConvWeightGrad, x: &[f32], z: &[f32], pads_end: &[usize]) -> Vec<f64> {
+        let window = Window {
+            strides: op.strides.clone(),
+            dilations: op.dilations.clone(),
+            pads_begin: op.pads.clone(),
+            pads_end: pads_end.to_vec(),
+            groups: op.groups,
+        };
+        let mut all = Vec::new();
+        for n in 0..op.samples {
+            let mut b = Builder::default();
+            let operand = |channels: usize, spatial: &[usize], values: &[f32]| {
+                let shape = [&[1, op.groups * channels], spatial].concat();
+                let size = values.len() / op.samples;
+                Tensor::f32(&shape, values[n * size..][..size].to_vec()).unwrap()
+            };
+            let x = operand(op.channels, &op.input, x);
+            let z = operand(op.outputs, &op.output, z);
+            let (vx, vz) = (b.input("x", Fact::of(&x)), b.input("z", Fact::of(&z)));
+            let y = b.conv_weight_grad(vx, vz, &window, &op.kernel).unwrap();
+            let y = b.cast(y, DType::F64).unwrap();
+            b.output("y", y);
+            all.extend(eval(&b.finish(), &[x, z]).unwrap()[0].to_f64().iter());
+        }
+        all
+    }
+
+    fn check(op: &ConvWeightGrad, pads_end: &[usize]) {
+        let (x, z) = (noise(op.samples * op.x_len(), 1), noise(op.samples * op.z_len(), 2));
+        let want = expected(op, &x, &z, pads_end);
+        let mut got = vec![0.0; want.len()];
+        op.gradients(&x, &z, &mut got, &in_turn);
+        for (got, want) in got.iter().zip(&want) {
+            assert!((f64::from(*got) - want).abs() < 1e-4, "{op:?}: {got} {want}");
+        }
+        // The signs, whose order is free, have the inner products of those of the gradients.
+        let mut signs = vec![0; op.samples * op.signs_len()];
+        op.signs(&x, &z, &mut signs, &in_turn);
+        let gram = crate::kernel::SignGram { groups: 1, size: op.samples };
+        let mut products = vec![0.0; op.samples * op.samples];
+        gram.products(&[&signs], &mut products, &in_turn);
+        let sign = |v: &f32| if *v == 0.0 { 0.0 } else { f64::from(v.signum()) };
+        let rows: Vec<Vec<f64>> =
+            got.chunks(op.len()).map(|row| row.iter().map(sign).collect()).collect();
+        for (i, a) in rows.iter().enumerate() {
+            for (j, b) in rows.iter().enumerate() {
+                let want: f64 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+                assert_eq!(products[i * op.samples + j], want, "{op:?}");
+            }
+        }
+    }
+
+    /// A 3×3 convolution with padding 1.
+    fn square(groups: usize, channels: usize, outputs: usize, size: usize) -> ConvWeightGrad {
+        ConvWeightGrad {
+            samples: 3,
+            groups,
+            channels,
+            outputs,
+            input: vec![size; 2],
+            output: vec![size; 2],
+            kernel: vec![3; 2],
+            strides: vec![1; 2],
+            dilations: vec![1; 2],
+            pads: vec![1; 2],
+        }
+    }
+
+    #[test]
+    fn every_number_of_channels_and_outputs() {
+        for outputs in [1, 2, 5, 6, 7, 13] {
+            for channels in [1, 3, 8, 17] {
+                check(&square(1, channels, outputs, 4), &[1, 1]);
+            }
+        }
+    }
+
+    #[test]
+    fn groups_and_channels_by_themselves() {
+        check(&square(2, 3, 4, 3), &[1, 1]);
+        check(&square(5, 1, 1, 4), &[1, 1]);
+        check(&square(19, 1, 1, 2), &[1, 1]);
+        check(&square(3, 1, 2, 3), &[1, 1]);
+    }
+
+    #[test]
+    fn strides_dilations_and_uneven_padding() {
+        let base = square(1, 3, 4, 7);
+        let strided = ConvWeightGrad { output: vec![4, 3], strides: vec![2, 3], ..base.clone() };
+        check(&strided, &[1, 1]);
+        let dilated = ConvWeightGrad { output: vec![5, 3], dilations: vec![2, 3], ..base.clone() };
+        check(&dilated, &[1, 1]);
+        let pads = vec![0, 2];
+        check(&ConvWeightGrad { output: vec![6, 7], pads, ..base.clone() }, &[1, 0]);
+        // The last rows and columns of the input are met by nothing.
+        let short =
+            ConvWeightGrad { output: vec![2; 2], strides: vec![4; 2], pads: vec![0; 2], ..base };
+        check(&short, &[0, 0]);
+    }
+
+    #[test]
+    fn lines_and_volumes() {
+        let line = ConvWeightGrad {
+            input: vec![9],
+            output: vec![5],
+            kernel: vec![2],
+            strides: vec![2],
+            dilations: vec![1],
+            pads: vec![1],
+            ..square(1, 3, 4, 1)
+        };
+        check(&line, &[0]);
+        let volume = ConvWeightGrad {
+            input: vec![3, 4, 2],
+            output: vec![2, 4, 2],
+            kernel: vec![2, 3, 1],
+            strides: vec![1; 3],
+            dilations: vec![1; 3],
+            pads: vec![0, 1, 0],
+            ..square(2, 2, 3, 1)
+        };
+        check(&volume, &[0, 1, 0]);
+    }
+}

@@ -1,0 +1,209 @@
+//! Inner products of signs, packed to bits.
+//!
+//! A row of values becomes one bit for "is negative" and one for "is not zero" of each. The inner
+//! product of two rows of signs is then the number of places where both are not zero, less twice
+//! the number of those where they differ.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::{ParallelFor, Parts};
+
+/// Words that are made side by side.
+const WIDE: usize = 8;
+
+/// Values that are packed together: one bit in each of so many words for each of 32 rows.
+const BLOCK: usize = 32 * WIDE;
+
+/// Elements of the packed signs of `values` values.
+pub fn packed_len(values: usize) -> usize {
+    2 * WIDE * values.div_ceil(BLOCK) + 1
+}
+
+/// Rows of packed signs: for each block of values the words of negative and of non-zero places,
+/// then a word that is not 0 where a value is not finite.
+#[derive(Clone, Copy, Debug)]
+pub struct Signs;
+
+impl Signs {
+    /// Packs `values` into `packed`, of [`packed_len`] elements. Zeros at the end change nothing.
+    pub fn pack(values: &[f32], packed: &mut [i32]) {
+        Arch::new().dispatch(Pack { values, packed });
+    }
+}
+
+struct Pack<'a> {
+    values: &'a [f32],
+    packed: &'a mut [i32],
+}
+
+impl WithSimd for Pack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Pack { values, packed } = self;
+        let Some((flag, words)) = packed.split_last_mut() else { return };
+        // The largest magnitude, by its bits without the sign: finite numbers stand below infinity.
+        let mut largest = [0u32; WIDE];
+        let mut rest = [0.0; BLOCK];
+        let (blocks, tail) = values.as_chunks::<BLOCK>();
+        rest[..tail.len()].copy_from_slice(tail);
+        let blocks = blocks.iter().chain((!tail.is_empty()).then_some(&rest));
+        for (block, words) in blocks.zip(words.chunks_exact_mut(2 * WIDE)) {
+            let (mut negative, mut nonzero) = ([0u32; WIDE], [0u32; WIDE]);
+            for (row, values) in block.as_chunks::<WIDE>().0.iter().enumerate() {
+                for i in 0..WIDE {
+                    let bits = values[i].to_bits();
+                    let size = bits << 1;
+                    largest[i] = largest[i].max(size);
+                    let is_nonzero = (size | size.wrapping_neg()) >> 31;
+                    nonzero[i] |= is_nonzero << row;
+                    negative[i] |= (bits >> 31) << row;
+                }
+            }
+            for i in 0..WIDE {
+                words[i] = (negative[i] & nonzero[i]) as i32;
+                words[WIDE + i] = nonzero[i] as i32;
+            }
+        }
+        let infinity = f32::INFINITY.to_bits() << 1;
+        *flag = i32::from(largest.iter().any(|&size| size >= infinity));
+    }
+}
+
+/// The Gram matrices of signs inside groups of as many samples each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignGram {
+    /// The number of groups.
+    pub groups: usize,
+    /// Samples of a group.
+    pub size: usize,
+}
+
+impl SignGram {
+    /// Writes the inner products `[groups, size, size]` of the rows of all `operands` laid side by
+    /// side, each of which is packed signs `[groups·size, length]`. A sample with a value that is
+    /// not finite has products of NaN.
+    ///
+    /// # Panics
+    /// When the length of an operand or result does not go with the groups.
+    pub fn products(&self, operands: &[&[i32]], products: &mut [f64], parallel: &ParallelFor) {
+        let Self { groups, size } = *self;
+        let lanes = groups * size;
+        assert_eq!(products.len(), lanes * size, "elements of the Gram matrices");
+        assert!(operands.iter().all(|o| o.len() % lanes == 0), "rows of packed signs");
+        let rows = Parts::new(products, size);
+        parallel(lanes, &|lane| {
+            let (group, i) = (lane / size, lane % size);
+            rows.with(lane, |row| {
+                for (j, product) in row.iter_mut().enumerate().take(i + 1) {
+                    let term = |operand: &&[i32]| {
+                        let length = operand.len() / lanes;
+                        let row = |lane: usize| &operand[lane * length..][..length];
+                        Arch::new().dispatch(Product(row(lane), row(group * size + j)))
+                    };
+                    *product = operands.iter().map(term).sum();
+                }
+            });
+        });
+        for group in products.chunks_mut(size * size) {
+            for i in 0..size {
+                for j in 0..i {
+                    group[j * size + i] = group[i * size + j];
+                }
+            }
+        }
+    }
+}
+
+struct Product<'a>(&'a [i32], &'a [i32]);
+
+impl WithSimd for Product<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f64 {
+        let Product(a, b) = self;
+        let (Some((flag_a, a)), Some((flag_b, b))) = (a.split_last(), b.split_last()) else {
+            return 0.0;
+        };
+        if *flag_a != 0 || *flag_b != 0 {
+            return f64::NAN;
+        }
+        let (mut both, mut differ) = ([0u32; WIDE], [0u32; WIDE]);
+        let mut total = 0.0;
+        // Sums of so many counts fit into 32 bits.
+        for (a, b) in a.chunks(1 << 20).zip(b.chunks(1 << 20)) {
+            let (a, b) = (a.as_chunks::<{ 2 * WIDE }>().0, b.as_chunks::<{ 2 * WIDE }>().0);
+            for (a, b) in a.iter().zip(b) {
+                for i in 0..WIDE {
+                    let nonzero = a[WIDE + i] & b[WIDE + i];
+                    both[i] += nonzero.count_ones();
+                    differ[i] += (nonzero & (a[i] ^ b[i])).count_ones();
+                }
+            }
+            for i in 0..WIDE {
+                total += f64::from(both[i]) - 2.0 * f64::from(differ[i]);
+            }
+            (both, differ) = ([0; WIDE], [0; WIDE]);
+        }
+        total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::in_turn;
+
+    fn rows(samples: usize, length: usize) -> Vec<Vec<f32>> {
+        let value = |n: usize, i: usize| match (n * 7919 + i * 104_729) % 7 {
+            0 => 0.0,
+            1 => -0.0,
+            v => v as f32 - 4.5,
+        };
+        (0..samples).map(|n| (0..length).map(|i| value(n, i)).collect()).collect()
+    }
+
+    fn packed(rows: &[Vec<f32>]) -> Vec<i32> {
+        let pack = |row: &Vec<f32>| {
+            let mut packed = vec![-1; packed_len(row.len())];
+            Signs::pack(row, &mut packed);
+            packed
+        };
+        rows.iter().flat_map(pack).collect()
+    }
+
+    fn sign(v: f32) -> f64 {
+        if v == 0.0 { 0.0 } else { f64::from(v.signum()) }
+    }
+
+    #[test]
+    fn products_are_those_of_the_signs_inside_each_group() {
+        for length in [1, 255, 256, 257, 1000] {
+            let (a, b) = (rows(6, length), rows(6, 3));
+            let (pa, pb) = (packed(&a), packed(&b));
+            let mut products = vec![0.0; 18];
+            SignGram { groups: 2, size: 3 }.products(&[&pa, &pb], &mut products, &in_turn);
+            for (n, &got) in products.iter().enumerate() {
+                let (g, i, j) = (n / 9, n / 3 % 3, n % 3);
+                let dot = |rows: &[Vec<f32>]| -> f64 {
+                    let (p, q) = (&rows[g * 3 + i], &rows[g * 3 + j]);
+                    p.iter().zip(q).map(|(&p, &q)| sign(p) * sign(q)).sum()
+                };
+                assert_eq!(got, dot(&a) + dot(&b), "{length}: {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_shows() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut rows = rows(2, 300);
+            rows[1][280] = bad;
+            let mut products = [0.0; 4];
+            SignGram { groups: 1, size: 2 }.products(&[&packed(&rows)], &mut products, &in_turn);
+            assert!(products[0].is_finite() && products[1..].iter().all(|v| v.is_nan()));
+        }
+    }
+}
