@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from bench.data import data_file
-from bench.measure import DATA, MODELS, RESULTS, Programs, build, environment, say, score
+from bench.measure import DATA, MODELS, RESULTS, Programs, arguments, build, environment, say, score
 from bench.networks import RESIDUAL, nasbench201, write
 from bench.page import mebibytes, note, publish, seconds, table
 from bench.plot import Line, plot
@@ -137,18 +137,13 @@ def stored(name: str) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("series", nargs="*", metavar="SERIES", help=f"some of {', '.join(SERIES)}")
-    parser.add_argument("--runs", type=int, default=3)
-    arguments = parser.parse_args()
-    unknown = set(arguments.series) - set(SERIES)
-    if unknown or arguments.runs < 1:
-        parser.error(f"no series {', '.join(sorted(unknown))}" if unknown else "at least one run")
+    asked = arguments(parser, "series", SERIES, runs=3)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     programs = build()
     measured = environment(programs)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for name in arguments.series or SERIES:
-        points = [point(programs, name, size, arguments.runs) for size in SERIES[name].sizes]
+    for name in asked.names or SERIES:
+        points = [point(programs, name, size, asked.runs) for size in SERIES[name].sizes]
         stored(name).write_text(json.dumps(points, indent=1))
     results = {name: json.loads(stored(name).read_text()) for name in SERIES if stored(name).exists()}
     draw(results)

@@ -22,7 +22,7 @@ from statistics import median
 from time import perf_counter
 
 from bench.data import data_file
-from bench.measure import DATA, MODELS, RESULTS, SCRIPTS, Programs, build, environment, parts, run, say, score
+from bench.measure import DATA, MODELS, RESULTS, SCRIPTS, Programs, arguments, build, environment, parts, run, say, score
 from bench.networks import NETWORKS, export
 from bench.page import mebibytes, note, publish, seconds, table, times
 from bench.peers import PEERS
@@ -243,29 +243,23 @@ def stored(name: str, mode: str) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"some of {', '.join(NETWORKS)}")
-    parser.add_argument("--runs", type=int, default=5, help="turns of each way (5)")
     parser.add_argument("--resume", action="store_true", help="keep results that are there")
     parser.add_argument("--all", action="store_true", help="the other benchmarks as well")
-    arguments = parser.parse_args()
-    unknown = set(arguments.networks) - set(NETWORKS)
-    if unknown or arguments.runs < 1:
-        parser.error(f"no network {', '.join(sorted(unknown))}" if unknown else "at least one run")
+    asked = arguments(parser, "network", NETWORKS, runs=5)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     programs = build()
     measured = environment(programs)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    asked = arguments.networks or list(NETWORKS)
-    for name, mode in chain.from_iterable(((name, mode) for mode in NETWORKS[name].modes) for name in asked):
+    for name, mode in chain.from_iterable(((name, mode) for mode in NETWORKS[name].modes) for name in asked.names or NETWORKS):
         path = stored(name, mode)
-        if not (arguments.resume and path.exists()):
-            result = compare(programs, name, mode, arguments.runs)
+        if not (asked.resume and path.exists()):
+            result = compare(programs, name, mode, asked.runs)
             path.write_text(json.dumps(result, indent=1))
     # Those of earlier calls as well, so that one network can be measured again.
     files = [stored(name, mode) for name, network in NETWORKS.items() for mode in network.modes]
     results = [json.loads(path.read_text()) for path in files if path.exists()]
     publish("peers", {"environment": measured, "results": results}, render(results, measured))
-    if arguments.all:
+    if asked.all:
         for script in ("bench_nasbench201.py", "bench_growth.py"):
             subprocess.run([sys.executable, SCRIPTS / script], check=True)
     wrong = [f"{r['network']} {r['bn']}: {way}" for r in results for way, row in r["ways"].items() if "mismatch" in row]

@@ -1,10 +1,12 @@
 """Running programs and saying where: seconds, peak memory, machine, versions."""
 
+import argparse
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
 from importlib import metadata
@@ -32,6 +34,18 @@ class Finished:
     output: str
     seconds: float
     peak_memory: int
+
+
+def arguments(parser: argparse.ArgumentParser, what: str, known: Collection[str], runs: int) -> argparse.Namespace:
+    """The arguments of a benchmark of some of the `known` things, with so many runs each by default."""
+    parser.add_argument("names", nargs="*", metavar=what.upper(), help=f"some of {', '.join(known)}")
+    parser.add_argument("--runs", type=int, default=runs, help=f"turns of each ({runs})")
+    found = parser.parse_args()
+    if unknown := sorted(set(found.names) - set(known)):
+        parser.error(f"no {what} {', '.join(unknown)}")
+    if found.runs < 1:
+        parser.error("at least one run")
+    return found
 
 
 def build() -> Programs:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from export_torch import export_legacy
 from reference.networks import CLASSES, Mlp, NasBench201, VisionTransformer
 
 OPSET = 17
@@ -105,17 +106,7 @@ def without_inplace(module: nn.Module) -> nn.Module:
 def write(module: nn.Module, size: int, path: Path) -> None:
     """Exports a network, batch normalisation as it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.onnx.export(
-        module.eval(),
-        (torch.zeros(1, 3, size, size),),
-        path,
-        dynamo=False,
-        opset_version=OPSET,
-        training=torch.onnx.TrainingMode.PRESERVE,
-        do_constant_folding=False,
-        input_names=["input"],
-        output_names=["logits"],
-    )
+    export_legacy(module.eval(), torch.zeros(1, 3, size, size), path, OPSET, dynamic=False)
 
 
 def check(binary: Path, path: Path, module: nn.Module) -> None:

@@ -13,7 +13,7 @@ pub use builder::Builder;
 pub use eval::{eval, eval_values};
 
 use crate::error::{Error, Result};
-use crate::ops::Op;
+use crate::ops::{Op, Primitive};
 use crate::tensor::{DType, Tensor};
 
 /// A value of a graph: the output of one of its nodes.
@@ -165,6 +165,18 @@ impl Graph {
     pub fn constant(&self, value: Value) -> Option<&Tensor> {
         match &self.node(value).op {
             Op::Constant(tensor) => Some(tensor),
+            _ => None,
+        }
+    }
+
+    /// The number that all elements of `value` are, where it is a small constant or such a one
+    /// broadcast.
+    pub(crate) fn uniform(&self, value: Value) -> Option<f64> {
+        match &self.node(value).op {
+            Op::Constant(tensor) if (1..=64).contains(&tensor.len()) => {
+                tensor.to_f64().first().copied().filter(|&v| tensor.is_all(v))
+            }
+            Op::Apply(Primitive::Expand(_)) => self.uniform(self.node(value).inputs[0]),
             _ => None,
         }
     }

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::gram::Signs;
+use super::gram::pack;
 use super::{ParallelFor, Parts};
 
 /// Outputs of a tile. With two vectors of channels: twelve accumulators, which hide the latency of
@@ -88,12 +88,18 @@ impl ConvWeightGrad {
         self.channels == 1 && self.outputs == 1
     }
 
+    /// Groups, and outputs and channels of each, as they are laid out: where every channel is a
+    /// group, the groups lie side by side as channels do.
+    fn blocks(&self) -> [usize; 3] {
+        match self.is_depthwise() {
+            true => [1, 1, self.groups],
+            false => [self.groups, self.outputs, self.channels],
+        }
+    }
+
     fn layout(&self, lanes: usize) -> Layout {
         let rank = self.kernel.len();
-        let (groups, channels) = match self.is_depthwise() {
-            true => (1, self.groups),
-            false => (self.groups, self.channels),
-        };
+        let [groups, _, channels] = self.blocks();
         let width = channels.next_multiple_of(lanes);
         let padded: Vec<usize> = (0..rank)
             .map(|i| {
@@ -133,10 +139,7 @@ impl ConvWeightGrad {
 
     /// Copies one sample's `x` `[g·C, S…]` to `[padded…, g, width]`, with zeros around.
     fn spread(&self, layout: &Layout, x: &[f32], out: &mut Vec<f32>) {
-        let (groups, channels) = match self.is_depthwise() {
-            true => (1, self.groups),
-            false => (self.groups, self.channels),
-        };
+        let [groups, _, channels] = self.blocks();
         let all = groups * layout.width;
         out.clear();
         out.resize(product(&layout.padded) * all, 0.0);
@@ -194,7 +197,7 @@ impl ConvWeightGrad {
         assert_eq!(signs.len(), self.samples * len, "elements of the signs");
         let parts = Parts::new(signs, len);
         self.each_sample(x, z, parallel, &|n, gradient, _| {
-            parts.with(n, |signs| Signs::pack(gradient, signs));
+            parts.with(n, |signs| pack(gradient, signs));
         });
     }
 
@@ -206,11 +209,8 @@ impl ConvWeightGrad {
     /// Elements of the gradient of one sample with its channels rounded up to a width that vectors
     /// of so many lanes fill.
     fn padded_len(&self, lanes: usize) -> usize {
-        let taps = product(&self.kernel);
-        match self.is_depthwise() {
-            true => taps * self.groups.next_multiple_of(lanes),
-            false => taps * self.groups * self.outputs * self.channels.next_multiple_of(lanes),
-        }
+        let [groups, outputs, channels] = self.blocks();
+        product(&self.kernel) * groups * outputs * channels.next_multiple_of(lanes)
     }
 
     /// Calls `take` with each sample, its gradient `[K…, g, M/g, width]` and that width.
@@ -250,19 +250,12 @@ impl ConvWeightGrad {
     /// `[K…, g, M/g, width]` as `[g·M, C/g, K…]`.
     fn in_order(&self, gradient: &[f32], width: usize, dw: &mut [f32]) {
         let taps = product(&self.kernel);
-        if self.is_depthwise() {
-            for (tap, row) in gradient.chunks_exact(width).enumerate() {
-                for (c, &v) in row[..self.groups].iter().enumerate() {
-                    dw[c * taps + tap] = v;
-                }
-            }
-            return;
-        }
-        let outputs = self.groups * self.outputs;
+        let [groups, outputs, channels] = self.blocks();
+        let rows = groups * outputs;
         for (i, row) in gradient.chunks_exact(width).enumerate() {
-            let (tap, m) = (i / outputs, i % outputs);
-            let to = &mut dw[m * self.channels * taps..][..self.channels * taps];
-            for (c, &v) in row[..self.channels].iter().enumerate() {
+            let (tap, m) = (i / rows, i % rows);
+            let to = &mut dw[m * channels * taps..][..channels * taps];
+            for (c, &v) in row[..channels].iter().enumerate() {
                 to[c * taps + tap] = v;
             }
         }

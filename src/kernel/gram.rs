@@ -19,16 +19,22 @@ pub fn packed_len(values: usize) -> usize {
     2 * WIDE * values.div_ceil(BLOCK) + 1
 }
 
-/// Rows of packed signs: for each block of values the words of negative and of non-zero places,
-/// then a word that is not 0 where a value is not finite.
-#[derive(Clone, Copy, Debug)]
-pub struct Signs;
+/// Packs the signs of `values` into `packed`, of [`packed_len`] elements: for each block of values
+/// the words of negative and of non-zero places, then a word that is not 0 where a value is not
+/// finite. Zeros at the end change nothing.
+pub(super) fn pack(values: &[f32], packed: &mut [i32]) {
+    Arch::new().dispatch(Pack { values, packed });
+}
 
-impl Signs {
-    /// Packs `values` into `packed`, of [`packed_len`] elements. Zeros at the end change nothing.
-    pub fn pack(values: &[f32], packed: &mut [i32]) {
-        Arch::new().dispatch(Pack { values, packed });
-    }
+/// The packed signs of `rows` rows of `values`, one after the other.
+pub fn packed_rows(values: &[f32], rows: usize, parallel: &ParallelFor) -> Vec<i32> {
+    let width = values.len() / rows.max(1);
+    let length = packed_len(width);
+    let mut packed = vec![0; rows * length];
+    let parts = Parts::new(&mut packed, length);
+    parallel(rows, &|i| parts.with(i, |packed| pack(&values[i * width..][..width], packed)));
+    drop(parts);
+    packed
 }
 
 struct Pack<'a> {
@@ -166,12 +172,7 @@ mod tests {
     }
 
     fn packed(rows: &[Vec<f32>]) -> Vec<i32> {
-        let pack = |row: &Vec<f32>| {
-            let mut packed = vec![-1; packed_len(row.len())];
-            Signs::pack(row, &mut packed);
-            packed
-        };
-        rows.iter().flat_map(pack).collect()
+        packed_rows(&rows.concat(), rows.len(), &in_turn)
     }
 
     fn sign(v: f32) -> f64 {

@@ -8,13 +8,13 @@
 
 mod conv;
 mod gram;
-mod sum;
+mod map;
 
 use std::sync::{Mutex, PoisonError};
 
 pub use conv::ConvWeightGrad;
-pub use gram::{SignGram, Signs, packed_len};
-pub use sum::CleanSum;
+pub use gram::{SignGram, packed_len, packed_rows};
+pub use map::{Axis, Blocks, Elementwise, Form, Map, Operand, Output, Source, Step};
 
 /// Runs a function for every index below a count, spread over threads.
 pub type ParallelFor<'a> = dyn Fn(usize, &(dyn Fn(usize) + Sync)) + 'a;

@@ -384,18 +384,7 @@ impl Builder {
 
     /// The number that all elements of a constant (or of a broadcast one) share.
     pub(crate) fn as_uniform(&self, value: Value) -> Option<f64> {
-        use super::{Op, Primitive};
-        match &self.graph().node(value).op {
-            Op::Constant(tensor) => {
-                let first = tensor.len().min(1);
-                (first == 1 && tensor.len() <= 64)
-                    .then(|| tensor.to_f64().first().copied())
-                    .flatten()
-                    .filter(|&v| tensor.is_all(v))
-            }
-            Op::Apply(Primitive::Expand(_)) => self.as_uniform(self.graph().node(value).inputs[0]),
-            _ => None,
-        }
+        self.graph().uniform(value)
     }
 
     /// `value`, which broadcasts to `outer`, shaped so that it broadcasts alike to `inner`, where

@@ -460,7 +460,7 @@ impl ConvWeightGrad {
         ];
         let op = if e.is_packed() { "ConvWeightGradSigns" } else { "ConvWeightGrad" };
         let (input, z) = (e.name(x[0]), e.name(x[1]));
-        e.kernel(op, &[&input, &z], 1, &attrs).swap_remove(0)
+        e.kernel(op, &[&input, &z], &attrs)
     }
 
     /// With one `x` for all lanes of `z` `[n, N, M, O…]`, these are further output channels of each

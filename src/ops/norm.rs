@@ -46,7 +46,7 @@ pub struct BatchNorm {
 impl BatchNorm {
     /// The same computation in other primitives. `channel` is the channel axis of `x`; with
     /// batch or sample statistics, all other axes are averaged over.
-    pub(crate) fn decompose(&self, b: &mut Builder, x: &[Value], channel: usize) -> Result<Value> {
+    pub(crate) fn in_primitives(&self, b: &mut Builder, x: &[Value], channel: usize) -> Result<Value> {
         let shape = b.shape(x[0]);
         let rest: Vec<usize> = (0..shape.len()).filter(|&i| i != channel).collect();
         let mut row = vec![1; shape.len()];
@@ -90,7 +90,7 @@ impl Rule for BatchNorm {
     fn eval(&self, x: &[&Tensor], _: &Fact) -> Result<Tensor> {
         let mut b = Builder::default();
         let operands: Vec<Value> = x.iter().map(|t| b.input("", Fact::of(t))).collect();
-        let y = self.decompose(&mut b, &operands, 1)?;
+        let y = self.in_primitives(&mut b, &operands, 1)?;
         b.output("y", y);
         let inputs: Vec<Tensor> = x.iter().map(|&t| t.clone()).collect();
         let mut outputs = eval(&b.finish(), &inputs)?;
@@ -115,7 +115,7 @@ impl Rule for BatchNorm {
         let x: Vec<Value> = lanes.iter().map(|l| l.value).collect();
         match self.mode {
             // [n, 1, C, S…]: the statistics run over the lanes too.
-            BatchNormMode::Batch => self.decompose(b, &x, 2),
+            BatchNormMode::Batch => self.in_primitives(b, &x, 2),
             BatchNormMode::Running => {
                 let mut folded = b.shape(x[0]);
                 let full = folded.clone();

@@ -110,7 +110,7 @@ impl Rule for SignGram {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let attrs =
             [("groups", Attr::Int(self.groups as i64)), ("size", Attr::Int(self.size as i64))];
-        Ok(e.kernel("SignGram", &names, 1, &attrs).swap_remove(0))
+        Ok(e.kernel("SignGram", &names, &attrs))
     }
 }
 

@@ -38,7 +38,7 @@ pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Graph, Vec<Stri
         if norm.mode == BatchNormMode::Sample {
             inputs[0] = without_shift(b, inputs[0])?;
         }
-        norm.decompose(b, &inputs, 1).map(Some)
+        norm.in_primitives(b, &inputs, 1).map(Some)
     })?;
     b.copy_outputs(graph, &map)?;
     Ok((b.finish(), warnings))

@@ -15,24 +15,27 @@ use ort::value::TensorElementType;
 use ort::value::TensorElementType::{Float32, Float64, Int32};
 
 use crate::emit::KERNELS;
-use crate::kernel::{CleanSum, ConvWeightGrad, SignGram, Signs, packed_len};
+use crate::kernel::{
+    Axis, Blocks, ConvWeightGrad, Elementwise, Form, Map, Operand, Output, SignGram, Source, Step,
+    packed_rows,
+};
 
 /// All operators. A domain is made for each session: it cannot go from thread to thread.
 pub(super) fn domain() -> ort::Result<OperatorDomain> {
     OperatorDomain::new(KERNELS)?
-        .add(Kernel { name: "CleanSum", outputs: &[Float32], make: clean_sum })?
-        .add(Kernel { name: "ConvWeightGrad", outputs: &[Float32], make: conv_weight_grad })?
-        .add(Kernel { name: "ConvWeightGradSigns", outputs: &[Int32], make: conv_weight_signs })?
-        .add(Kernel { name: "SignGram", outputs: &[Float64], make: sign_gram })
+        .add(Kernel { name: "ConvWeightGrad", output: Float32, make: conv_weight_grad })?
+        .add(Kernel { name: "ConvWeightGradSigns", output: Int32, make: conv_weight_signs })?
+        .add(Kernel { name: "Map", output: Float32, make: map })?
+        .add(Kernel { name: "SignGram", output: Float64, make: sign_gram })
 }
 
 /// What an operator does on a run.
 type Compute = Box<dyn Fn(&ComputeContext) -> ort::Result<()> + Send>;
 
-/// An operator on any number of operands.
+/// An operator with any number of operands and results.
 struct Kernel {
     name: &'static str,
-    outputs: &'static [TensorElementType],
+    output: TensorElementType,
     /// Reads the node's attributes.
     make: fn(&Attributes) -> ort::Result<Compute>,
 }
@@ -49,7 +52,7 @@ impl Operator for Kernel {
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        self.outputs.iter().map(|&dtype| OperatorOutput::required(dtype))
+        [OperatorOutput::variadic(1).homogenous(self.output)]
     }
 
     fn create_kernel<'attr>(
@@ -77,6 +80,11 @@ impl Attributes<'_, '_> {
     fn size(&self, name: &str) -> ort::Result<usize> {
         let value = self.0.get::<i64>(name).and_then(|v| usize::try_from(v).ok());
         value.ok_or_else(|| Error::new(format!("attribute {name} is missing")))
+    }
+
+    /// The list `name`, which is empty where it is missing: an empty list has no type in a node.
+    fn floats(&self, name: &str) -> Vec<f32> {
+        self.0.get::<Vec<f32>>(name).unwrap_or_default()
     }
 
     fn sizes(&self, name: &str) -> ort::Result<Vec<usize>> {
@@ -116,24 +124,76 @@ fn missing() -> Error {
     Error::new("an operand or result is missing")
 }
 
-fn clean_sum(attributes: &Attributes) -> ort::Result<Compute> {
-    let [outer, length, inner] = attributes.sizes("blocks")?[..] else {
-        return Err(Error::new("attribute blocks has not three sizes"));
+/// The next `n` of a list.
+fn take<'a>(list: &mut &'a [usize], n: usize) -> ort::Result<&'a [usize]> {
+    let (taken, rest) = list.split_at_checked(n).ok_or_else(missing)?;
+    *list = rest;
+    Ok(taken)
+}
+
+/// Lists one after the other, each with its length before it, `width` numbers an element.
+fn lists(mut flat: &[usize], width: usize) -> ort::Result<Vec<&[usize]>> {
+    let mut lists = Vec::new();
+    while !flat.is_empty() {
+        let length = take(&mut flat, 1)?[0];
+        lists.push(take(&mut flat, length * width)?);
+    }
+    Ok(lists)
+}
+
+fn map(attributes: &Attributes) -> ort::Result<Compute> {
+    let source = |number: usize| match number % 3 {
+        0 => Source::Operand(number / 3),
+        1 => Source::Constant(number / 3),
+        _ => Source::Step(number / 3),
     };
-    let cancelled = attributes.0.get::<f32>("cancelled").ok_or_else(missing)?;
-    let op = CleanSum { outer, length, inner, cancelled };
-    let shape: Vec<i64> = attributes.sizes("shape")?.iter().map(|&d| d as i64).collect();
-    Ok(Box::new(move |context| {
-        let a = context.input(0)?.ok_or_else(missing)?;
-        let a = a.try_extract_tensor::<f32>()?.1;
-        let b = if context.num_inputs()? > 1 { context.input(1)? } else { None };
-        let b = match &b {
-            Some(b) => Some(b.try_extract_tensor::<f32>()?.1),
-            None => None,
+    let axis = |pair: &[usize]| Axis { length: pair[0], stride: pair[1] };
+    let views = attributes.sizes("views")?;
+    let views = lists(&views, 2)?.iter().map(|view| view.chunks(2).map(axis).collect()).collect();
+    let mut steps = Vec::new();
+    for step in attributes.sizes("steps")?.as_chunks::<4>().0 {
+        let op = *Elementwise::ALL.get(step[0]).ok_or_else(missing)?;
+        steps.push(Step { op, arguments: [1, 2, 3].map(|i| source(step[i])) });
+    }
+    let factors = attributes.floats("factors");
+    let mut factors = factors.as_chunks::<2>().0.iter();
+    let mut outputs = Vec::new();
+    for &[from, outer, length, inner] in attributes.sizes("results")?.as_chunks::<4>().0 {
+        let form = match length {
+            0 => Form::Whole,
+            _ => {
+                let &[scale, cancelled] = factors.next().ok_or_else(missing)?;
+                Form::Sum { blocks: Blocks { outer, length, inner }, scale, cancelled }
+            }
         };
-        let mut sums = context.output(0, shape.clone())?.ok_or_else(missing)?;
-        let sums = sums.try_extract_tensor_mut::<f32>()?.1;
-        on_threads(context, |threads| op.sums(a, b, sums, threads))
+        outputs.push(Output { source: source(from), form });
+    }
+    let constants = attributes.floats("constants");
+    let map = Map { len: attributes.size("len")?, views, constants, steps, outputs };
+    let shapes = attributes.sizes("shapes")?;
+    let shapes: Vec<Vec<i64>> =
+        lists(&shapes, 1)?.iter().map(|shape| shape.iter().map(|&d| d as i64).collect()).collect();
+    Ok(Box::new(move |context| {
+        let mut values = Vec::new();
+        for i in 0..map.views.len() {
+            values.push(context.input(i)?.ok_or_else(missing)?);
+        }
+        let mut operands = Vec::new();
+        for value in &values {
+            operands.push(match value.try_extract_tensor::<f32>() {
+                Ok((_, floats)) => Operand::Floats(floats),
+                Err(_) => Operand::Bools(value.try_extract_tensor::<bool>()?.1),
+            });
+        }
+        let mut results = Vec::new();
+        for (i, shape) in shapes.iter().enumerate() {
+            results.push(context.output(i, shape.clone())?.ok_or_else(missing)?);
+        }
+        let mut slices = Vec::new();
+        for result in &mut results {
+            slices.push(result.try_extract_tensor_mut::<f32>()?.1);
+        }
+        on_threads(context, |threads| map.run(&operands, &mut slices, threads))
     }))
 }
 
@@ -152,38 +212,45 @@ fn conv(attributes: &Attributes) -> ort::Result<ConvWeightGrad> {
     })
 }
 
+/// Calls `f` with the two operands of a convolution's gradient.
+fn with_operands<R>(
+    context: &ComputeContext,
+    f: impl FnOnce(&[f32], &[f32]) -> ort::Result<R>,
+) -> ort::Result<R> {
+    let (x, z) = (context.input(0)?.ok_or_else(missing)?, context.input(1)?.ok_or_else(missing)?);
+    f(x.try_extract_tensor::<f32>()?.1, z.try_extract_tensor::<f32>()?.1)
+}
+
 fn conv_weight_grad(attributes: &Attributes) -> ort::Result<Compute> {
     let op = conv(attributes)?;
+    let lead = [op.samples, op.groups * op.outputs, op.channels];
+    let shape: Vec<i64> = lead.iter().chain(&op.kernel).map(|&d| d as i64).collect();
     Ok(Box::new(move |context| {
-        let (x, z) =
-            (context.input(0)?.ok_or_else(missing)?, context.input(1)?.ok_or_else(missing)?);
-        let (x, z) = (x.try_extract_tensor::<f32>()?.1, z.try_extract_tensor::<f32>()?.1);
-        let lead = [op.samples, op.groups * op.outputs, op.channels];
-        let shape: Vec<i64> = lead.iter().chain(&op.kernel).map(|&d| d as i64).collect();
-        let mut dw = context.output(0, shape)?.ok_or_else(missing)?;
+        let mut dw = context.output(0, shape.clone())?.ok_or_else(missing)?;
         let dw = dw.try_extract_tensor_mut::<f32>()?.1;
-        on_threads(context, |threads| op.gradients(x, z, dw, threads))
+        with_operands(context, |x, z| {
+            on_threads(context, |threads| op.gradients(x, z, dw, threads))
+        })
     }))
 }
 
 fn conv_weight_signs(attributes: &Attributes) -> ort::Result<Compute> {
     let op = conv(attributes)?;
+    let shape = vec![op.samples as i64, op.signs_len() as i64];
     Ok(Box::new(move |context| {
-        let (x, z) =
-            (context.input(0)?.ok_or_else(missing)?, context.input(1)?.ok_or_else(missing)?);
-        let (x, z) = (x.try_extract_tensor::<f32>()?.1, z.try_extract_tensor::<f32>()?.1);
-        let shape = vec![op.samples as i64, op.signs_len() as i64];
-        let mut signs = context.output(0, shape)?.ok_or_else(missing)?;
+        let mut signs = context.output(0, shape.clone())?.ok_or_else(missing)?;
         let signs = signs.try_extract_tensor_mut::<i32>()?.1;
-        on_threads(context, |threads| op.signs(x, z, signs, threads))
+        with_operands(context, |x, z| {
+            on_threads(context, |threads| op.signs(x, z, signs, threads))
+        })
     }))
 }
 
 /// Operands are packed signs, or float32 rows that are packed here.
 fn sign_gram(attributes: &Attributes) -> ort::Result<Compute> {
     let op = SignGram { groups: attributes.size("groups")?, size: attributes.size("size")? };
+    let shape = vec![op.groups as i64, op.size as i64, op.size as i64];
     Ok(Box::new(move |context| {
-        let lanes = op.groups * op.size;
         let mut values = Vec::new();
         for i in 0..context.num_inputs()? {
             values.push(context.input(i)?.ok_or_else(missing)?);
@@ -196,16 +263,12 @@ fn sign_gram(attributes: &Attributes) -> ort::Result<Compute> {
                 continue;
             }
             let (_, floats) = value.try_extract_tensor::<f32>()?;
-            let width = floats.len() / lanes;
-            let mut signs = vec![0; lanes * packed_len(width)];
-            for (row, signs) in floats.chunks(width).zip(signs.chunks_mut(packed_len(width))) {
-                Signs::pack(row, signs);
-            }
-            rows.push(signs);
+            on_threads(context, |threads| {
+                rows.push(packed_rows(floats, op.groups * op.size, threads));
+            })?;
         }
         packed.extend(rows.iter().map(Vec::as_slice));
-        let shape = vec![op.groups as i64, op.size as i64, op.size as i64];
-        let mut products = context.output(0, shape)?.ok_or_else(missing)?;
+        let mut products = context.output(0, shape.clone())?.ok_or_else(missing)?;
         let products = products.try_extract_tensor_mut::<f64>()?.1;
         on_threads(context, |threads| op.products(&packed, products, threads))
     }))

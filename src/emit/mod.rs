@@ -3,10 +3,14 @@
 //! Opset 17 of `ai.onnx` only: both engines know it, and so does every other ONNX runtime. An
 //! engine that has the kernels of this project as operators may be given them beside it.
 
+mod fuse;
+
 use std::collections::HashMap;
 
 use prost::Message;
 
+use self::fuse::Fate;
+pub(crate) use self::fuse::is_mapped;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Fact, Graph, Value};
 use crate::onnx::proto::{
@@ -44,6 +48,8 @@ pub enum Attr {
     Ints(Vec<i64>),
     /// A float.
     Float(f32),
+    /// A list of floats.
+    Floats(Vec<f32>),
     /// A string.
     Str(&'static str),
 }
@@ -109,12 +115,17 @@ fn write(graph: &Graph, dialect: Dialect, mut weights: Option<&mut Weights>) -> 
         e.proto.input.push(value_info(&name, graph.fact(input)));
         e.names[input.index()] = Some(name);
     }
+    let fused = match dialect {
+        Dialect::Standard => None,
+        Dialect::Fused => Some(fuse::Plan::new(graph, &live)),
+    };
     for (value, node) in graph.nodes() {
-        if !live[value.index()] {
+        if !live[value.index()] || e.names[value.index()].is_some() {
             continue;
         }
         e.scope = node.scope.to_string();
         e.current = value.index();
+        let fate = fused.as_ref().map_or(Fate::Alone, |plan| plan.fates[value.index()]);
         let name = match &node.op {
             Op::Input(_) => continue,
             Op::Parameter(parameter) => {
@@ -131,7 +142,14 @@ fn write(graph: &Graph, dialect: Dialect, mut weights: Option<&mut Weights>) -> 
             }
             Op::Constant(tensor) => e.tensor(tensor),
             Op::Apply(Primitive::Reshape(_)) if e.packed[e.current] => e.name(node.inputs[0]),
-            Op::Apply(op) => op.rule().emit(&mut e, &node.inputs, &node.fact)?,
+            Op::Apply(op) => match (fate, &fused) {
+                (Fate::Inside, _) => continue,
+                (Fate::Written, Some(plan)) => {
+                    e.emit_map(value, plan);
+                    continue;
+                }
+                _ => op.rule().emit(&mut e, &node.inputs, &node.fact)?,
+            },
         };
         e.names[value.index()] = Some(name);
     }
@@ -251,19 +269,13 @@ impl Emitter<'_> {
         self.dialect == Dialect::Fused
     }
 
-    /// Adds one of this project's kernels and returns the names of its outputs.
-    pub(crate) fn kernel(
-        &mut self,
-        op: &str,
-        inputs: &[&str],
-        outputs: usize,
-        attrs: &[(&str, Attr)],
-    ) -> Vec<String> {
-        let names = self.nodes(op, inputs, outputs, attrs);
+    /// Adds one of this project's kernels, with one output, and returns that output's name.
+    pub(crate) fn kernel(&mut self, op: &str, inputs: &[&str], attrs: &[(&str, Attr)]) -> String {
+        let name = self.node(op, inputs, attrs);
         if let Some(node) = self.proto.node.last_mut() {
             node.domain = Some(KERNELS.into());
         }
-        names
+        name
     }
 
     fn fresh(&mut self, op: &str) -> String {
@@ -393,6 +405,10 @@ fn attribute(name: &str, value: &Attr) -> AttributeProto {
         Attr::Float(v) => {
             proto.f = Some(*v);
             AttributeType::Float
+        }
+        Attr::Floats(v) => {
+            proto.floats.clone_from(v);
+            AttributeType::Floats
         }
         Attr::Str(v) => {
             proto.s = Some((*v).into());
