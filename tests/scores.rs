@@ -8,7 +8,8 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use gradalign::engine::{Engine, all_for_tests};
+use gradalign::emit::Dialect;
+use gradalign::engine::{self, Engine, EngineChoice, EngineOptions, all_for_tests};
 use gradalign::metric::{self, Evidence, Metric, Options, RegionInputs, ZenForm};
 use gradalign::ops::BatchNormMode;
 use gradalign::pass::{Network, Roles, Setting, has_batch_norm};
@@ -134,6 +135,39 @@ fn scores_are_those_of_pytorch() {
     for reference in references() {
         for engine in all_for_tests() {
             check(&reference, &*engine);
+        }
+    }
+}
+
+/// With kernels of its own an engine finds what it finds by standard operators alone.
+#[test]
+fn kernels_move_no_score() {
+    let plain = EngineOptions { standard: true, ..EngineOptions::default() };
+    for engine in all_for_tests() {
+        if engine.dialect() == Dialect::Standard {
+            continue;
+        }
+        let plain = engine::open(EngineChoice::Ort, &plain).unwrap();
+        assert_eq!(plain.dialect(), Dialect::Standard);
+        for reference in references() {
+            let (graph, batch, loss) = load(&reference.model, &reference.data);
+            for mode in ["running", "sample"] {
+                if mode == "sample" && !has_batch_norm(&graph) {
+                    continue;
+                }
+                let settings = Settings {
+                    metrics: metric::select(&["gradalign-1", "gradalign-2", "gradsign"]).unwrap(),
+                    options: Options { batch_norm: self::mode(mode), ..Options::default() },
+                    ..Settings::default()
+                };
+                let find = |engine: &dyn Engine| {
+                    score(&graph, &batch, loss, &settings, engine).unwrap().scores
+                };
+                for (ours, plain) in find(&*engine).iter().zip(find(&*plain)) {
+                    let context = format!("{} {} {mode}", reference.model.display(), ours.name);
+                    expect(&context, ours.value, plain.value, TOLERANCE);
+                }
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::ops::{Binary, CleanSum, Op, Primitive, Reduce, Reduction, Unary};
 use crate::tensor::DType;
 
 /// What is computed inside maps has at most so many steps.
-const MOST_STEPS: usize = 16;
+const MOST_STEPS: usize = 40;
 
 /// A single sum of more values than this is left to the engine.
 const LONGEST_SUM: usize = 1 << 16;
@@ -296,16 +296,27 @@ fn view(from: &[usize], to: &[usize]) -> Vec<Axis> {
     axes
 }
 
-/// What a graph is written as where maps are: for each value that is written, the values that are
-/// read for it.
+/// What a graph is written as where maps are.
 pub(super) struct Plan {
-    pub fates: Vec<Fate>,
+    fates: Vec<Fate>,
+    /// The shapes of written values that others than maps only take in that shape.
+    shapes: HashMap<Value, Vec<usize>>,
     /// By a value that is read, those that are written from it.
     readers: HashMap<Value, Vec<Value>>,
+    /// By a value that is written, those that are read for it.
     reads: HashMap<Value, Vec<Value>>,
 }
 
 impl Plan {
+    pub(super) fn fate(&self, value: Value) -> Fate {
+        self.fates[value.index()]
+    }
+
+    /// Whether the tensor that is written for `value` has this shape.
+    pub(super) fn is_shaped(&self, value: Value, shape: &[usize]) -> bool {
+        self.shapes.get(&value).is_some_and(|own| own == shape)
+    }
+
     pub(super) fn new(graph: &Graph, live: &[bool]) -> Self {
         let fates = fates(graph, live);
         let (mut readers, mut reads) = (HashMap::<Value, Vec<Value>>::new(), HashMap::new());
@@ -319,8 +330,33 @@ impl Plan {
                 reads.insert(value, draft.operands);
             }
         }
-        Plan { fates, readers, reads }
+        let shapes = shapes(graph, live, &fates);
+        Plan { fates, shapes, readers, reads }
     }
+}
+
+/// For each written value that others than maps use only by reshapes to one shape, that shape.
+fn shapes(graph: &Graph, live: &[bool], fates: &[Fate]) -> HashMap<Value, Vec<usize>> {
+    let mut shapes: HashMap<Value, Option<Vec<usize>>> = HashMap::new();
+    for (value, node) in graph.nodes() {
+        if !live[value.index()] || fates[value.index()] != Fate::Alone {
+            continue;
+        }
+        let shape = match &node.op {
+            Op::Apply(Primitive::Reshape(op)) => Some(&op.shape),
+            _ => None,
+        };
+        for &input in node.inputs.iter().filter(|v| fates[v.index()] == Fate::Written) {
+            let known = shapes.entry(input).or_insert_with(|| shape.cloned());
+            if known.as_ref() != shape {
+                *known = None;
+            }
+        }
+    }
+    for output in graph.outputs() {
+        shapes.remove(&output.value);
+    }
+    shapes.into_iter().filter_map(|(value, shape)| Some((value, shape?))).collect()
 }
 
 impl Emitter<'_> {
@@ -340,9 +376,8 @@ impl Emitter<'_> {
         while let Some(&read) = draft.operands.iter().chain(&draft.outputs).nth(next) {
             next += 1;
             for &other in plan.readers.get(&read).into_iter().flatten() {
-                let is_ready = |v: &Value| {
-                    self.names[v.index()].is_some() || draft.outputs.contains(v)
-                };
+                let is_ready =
+                    |v: &Value| self.names[v.index()].is_some() || draft.found.contains_key(v);
                 let fits = other > value
                     && self.names[other.index()].is_none()
                     && !draft.outputs.contains(&other)
@@ -359,7 +394,9 @@ impl Emitter<'_> {
         let Draft { map, operands, outputs, .. } = draft;
         let names: Vec<String> = operands.iter().map(|&v| self.name(v)).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let written = self.nodes("Map", &names, outputs.len(), &attributes(&map, graph, &outputs));
+        let shape = |v: &Value| plan.shapes.get(v).map_or(graph.shape(*v), Vec::as_slice);
+        let shapes: Vec<&[usize]> = outputs.iter().map(shape).collect();
+        let written = self.nodes("Map", &names, outputs.len(), &attributes(&map, &shapes));
         if let Some(node) = self.proto.node.last_mut() {
             node.domain = Some(super::KERNELS.into());
         }
@@ -370,7 +407,7 @@ impl Emitter<'_> {
 }
 
 /// A map as attributes: lists of lists are flat, each with its length before it.
-fn attributes(map: &Map, graph: &Graph, outputs: &[Value]) -> Vec<(&'static str, Attr)> {
+fn attributes(map: &Map, shapes_of: &[&[usize]]) -> Vec<(&'static str, Attr)> {
     let number = |source: Source| match source {
         Source::Operand(i) => 3 * i,
         Source::Constant(i) => 3 * i + 1,
@@ -386,7 +423,7 @@ fn attributes(map: &Map, graph: &Graph, outputs: &[Value]) -> Vec<(&'static str,
         steps.extend(step.arguments.map(number));
     }
     let mut factors = Vec::new();
-    for (output, &value) in map.outputs.iter().zip(outputs) {
+    for (output, &shape) in map.outputs.iter().zip(shapes_of) {
         results.push(number(output.source));
         match output.form {
             Form::Whole => results.extend([0; 3]),
@@ -395,7 +432,6 @@ fn attributes(map: &Map, graph: &Graph, outputs: &[Value]) -> Vec<(&'static str,
                 factors.extend([scale, cancelled]);
             }
         }
-        let shape = graph.shape(value);
         shapes.push(shape.len());
         shapes.extend(shape);
     }
@@ -408,4 +444,134 @@ fn attributes(map: &Map, graph: &Graph, outputs: &[Value]) -> Vec<(&'static str,
         ("factors", Attr::Floats(factors)),
         ("shapes", Attr::from(shapes.as_slice())),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::emit::{Dialect, emit_split};
+    use crate::error::Result;
+    use crate::graph::Builder;
+    use crate::onnx::proto::ModelProto;
+    use crate::ops::Window;
+    use crate::testing::Case;
+
+    /// The operators that a graph is written as.
+    fn operators(graph: &Graph) -> Vec<String> {
+        use prost::Message;
+        let (bytes, _) = emit_split(graph, Dialect::Fused).unwrap();
+        let model = ModelProto::decode(bytes.as_slice()).unwrap();
+        model.graph.unwrap().node.into_iter().map(|node| node.op_type.unwrap()).collect()
+    }
+
+    #[test]
+    fn a_normalisation_and_its_sums_are_one_pass() {
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F32, [2, 3, 4, 4]));
+        let c = b.input("c", Fact::new(DType::F32, [3, 1, 1]));
+        let centred = b.sub(x, c).unwrap();
+        let scaled = b.mul(centred, c).unwrap();
+        let y = b.unary(Unary::Relu, scaled).unwrap();
+        let sum = b.reduce_sum(scaled, &[2, 3]).unwrap();
+        let rows = b.reshape(sum, &[2, 3]).unwrap();
+        b.output("y", y);
+        b.output("rows", rows);
+        assert_eq!(operators(&b.finish()), ["Map"]);
+    }
+
+    #[test]
+    fn what_a_convolution_does_on_the_way_is_left_to_it() {
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F32, [1, 1, 4, 4]));
+        let w = b.parameter("w", crate::tensor::Tensor::full(DType::F32, &[2, 1, 3, 3], 0.5));
+        let bias = b.parameter("bias", crate::tensor::Tensor::full(DType::F32, &[2, 1, 1], 0.5));
+        let y = b.conv(x, w, Window::plain(2)).unwrap();
+        let y = b.add(y, bias).unwrap();
+        let y = b.relu(y).unwrap();
+        b.output("y", y);
+        assert_eq!(operators(&b.finish()), ["Conv", "Add", "Relu"]);
+    }
+
+    #[test]
+    fn a_value_that_a_convolution_takes_has_its_shape() {
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F32, [3, 1, 1, 4, 4]));
+        let w = b.parameter("w", crate::tensor::Tensor::full(DType::F32, &[2, 1, 3, 3], 0.5));
+        let y = b.add(x, x).unwrap();
+        let y = b.relu(y).unwrap();
+        let y = b.reshape(y, &[3, 1, 4, 4]).unwrap();
+        let y = b.conv(y, w, Window::plain(2)).unwrap();
+        b.output("y", y);
+        let operators = operators(&b.finish());
+        assert!(operators.iter().all(|op| op == "Map" || op == "Conv" || op == "Reshape"));
+        assert_eq!(operators.last().unwrap(), "Conv");
+    }
+
+    /// A tangle of elementwise operations, sums and shapes, of which some values are asked for.
+    fn tangle(b: &mut Builder, x: &[Value], seed: u64) -> Result<Value> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut values = x.to_vec();
+        for _ in 0..rng.random_range(4..30) {
+            let p = values[rng.random_range(0..values.len())];
+            let q = values[rng.random_range(0..values.len())];
+            let rank = b.rank(p);
+            let axis = rng.random_range(0..rank.max(1));
+            let made = match rng.random_range(0..12) {
+                0 => b.add(p, q),
+                1 => b.sub(p, q),
+                2 => b.mul(p, q),
+                3 => b.max(p, q),
+                4 => b.unary(Unary::Relu, p),
+                5 => b.neg(p),
+                6 => {
+                    let size = b.unary(Unary::Abs, q)?;
+                    let size = b.shift(size, 1.0)?;
+                    b.div(p, size)
+                }
+                7 => match b.less_or_equal(p, q) {
+                    Ok(less) => b.select(less, p, q),
+                    Err(mismatch) => Err(mismatch),
+                },
+                8 if rank > 0 => b.reduce_sum(p, &[axis]),
+                9 if rank > 1 => b.reduce_mean(p, &[axis, (axis + 1) % rank]),
+                10 => {
+                    let mut shape = b.shape(p);
+                    shape.insert(axis, 1);
+                    b.reshape(p, &shape)
+                }
+                _ => b.expand(p, &[&[2], b.shape(p).as_slice()].concat()),
+            };
+            // Not all shapes broadcast; values must not grow without end.
+            if let Ok(value) = made
+                && b.fact(value).len() < 2000
+            {
+                let bounded = b.unary(Unary::Tanh, value)?;
+                values.push(if rng.random_range(0..4) == 0 { bounded } else { value });
+            }
+        }
+        let mut parts = Vec::new();
+        let last = values[values.len() - 1];
+        for value in values {
+            if value != last && rng.random_range(0..3) > 0 {
+                continue;
+            }
+            let len = b.fact(value).len();
+            parts.push(b.reshape(value, &[len])?);
+        }
+        b.concat(&parts, 0)
+    }
+
+    #[test]
+    fn whatever_is_fused_has_the_same_values() {
+        for seed in 0..40 {
+            Case::new(format!("tangle {seed}"))
+                .input(&[2, 3, 4], -1.0, 1.0)
+                .input(&[3, 1], -1.0, 1.0)
+                .input(&[4], -1.0, 1.0)
+                .check_forward(|b, x| tangle(b, x, seed));
+        }
+    }
 }

@@ -12,7 +12,7 @@ use prost::Message;
 use self::fuse::Fate;
 pub(crate) use self::fuse::is_mapped;
 use crate::error::{Error, Result};
-use crate::graph::{Builder, Fact, Graph, Value};
+use crate::graph::{Builder, Fact, Graph, Node, Value};
 use crate::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
     TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
@@ -125,7 +125,6 @@ fn write(graph: &Graph, dialect: Dialect, mut weights: Option<&mut Weights>) -> 
         }
         e.scope = node.scope.to_string();
         e.current = value.index();
-        let fate = fused.as_ref().map_or(Fate::Alone, |plan| plan.fates[value.index()]);
         let name = match &node.op {
             Op::Input(_) => continue,
             Op::Parameter(parameter) => {
@@ -142,11 +141,16 @@ fn write(graph: &Graph, dialect: Dialect, mut weights: Option<&mut Weights>) -> 
             }
             Op::Constant(tensor) => e.tensor(tensor),
             Op::Apply(Primitive::Reshape(_)) if e.packed[e.current] => e.name(node.inputs[0]),
-            Op::Apply(op) => match (fate, &fused) {
-                (Fate::Inside, _) => continue,
-                (Fate::Written, Some(plan)) => {
+            Op::Apply(op) => match (&fused, op) {
+                (Some(plan), _) if plan.fate(value) == Fate::Inside => continue,
+                (Some(plan), _) if plan.fate(value) == Fate::Written => {
                     e.emit_map(value, plan);
                     continue;
+                }
+                (Some(plan), Primitive::Reshape(op))
+                    if plan.is_shaped(node.inputs[0], &op.shape) =>
+                {
+                    e.name(node.inputs[0])
                 }
                 _ => op.rule().emit(&mut e, &node.inputs, &node.fact)?,
             },
@@ -189,6 +193,26 @@ fn decomposed(graph: &Graph, dialect: Dialect) -> Result<Graph> {
     })?;
     b.copy_outputs(graph, &map)?;
     Ok(b.finish())
+}
+
+/// The bytes that a run keeps for each value of `graph`; `None` for a value that is a view of another
+/// or is computed where it is used. Parameters and constants are not counted.
+pub(crate) fn stored_bytes(graph: &Graph, dialect: Dialect) -> Vec<Option<u64>> {
+    let live = graph.live();
+    let (plan, packed) = match dialect {
+        Dialect::Standard => (None, vec![false; live.len()]),
+        Dialect::Fused => (Some(fuse::Plan::new(graph, &live)), packed(graph, &live)),
+    };
+    let bytes = |(value, node): (Value, &Node)| match &node.op {
+        Op::Parameter(_) | Op::Constant(_) => Some(0),
+        // Views in all engines.
+        Op::Apply(Primitive::Reshape(_) | Primitive::Detach(_)) => None,
+        _ if plan.as_ref().is_some_and(|plan| plan.fate(value) == Fate::Inside) => None,
+        // Two bits for each element.
+        _ if packed[value.index()] => Some(node.fact.len().div_ceil(4) as u64),
+        _ => Some((node.fact.len() * node.fact.dtype.size()) as u64),
+    };
+    graph.nodes().map(bytes).collect()
 }
 
 /// For each value, whether it is the gradient of a convolution, maybe reshaped, of which only the

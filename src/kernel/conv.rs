@@ -16,6 +16,9 @@ use super::{ParallelFor, Parts};
 /// multiply-add and leave registers for the operands.
 const TILE: usize = 6;
 
+/// Values of the input that stay in the nearest cache beside what they are multiplied with.
+const NEAR: usize = 1 << 12;
+
 /// The per-sample gradient of a convolution in its kernel:
 /// `dw[n, m, c, k] = Σ_o x[n, c, o·s + k·d − p] · z[n, m, o]`, `c` in the group of `m`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -303,67 +306,77 @@ impl WithSimd for Tiles<'_> {
         let Tiles { layout, groups, outputs, x, z, out } = self;
         let (lanes, width) = (S::F32_LANES, layout.width);
         let positions = layout.rows.len() * layout.row;
-        for (tap, &offset) in layout.taps.iter().enumerate() {
-            for g in 0..groups {
-                let z = &z[g * outputs * positions..][..outputs * positions];
-                let out = &mut out[(tap * groups + g) * outputs * width..][..outputs * width];
-                let x = &x[offset + g * width..];
-                let tiles = outputs.div_ceil(TILE);
-                let mut first = 0;
-                for t in 0..tiles {
-                    // Of nearly equal height.
-                    let height = (outputs - first) / (tiles - t);
-                    let z = &z[first * positions..];
-                    let mut c = 0;
-                    while c < width {
-                        let vectors = if c + 2 * lanes <= width { 2 } else { 1 };
-                        let (x, out) = (&x[c..], &mut out[first * width + c..]);
-                        macro_rules! tile {
-                            ($($m:literal),*) => {
-                                match (height, vectors) {
-                                    $(($m, 2) => tile::<S, $m, 2>(simd, layout, x, z, out),
-                                    ($m, _) => tile::<S, $m, 1>(simd, layout, x, z, out),)*
-                                    _ => {}
-                                }
-                            };
+        out.fill(0.0);
+        // What a few rows of the output meet stays in the nearest cache while all kernel positions
+        // and outputs go by.
+        let rows = (NEAR / (layout.row * layout.step).max(1)).clamp(1, layout.rows.len().max(1));
+        for first_row in (0..layout.rows.len()).step_by(rows) {
+            let starts = &layout.rows[first_row..layout.rows.len().min(first_row + rows)];
+            for (tap, &offset) in layout.taps.iter().enumerate() {
+                for g in 0..groups {
+                    let z = &z[g * outputs * positions + first_row * layout.row..];
+                    let out = &mut out[(tap * groups + g) * outputs * width..][..outputs * width];
+                    let x = &x[offset + g * width..];
+                    let tiles = outputs.div_ceil(TILE);
+                    let mut first = 0;
+                    for t in 0..tiles {
+                        // Of nearly equal height.
+                        let height = (outputs - first) / (tiles - t);
+                        let z = &z[first * positions..];
+                        let mut c = 0;
+                        while c < width {
+                            let vectors = if c + 2 * lanes <= width { 2 } else { 1 };
+                            let (x, out) = (&x[c..], &mut out[first * width + c..]);
+                            macro_rules! tile {
+                                ($($m:literal),*) => {
+                                    match (height, vectors) {
+                                        $(($m, 2) => tile::<S, $m, 2>(simd, layout, starts, x, z, out),
+                                        ($m, _) => tile::<S, $m, 1>(simd, layout, starts, x, z, out),)*
+                                        _ => {}
+                                    }
+                                };
+                            }
+                            tile!(1, 2, 3, 4, 5, 6);
+                            c += vectors * lanes;
                         }
-                        tile!(1, 2, 3, 4, 5, 6);
-                        c += vectors * lanes;
+                        first += height;
                     }
-                    first += height;
                 }
             }
         }
     }
 }
 
-/// `M` outputs times `V` vectors of channels, over all positions of the output.
+/// Adds `M` outputs times `V` vectors of channels, over the rows of the output that start at
+/// `starts`.
 #[inline(always)]
 fn tile<S: Simd, const M: usize, const V: usize>(
     simd: S,
     layout: &Layout,
+    starts: &[usize],
     x: &[f32],
     z: &[f32],
     out: &mut [f32],
 ) {
     let lanes = S::F32_LANES;
     let positions = layout.rows.len() * layout.row;
-    let z: [&[f32]; M] = std::array::from_fn(|m| &z[m * positions..][..positions]);
     let mut sums = [[simd.splat_f32s(0.0); V]; M];
-    for (y, &start) in layout.rows.iter().enumerate() {
-        let z: [&[f32]; M] = std::array::from_fn(|m| &z[m][y * layout.row..][..layout.row]);
-        let mut x = &x[start..];
+    for (m, sums) in sums.iter_mut().enumerate() {
+        sums.copy_from_slice(S::as_simd_f32s(&out[m * layout.width..][..V * lanes]).0);
+    }
+    for (y, &start) in starts.iter().enumerate() {
+        let z: [&[f32]; M] =
+            std::array::from_fn(|m| &z[m * positions + y * layout.row..][..layout.row]);
+        let x = &x[start..][..(layout.row - 1) * layout.step + V * lanes];
         for o in 0..layout.row {
-            let (x_now, _) = S::as_simd_f32s(&x[..V * lanes]);
-            let x_now: [S::f32s; V] = std::array::from_fn(|v| x_now[v]);
+            let (x, _) = S::as_simd_f32s(&x[o * layout.step..][..V * lanes]);
+            let x: [S::f32s; V] = std::array::from_fn(|v| x[v]);
             for m in 0..M {
                 let z = simd.splat_f32s(z[m][o]);
                 for v in 0..V {
-                    sums[m][v] = simd.mul_add_f32s(z, x_now[v], sums[m][v]);
+                    sums[m][v] = simd.mul_add_f32s(z, x[v], sums[m][v]);
                 }
             }
-            // The last position may be the end of `x`.
-            x = x.get(layout.step..).unwrap_or(&[]);
         }
     }
     for (m, sums) in sums.iter().enumerate() {

@@ -102,13 +102,15 @@ impl SignGram {
         parallel(lanes, &|lane| {
             let (group, i) = (lane / size, lane % size);
             rows.with(lane, |row| {
-                for (j, product) in row.iter_mut().enumerate().take(i + 1) {
-                    let term = |operand: &&[i32]| {
-                        let length = operand.len() / lanes;
-                        let row = |lane: usize| &operand[lane * length..][..length];
-                        Arch::new().dispatch(Product(row(lane), row(group * size + j)))
-                    };
-                    *product = operands.iter().map(term).sum();
+                row.fill(0.0);
+                // One operand after the other: its rows are met by several others.
+                for operand in operands {
+                    let length = operand.len() / lanes;
+                    let packed = |lane: usize| &operand[lane * length..][..length];
+                    for (j, product) in row.iter_mut().enumerate().take(i + 1) {
+                        *product +=
+                            Arch::new().dispatch(Product(packed(lane), packed(group * size + j)));
+                    }
                 }
             });
         });

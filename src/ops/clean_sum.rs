@@ -24,8 +24,7 @@ impl CleanSum {
 
 impl Rule for CleanSum {
     fn infer(&self, x: &[&Fact]) -> Result<Fact> {
-        let fits = x[0].dtype.is_float()
-            && self.axes.iter().all(|&i| i < x[0].rank());
+        let fits = x[0].dtype.is_float() && self.axes.iter().all(|&i| i < x[0].rank());
         if !fits {
             bail_shape!("no sum of {} over {:?}", x[0], self.axes);
         }

@@ -8,13 +8,13 @@
 //! (`c` in the group of `m`) that is linear in `z`: `∂T/∂z`. [`ConvInputGrad`] is `∂T/∂x` and
 //! [`ConvWeightGrad`] is `∂T/∂w`. Each of the three is differentiated by the other two.
 
-use ndarray::{ArrayD, IxDyn};
+use ndarray::{ArrayD, Axis, IxDyn};
 
 use super::{Cotangents, Lane, Rule, Site};
 use crate::emit::{Attr, Emitter};
 use crate::error::{Error, Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Tensor, map_same};
 
 /// A stack of all the parts of the input that the kernel positions meet may have this many
 /// elements. One product of a larger one would be a little faster, but take too much memory.
@@ -627,27 +627,18 @@ fn conv_by_lane(b: &mut Builder, x: Value, w: Value, window: &Window) -> Result<
 
 /// A kernel `[M, C/g, K…]` as `[C, M/g, K…]` with its positions in reverse.
 fn turn_round(kernel: &Tensor, groups: usize) -> Result<Tensor> {
-    let mut b = Builder::default();
-    let w = b.constant(kernel.clone());
-    let shape = b.shape(w);
-    let rank = shape.len();
+    let shape = kernel.shape().to_vec();
     let split = [&[groups, shape[0] / groups], &shape[1..]].concat();
-    let w = b.reshape(w, &split)?;
-    let mut perm: Vec<usize> = (0..=rank).collect();
-    perm.swap(1, 2);
-    let w = b.transpose(w, &perm)?;
     let joined = [&[groups * shape[1], shape[0] / groups], &shape[2..]].concat();
-    let mut w = b.reshape(w, &joined)?;
-    for (axis, &size) in joined.iter().enumerate().skip(2) {
-        let reversed = b.constant(Tensor::index((0..size as i64).rev()));
-        w = b.gather(w, reversed, axis)?;
-    }
-    match b.as_constant(w) {
-        Some(tensor) => Ok(tensor.clone()),
-        None => crate::graph::eval_values(b.graph(), &[], &[w])?
-            .pop()
-            .ok_or_else(|| Error::Shape("a kernel could not be turned round".into())),
-    }
+    let turned = map_same!(kernel.reshape(&split)?, a => {
+        let mut turned = a;
+        turned.swap_axes(1, 2);
+        for axis in 3..split.len() {
+            turned.invert_axis(Axis(axis));
+        }
+        turned
+    });
+    turned.reshape(&joined)
 }
 
 /// [`turn_round`] as ONNX nodes, for a kernel that is computed.

@@ -46,7 +46,12 @@ pub struct BatchNorm {
 impl BatchNorm {
     /// The same computation in other primitives. `channel` is the channel axis of `x`; with
     /// batch or sample statistics, all other axes are averaged over.
-    pub(crate) fn in_primitives(&self, b: &mut Builder, x: &[Value], channel: usize) -> Result<Value> {
+    pub(crate) fn in_primitives(
+        &self,
+        b: &mut Builder,
+        x: &[Value],
+        channel: usize,
+    ) -> Result<Value> {
         let shape = b.shape(x[0]);
         let rest: Vec<usize> = (0..shape.len()).filter(|&i| i != channel).collect();
         let mut row = vec![1; shape.len()];
@@ -70,8 +75,10 @@ impl BatchNorm {
         let variance = b.reduce_mean(square, &rest)?;
         let deviation = b.shift(variance, epsilon)?;
         let deviation = b.sqrt(deviation)?;
-        let normal = b.div(centred, deviation)?;
-        let scaled = b.mul(normal, scale)?;
+        // One factor a channel leaves less to do for each position than a quotient and a product.
+        let inverse = b.unary(super::Unary::Reciprocal, deviation)?;
+        let factor = b.mul(scale, inverse)?;
+        let scaled = b.mul(centred, factor)?;
         b.add(scaled, bias)
     }
 }

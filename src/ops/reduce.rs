@@ -2,10 +2,10 @@
 
 use ndarray::{ArrayD, Axis};
 
-use super::{Cotangents, Lane, Rule, Site, Unary};
+use super::{Binary, Cotangents, Lane, Op, Primitive, Rule, Site, Unary};
 use crate::emit::{Attr, Emitter};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::graph::{Builder, Fact, Graph, Value};
 use crate::tensor::{DType, Tensor};
 
 /// How a reduction combines elements.
@@ -125,6 +125,9 @@ impl Rule for Reduce {
             let total = b.scalar(out.dtype, value * n as f64);
             return b.expand(total, &out.shape).map(Some);
         }
+        if self.kind == Reduction::Sum && out.dtype.is_float() {
+            return self.without_zeros(b, x[0], out);
+        }
         Ok(None)
     }
 
@@ -155,6 +158,75 @@ impl Rule for Reduce {
         let all = e.node("Cast", &[&all], &[("to", Attr::Int(9))]);
         let nothing = e.scalar(out.dtype, nothing);
         Ok(e.node("Where", &[&all, &nothing, &y], &[]))
+    }
+}
+
+impl Reduce {
+    /// The sum without terms that add up to zero: `Σ c·(x − mean x)`, as the gradient of a
+    /// normalisation holds it.
+    fn without_zeros(&self, b: &mut Builder, x: Value, out: &Fact) -> Result<Option<Value>> {
+        if self.is_zero(b.graph(), x) {
+            return b.zeros(out).map(Some);
+        }
+        let node = b.graph().node(x);
+        match (&node.op, node.inputs.as_slice()) {
+            (Op::Apply(Primitive::Unary(Unary::Neg)), &[inner]) => {
+                match self.without_zeros(b, inner, out)? {
+                    Some(sum) => b.neg(sum).map(Some),
+                    None => Ok(None),
+                }
+            }
+            (Op::Apply(Primitive::Binary(Binary::Add)), &[p, q])
+                if b.fact(p) == b.fact(x) && b.fact(q) == b.fact(x) =>
+            {
+                match (self.is_zero(b.graph(), p), self.is_zero(b.graph(), q)) {
+                    (true, _) => b.push(self.clone(), &[q]).map(Some),
+                    (_, true) => b.push(self.clone(), &[p]).map(Some),
+                    _ => Ok(None),
+                }
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether `x` adds up to zero along the axes whatever its operands are.
+    fn is_zero(&self, graph: &Graph, x: Value) -> bool {
+        let node = graph.node(x);
+        let Op::Apply(op) = &node.op else { return false };
+        match (op, node.inputs.as_slice()) {
+            (Primitive::Unary(Unary::Neg), &[p]) => self.is_zero(graph, p),
+            (Primitive::Binary(Binary::Add), &[p, q]) => {
+                graph.shape(p) == graph.shape(q) && self.is_zero(graph, p) && self.is_zero(graph, q)
+            }
+            (Primitive::Binary(Binary::Mul), &[p, q]) => {
+                let factor = |v: Value, other: Value| {
+                    self.is_constant_along(graph, v, node.fact.rank())
+                        && graph.shape(other) == node.fact.shape
+                        && self.is_zero(graph, other)
+                };
+                factor(p, q) || factor(q, p)
+            }
+            (Primitive::Binary(Binary::Sub), &[p, m]) => {
+                let mean = graph.node(m);
+                graph.shape(p) == node.fact.shape
+                    && mean.inputs.first() == Some(&p)
+                    && matches!(&mean.op, Op::Apply(Primitive::Reduce(mean))
+                        if mean.kind == Reduction::Mean && mean.axes == self.axes)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a factor of a result of rank `rank` is the same all along the axes.
+    fn is_constant_along(&self, graph: &Graph, factor: Value, rank: usize) -> bool {
+        let node = graph.node(factor);
+        if let Op::Apply(Primitive::Expand(_)) = node.op {
+            return self.is_constant_along(graph, node.inputs[0], rank);
+        }
+        let shape = &node.fact.shape;
+        self.axes
+            .iter()
+            .all(|&axis| (axis + shape.len()).checked_sub(rank).is_none_or(|i| shape[i] == 1))
     }
 }
 
@@ -220,6 +292,32 @@ mod tests {
                     .check(|b, x| b.reduce(kind, x[0], axes));
             }
         }
+    }
+
+    /// What is left of a sum in which deviations from the mean, scaled, add up to nothing.
+    #[test]
+    fn deviations_from_the_mean_add_up_to_nothing() {
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F64, [2, 3, 4]));
+        let c = b.input("c", Fact::new(DType::F64, [3, 1]));
+        let mean = b.reduce_mean(x, &[2]).unwrap();
+        let centred = b.sub(x, mean).unwrap();
+        let scaled = b.mul(centred, c).unwrap();
+        let sum = b.reduce_sum(scaled, &[2]).unwrap();
+        assert_eq!(b.as_uniform(sum), Some(0.0));
+        let more = b.add(scaled, x).unwrap();
+        let less = b.neg(more).unwrap();
+        let sum = b.reduce_sum(less, &[2]).unwrap();
+        let plain = b.reduce_sum(x, &[2]).unwrap();
+        assert_eq!(sum, b.neg(plain).unwrap());
+        // Along another axis they do not, nor with factors that differ.
+        for (value, axis) in [(scaled, 1), (more, 0)] {
+            let sum = b.reduce_sum(value, &[axis]).unwrap();
+            assert_eq!(b.graph().node(sum).inputs, [value]);
+        }
+        let square = b.mul(centred, centred).unwrap();
+        let sum = b.reduce_sum(square, &[2]).unwrap();
+        assert_eq!(b.graph().node(sum).inputs, [square]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! How much memory a graph takes to run.
 
+use crate::emit::{Dialect, stored_bytes};
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, Value};
 use crate::ops::{Op, Primitive};
 use crate::tensor::DType;
 
@@ -63,9 +64,11 @@ fn kib(table: &str, entry: &str) -> Option<u64> {
 }
 
 /// The largest total size in bytes of the values alive at one moment, when nodes run in graph
-/// order and a value is freed after its last use; parameters and constants are not counted.
-pub fn peak_bytes(graph: &Graph) -> u64 {
+/// order and a value is freed after its last use; parameters and constants are not counted. What an
+/// engine of `dialect` computes where it is used takes nothing, but keeps alive what it is made of.
+pub fn peak_bytes(graph: &Graph, dialect: Dialect) -> u64 {
     let live = graph.live();
+    let stored = stored_bytes(graph, dialect);
     let mut last_use = vec![0; graph.nodes().len()];
     for (value, node) in graph.nodes() {
         if live[value.index()] {
@@ -77,20 +80,11 @@ pub fn peak_bytes(graph: &Graph) -> u64 {
     for output in graph.outputs() {
         last_use[output.value.index()] = usize::MAX;
     }
-    let bytes = |i: usize| {
-        let node = &graph.nodes[i];
-        match &node.op {
-            Op::Parameter(_) | Op::Constant(_) => 0,
-            // Views in both engines.
-            Op::Apply(Primitive::Reshape(_) | Primitive::Detach(_)) => 0,
-            _ => (node.fact.len() * node.fact.dtype.size()) as u64,
-        }
-    };
-    // A reshape keeps what it is a view of alive.
     for (value, node) in graph.nodes().rev() {
-        if let Op::Apply(Primitive::Reshape(_) | Primitive::Detach(_)) = &node.op {
-            let source = node.inputs[0].index();
-            last_use[source] = last_use[source].max(last_use[value.index()]);
+        if stored[value.index()].is_none() {
+            for source in node.inputs.iter().map(|v| v.index()) {
+                last_use[source] = last_use[source].max(last_use[value.index()]);
+            }
         }
     }
     let mut dying: Vec<Vec<usize>> = vec![Vec::new(); graph.nodes().len()];
@@ -100,24 +94,27 @@ pub fn peak_bytes(graph: &Graph) -> u64 {
         if !live[i] {
             continue;
         }
-        now += bytes(i);
-        peak = peak.max(now + workspace(graph, i));
+        now += stored[i].unwrap_or(0);
+        peak = peak.max(now + workspace(graph, value, dialect));
         if last_use[i] < dying.len() {
             dying[last_use[i].max(i)].push(i);
         }
         for dead in std::mem::take(&mut dying[i]) {
-            now -= bytes(dead);
+            now -= stored[dead].unwrap_or(0);
         }
     }
     peak
 }
 
 /// What a node needs beside its operands and result while it runs.
-fn workspace(graph: &Graph, i: usize) -> u64 {
-    let node = &graph.nodes[i];
+fn workspace(graph: &Graph, value: Value, dialect: Dialect) -> u64 {
+    let node = graph.node(value);
     match &node.op {
-        // The input unfolded over the kernel's positions.
         Op::Apply(Primitive::ConvWeightGrad(op)) => {
+            if dialect == Dialect::Fused && op.has_kernel(graph.fact(node.inputs[0])) {
+                return 0;
+            }
+            // The input unfolded over the kernel's positions.
             let taps: usize = op.kernel.iter().product();
             let cotangent = graph.fact(node.inputs[1]);
             let channels = graph.shape(node.inputs[0])[1];

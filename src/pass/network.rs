@@ -296,7 +296,7 @@ impl Network {
             }
         }
         let graph = graph.without_unused_inputs();
-        check_fits(peak_bytes(&graph), room(limit, &graph))?;
+        check_fits(peak_bytes(&graph, engine.dialect()), room(limit, &graph))?;
         let start = Instant::now();
         let (proto, parameters) = emit_split(&graph, engine.dialect())?;
         let mut session = engine.load_with(&proto, &parameters)?;

@@ -9,7 +9,7 @@ use super::memory::{peak_bytes, room};
 use super::plan::{Plan, members, plan};
 use super::training::{Objective, Reduction, TrainingGraph, training_graph};
 use super::{Batch, Roles, Selection};
-use crate::emit::emit_split;
+use crate::emit::{Dialect, emit_split};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Fact, Graph, Output, Value};
@@ -114,7 +114,7 @@ pub fn per_sample(
 ) -> Result<Vec<Reduced>> {
     let memory = room(request.memory, model);
     let groups = groups(&samples.classes, request);
-    let prepared = build(model, roles, &groups, request, memory)?;
+    let prepared = build(model, roles, &groups, request, memory, engine.dialect())?;
     let reduced = run_plan(&prepared, &groups, samples, request, engine)?;
     match reduced.iter().all(Reduced::is_finite) {
         true => Ok(reduced),
@@ -294,6 +294,7 @@ fn build(
     groups: &[i64],
     request: &PerSampleRequest,
     memory: Option<u64>,
+    dialect: Dialect,
 ) -> Result<Prepared> {
     let largest = members(groups).values().map(Vec::len).max().unwrap_or(1);
     let mut most = largest.max(PREFERRED_LANES).min(groups.len().max(1));
@@ -305,7 +306,7 @@ fn build(
         let lanes = plan.lanes();
         let prepared = Prepared { plan, graph };
         let Some(memory) = memory else { return Ok(prepared) };
-        let peak = peak_bytes(&prepared.graph);
+        let peak = peak_bytes(&prepared.graph, dialect);
         tracing::debug!("{lanes} samples at once take {peak} bytes of {memory}");
         if peak <= memory {
             return Ok(prepared);
@@ -512,7 +513,7 @@ fn outer_product(graph: &Graph, gradient: Value) -> Option<(Value, Value)> {
 }
 
 /// A gradient in which the sums that cancel to rounding noise are zero. Sums are looked for behind
-/// whatever only moves elements or adds up contributions.
+/// whatever only moves, adds up or scales them.
 fn without_noise(b: &mut Builder, gradient: Value) -> Result<Value> {
     let node = b.graph().node(gradient).clone();
     let Op::Apply(op) = &node.op else { return Ok(gradient) };
@@ -522,7 +523,7 @@ fn without_noise(b: &mut Builder, gradient: Value) -> Result<Value> {
         | Primitive::Slice(_)
         | Primitive::Pad(_)
         | Primitive::Concat(_)
-        | Primitive::Binary(Binary::Add) => {
+        | Primitive::Binary(Binary::Add | Binary::Mul) => {
             let operands = node.inputs.iter();
             let cleaned = operands.map(|&v| without_noise(b, v)).collect::<Result<Vec<_>>>()?;
             if cleaned == node.inputs { Ok(gradient) } else { b.push(op.clone(), &cleaned) }
@@ -658,13 +659,15 @@ mod tests {
         let (model, batch) = (model(), batch());
         let (roles, request) = (Roles::of(&model), request(&PRODUCTS));
         let groups = groups(&batch.classes, &request);
-        let build = |memory| build(&model, &roles, &groups, &request, memory);
-        let whole = build(None).unwrap();
-        let third = peak_bytes(&whole.graph) / 3;
-        let parts = build(Some(third)).unwrap();
-        assert!(parts.plan.runs.len() > whole.plan.runs.len(), "{:?}", parts.plan);
-        assert!(peak_bytes(&parts.graph) <= third);
         for engine in all_for_tests() {
+            let dialect = engine.dialect();
+            let build = |memory| build(&model, &roles, &groups, &request, memory, dialect);
+            let whole = build(None).unwrap();
+            let third = peak_bytes(&whole.graph, dialect) / 3;
+            let parts = build(Some(third)).unwrap();
+            assert!(parts.plan.runs.len() > whole.plan.runs.len(), "{:?}", parts.plan);
+            assert!(peak_bytes(&parts.graph, dialect) <= third);
+            assert!(matches!(build(Some(1)), Err(Error::Usage(_))));
             let run = |prepared: &Prepared| {
                 run_plan(prepared, &groups, &batch, &request, &*engine).unwrap()
             };
@@ -682,7 +685,6 @@ mod tests {
                 }
             }
         }
-        assert!(matches!(build(Some(1)), Err(Error::Usage(_))));
     }
 
     #[test]

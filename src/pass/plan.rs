@@ -4,6 +4,15 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 
+/// What a gradient takes, in comparisons of two gradients: about, as all of these.
+const GRADIENT: usize = 256;
+
+/// What it takes to get the memory of a sample from the system.
+const MEMORY: usize = 28;
+
+/// What a run takes beside its samples.
+const RUN: usize = 128;
+
 /// A schedule of runs of `groups × size` samples each. The Gram matrix is computed inside each
 /// group, so every two samples of a class stand in one group together at least once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +30,13 @@ impl Plan {
     pub fn lanes(&self) -> usize {
         self.groups * self.size
     }
+
+    /// What the plan takes, in comparisons of two gradients.
+    fn cost(&self) -> usize {
+        // Samples are shared out between threads.
+        let shared = self.lanes().next_multiple_of(2);
+        self.runs.len() * (shared * (GRADIENT + self.size) + RUN) + self.lanes() * MEMORY
+    }
 }
 
 /// The members of each class, by class.
@@ -32,8 +48,9 @@ pub(crate) fn members(classes: &[i64]) -> BTreeMap<i64, Vec<usize>> {
     members
 }
 
-/// Plans runs of at most `most` samples. Classes that fit into a group are packed, the largest
-/// first; a larger class is cut into half-groups, and every two halves meet in one group.
+/// Plans runs of at most `most` samples. Classes that fit into a run are packed, several to a group
+/// where that fills the runs better; a larger class is cut into half-groups, and every two halves meet
+/// in one group.
 ///
 /// # Errors
 /// When two samples of a class would have to meet and `most` is less than two.
@@ -47,29 +64,56 @@ pub(crate) fn plan(classes: &[i64], most: usize) -> Result<Plan> {
                 .into(),
         ));
     }
-    let size = largest.min(most).max(1);
     members.sort_by_key(|class| std::cmp::Reverse(class.len()));
-    let mut packed: Vec<Vec<usize>> = Vec::new();
-    for class in members {
+    if largest > most {
+        return Ok(schedule(&halved(&members, most), most));
+    }
+    let groupings = (1..=members.len()).map(|count| balanced(&members, count));
+    let fitting = groupings.filter(|groups| groups.iter().all(|group| group.len() <= most));
+    let plans =
+        fitting.flat_map(|groups| (largest..=most).map(move |most| schedule(&groups, most)));
+    Ok(plans.min_by_key(Plan::cost).unwrap_or_else(|| schedule(&[], most)))
+}
+
+/// Whole classes, the largest first, in so many groups of nearly equal size.
+fn balanced(classes: &[Vec<usize>], count: usize) -> Vec<Vec<usize>> {
+    let mut groups = vec![Vec::new(); count];
+    for class in classes {
+        if let Some(smallest) = groups.iter_mut().min_by_key(|group| group.len()) {
+            smallest.extend(class);
+        }
+    }
+    groups
+}
+
+/// Groups of at most `size` samples in which every two of a class meet.
+fn halved(classes: &[Vec<usize>], size: usize) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for class in classes {
         if class.len() <= size {
-            match packed.iter_mut().find(|group| group.len() + class.len() <= size) {
+            match groups.iter_mut().find(|group| group.len() + class.len() <= size) {
                 Some(group) => group.extend(class),
-                None => packed.push(class),
+                None => groups.push(class.clone()),
             }
             continue;
         }
         let halves: Vec<&[usize]> = class.chunks((size / 2).max(1)).collect();
         for (i, first) in halves.iter().enumerate() {
             for second in &halves[i + 1..] {
-                packed.push([*first, *second].concat());
+                groups.push([*first, *second].concat());
             }
         }
     }
-    let groups = (most / size).clamp(1, packed.len().max(1));
-    // As many groups in each run as balance the runs.
-    let runs = packed.len().div_ceil(groups).max(1);
-    let groups = packed.len().div_ceil(runs).max(1);
-    Ok(Plan { groups, size, runs: packed.chunks(groups).map(<[_]>::to_vec).collect() })
+    groups
+}
+
+/// Runs of at most `most` samples that hold these groups, as many in each run as balance the runs.
+fn schedule(groups: &[Vec<usize>], most: usize) -> Plan {
+    let size = groups.iter().map(Vec::len).max().unwrap_or(0).max(1);
+    let in_run = (most / size).clamp(1, groups.len().max(1));
+    let runs = groups.len().div_ceil(in_run).max(1);
+    let in_run = groups.len().div_ceil(runs).max(1);
+    Plan { groups: in_run, size, runs: groups.chunks(in_run).map(<[_]>::to_vec).collect() }
 }
 
 #[cfg(test)]
@@ -82,6 +126,15 @@ mod tests {
         let classes: Vec<i64> = (0..12).map(|i| i % 4).collect();
         let plan = plan(&classes, 6).unwrap();
         assert_eq!((plan.groups, plan.size, plan.runs.len()), (2, 3, 2));
+    }
+
+    #[test]
+    fn uneven_classes_leave_no_place_free() {
+        let sizes = [4, 4, 3, 3, 3, 3, 3, 3, 3, 3];
+        let classes: Vec<i64> =
+            (0..).zip(sizes).flat_map(|(class, n)| std::iter::repeat_n(class, n)).collect();
+        let plan = plan(&classes, 16).unwrap();
+        assert_eq!((plan.groups, plan.size, plan.runs.len()), (1, 16, 2));
     }
 
     #[test]

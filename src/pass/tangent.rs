@@ -8,7 +8,7 @@ use super::{
     Batch, GramKind, Grouping, Objective, PerSampleRequest, Product, Reduced, Roles, Selection,
     has_batch_norm, per_sample,
 };
-use crate::emit::emit_split;
+use crate::emit::{Dialect, emit_split};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Fact, Graph, Output};
@@ -50,7 +50,7 @@ pub fn tangent_kernel(
     let all: Vec<usize> = (0..n).collect();
     let one = jacobian(model, roles, selection, n)?;
     let width = one.shape(one.output("rows")?)[0];
-    let (graph, lanes) = with_lanes(&one, n, width, memory)?;
+    let (graph, lanes) = with_lanes(&one, n, width, memory, engine.dialect())?;
     let inputs = samples.input_rows(&all)?;
     let mut tensors = Vec::new();
     for (&input, tensor) in graph.inputs().iter().zip(&inputs) {
@@ -141,14 +141,20 @@ fn jacobian(model: &Graph, roles: &Roles, selection: Selection, n: usize) -> Res
 }
 
 /// The graph for as many choices at once as memory allows, up to [`LANES`].
-fn with_lanes(one: &Graph, n: usize, width: usize, memory: Option<u64>) -> Result<(Graph, usize)> {
+fn with_lanes(
+    one: &Graph,
+    n: usize,
+    width: usize,
+    memory: Option<u64>,
+    dialect: Dialect,
+) -> Result<(Graph, usize)> {
     let choice = one.input(CHOICE);
     let batched: Vec<_> = choice.into_iter().collect();
     let stored = (n * width * DType::F32.size()) as u64;
     let mut lanes = LANES.min(n);
     loop {
         let graph = transform::vmap(one, lanes, &batched)?;
-        let fits = check_fits(peak_bytes(&graph) + stored, room(memory, &graph));
+        let fits = check_fits(peak_bytes(&graph, dialect) + stored, room(memory, &graph));
         match fits {
             Ok(()) => return Ok((graph, lanes)),
             Err(error) if lanes == 1 => return Err(error),
@@ -278,8 +284,11 @@ mod tests {
         let model = model();
         let (decided, _) = transform::batch_norm(&model, BatchNormMode::Batch).unwrap();
         let one = jacobian(&decided, &Roles::of(&model), Selection::Weights, SAMPLES).unwrap();
-        let ample = with_lanes(&one, SAMPLES, 30, Some(64 << 30)).unwrap();
+        let ample = with_lanes(&one, SAMPLES, 30, Some(64 << 30), Dialect::Standard).unwrap();
         assert_eq!(ample.1, LANES);
-        assert!(matches!(with_lanes(&one, SAMPLES, 30, Some(1)), Err(Error::Usage(_))));
+        assert!(matches!(
+            with_lanes(&one, SAMPLES, 30, Some(1), Dialect::Standard),
+            Err(Error::Usage(_))
+        ));
     }
 }

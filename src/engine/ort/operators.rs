@@ -240,9 +240,7 @@ fn conv_weight_signs(attributes: &Attributes) -> ort::Result<Compute> {
     Ok(Box::new(move |context| {
         let mut signs = context.output(0, shape.clone())?.ok_or_else(missing)?;
         let signs = signs.try_extract_tensor_mut::<i32>()?.1;
-        with_operands(context, |x, z| {
-            on_threads(context, |threads| op.signs(x, z, signs, threads))
-        })
+        with_operands(context, |x, z| on_threads(context, |threads| op.signs(x, z, signs, threads)))
     }))
 }
 
