@@ -6,7 +6,7 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gradalign::emit::Dialect;
 use gradalign::engine::{self, Engine, EngineChoice, EngineOptions, all_for_tests};
@@ -20,6 +20,14 @@ use support::{load, root, splitmix64};
 
 /// Largest relative error of a score.
 const TOLERANCE: f64 = 1e-3;
+
+/// The same for sums of signs where some gradients are zero in exact arithmetic because of the values
+/// of a sample: between batch normalisation by the sample's statistics and a global mean, a ReLU that
+/// is active everywhere lets no gradient back. In float32 that is noise, whose signs count.
+const NOISY_TOLERANCE: f64 = 1e-2;
+
+/// The model where this happens.
+const NOISY: &str = "models/keras-cnn.onnx";
 
 /// Relative error of the singular values of the gradients beside the largest one, in float32. The
 /// least one, whose square is the least eigenvalue of the tangent kernel, is wrong by this times
@@ -72,14 +80,23 @@ fn expect(context: &str, value: f64, expected: f64, tolerance: f64) {
     assert!(error <= tolerance, "{context}: {value} is not {expected}, relative error {error:.1e}");
 }
 
+/// The largest relative error of a score of a model.
+fn tolerance(model: &Path, score: &str, mode: &str) -> f64 {
+    let counts_signs = ["gradalign-1", "gradalign-2", "gradsign"].contains(&score);
+    if counts_signs && mode == "sample" && model == Path::new(NOISY) {
+        return NOISY_TOLERANCE;
+    }
+    TOLERANCE
+}
+
 /// Compares a score with the reference.
-fn compare(context: &str, score: &Score, expected: Option<&Expected>) {
+fn compare(context: &str, score: &Score, expected: Option<&Expected>, tolerance: f64) {
     match expected {
         None => {
             assert!(score.value.is_nan(), "{context}: {} where there is no value", score.value);
             assert!(score.reason.is_some(), "{context}: no reason");
         }
-        Some(Expected::Value(expected)) => expect(context, score.value, *expected, TOLERANCE),
+        Some(Expected::Value(expected)) => expect(context, score.value, *expected, tolerance),
         Some(Expected::Eigenvalues { min, max }) => {
             let condition = max / min;
             let tolerance = TOLERANCE.max(GRADIENT_ERROR * condition.sqrt());
@@ -122,7 +139,8 @@ fn check(reference: &Reference, engine: &dyn Engine) {
                 score.name,
                 engine.describe().name
             );
-            compare(&context, score, *expected);
+            let tolerance = tolerance(&reference.model, score.name, name);
+            compare(&context, score, *expected, tolerance);
             let treatment = score.batch_norm.map(|treatment| treatment.to_string());
             let expected = has_batch_norm(&graph).then(|| name.to_owned());
             assert_eq!(treatment, expected, "{context}");
@@ -165,7 +183,8 @@ fn kernels_move_no_score() {
                 };
                 for (ours, plain) in find(&*engine).iter().zip(find(&*plain)) {
                     let context = format!("{} {} {mode}", reference.model.display(), ours.name);
-                    expect(&context, ours.value, plain.value, TOLERANCE);
+                    let tolerance = tolerance(&reference.model, ours.name, mode);
+                    expect(&context, ours.value, plain.value, tolerance);
                 }
             }
         }

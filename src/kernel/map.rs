@@ -520,10 +520,10 @@ fn binary(a: Piece, b: Piece, out: &mut [f32], f: impl Fn(f32, f32) -> f32) {
             out.iter_mut().zip(a).zip(b).for_each(|((out, &x), &y)| *out = f(x, y));
         }
         (Piece::Each(a), Piece::All(y)) => {
-            out.iter_mut().zip(a).for_each(|(out, &x)| *out = f(x, y))
+            out.iter_mut().zip(a).for_each(|(out, &x)| *out = f(x, y));
         }
         (Piece::All(x), Piece::Each(b)) => {
-            out.iter_mut().zip(b).for_each(|(out, &y)| *out = f(x, y))
+            out.iter_mut().zip(b).for_each(|(out, &y)| *out = f(x, y));
         }
         (Piece::All(x), Piece::All(y)) => out.fill(f(x, y)),
     }
