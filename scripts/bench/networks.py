@@ -74,6 +74,7 @@ RESIDUAL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor
 AVERAGE = "|nor_conv_1x1~0|+|avg_pool_3x3~0|nor_conv_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 
 NETWORKS = {
+    "nasbench201-residual-32": Network("NAS-Bench-201, a residual cell", lambda: nasbench201(RESIDUAL), 32, 32),
     "nasbench201-residual": Network("NAS-Bench-201, a residual cell", lambda: nasbench201(RESIDUAL), 32, 128),
     "nasbench201-average": Network("NAS-Bench-201, an average cell", lambda: nasbench201(AVERAGE), 32, 128),
     "resnet18": Network("ResNet-18", resnet18, 32, 32),

@@ -15,6 +15,10 @@ use crate::tensor::DType;
 /// What is computed inside maps has at most so many steps.
 const MOST_STEPS: usize = 40;
 
+/// A value is written where computing it for each of its uses reads more than so many tensors beside
+/// the one it is.
+const MOST_READ_AGAIN: usize = 3;
+
 /// A single sum of more values than this is left to the engine.
 const LONGEST_SUM: usize = 1 << 16;
 
@@ -125,6 +129,11 @@ fn fates(graph: &Graph, live: &[bool]) -> Vec<Fate> {
     // What depends on no input is for the engine to compute once.
     let varies = graph.dependents(graph.inputs());
     let (mut can, mut steps) = (vec![false; live.len()], vec![0; live.len()]);
+    // How many tensors of its own size a value is computed from, and how often it is used.
+    let (mut reads, mut uses) = (vec![1; live.len()], vec![0; live.len()]);
+    for (_, node) in graph.nodes().filter(|(v, _)| live[v.index()]) {
+        node.inputs.iter().for_each(|v| uses[v.index()] += 1);
+    }
     // Values that something asks for as tensors.
     let mut asked = vec![false; live.len()];
     for output in graph.outputs() {
@@ -137,15 +146,20 @@ fn fates(graph: &Graph, live: &[bool]) -> Vec<Fate> {
             && (elementwise(op).is_some() || is_view(op))
             && is_float_or_truth(&node.fact)
             && node.inputs.iter().all(|&v| is_float_or_truth(graph.fact(v)))
-            && !joins_convolution(graph, value, &varies);
+            && !joins_product(graph, value, &varies);
         let is_sum = sum(graph, value).is_some();
         can[i] = plain || is_sum && (varies[i] || matches!(op, Primitive::CleanSum(_)));
-        if plain {
-            let before: usize = node.inputs.iter().map(|v| steps[v.index()]).sum();
-            steps[i] = before + usize::from(!is_view(op));
+        if !plain {
+            continue;
         }
-        if steps[i] > MOST_STEPS {
-            (asked[i], steps[i]) = (true, 0);
+        let whole = node.inputs.iter().filter(|&&v| graph.fact(v).len() == node.fact.len());
+        let whole: Vec<usize> = whole.map(|v| v.index()).collect();
+        reads[i] = whole.iter().map(|&v| reads[v]).sum();
+        steps[i] = whole.iter().map(|&v| steps[v]).sum::<usize>() + usize::from(!is_view(op));
+        // Computing it again takes more reading than writing it once.
+        let costly = (reads[i].max(1) - 1) * (uses[i].max(1) - 1) > MOST_READ_AGAIN;
+        if steps[i] > MOST_STEPS || costly {
+            (asked[i], steps[i], reads[i]) = (true, 0, 1);
         }
     }
     let mut fates = vec![Fate::Alone; live.len()];
@@ -166,19 +180,22 @@ fn fates(graph: &Graph, live: &[bool]) -> Vec<Fate> {
     fates
 }
 
-/// Whether `value` is the bias or the ReLU after a convolution that is used for nothing else: ONNX
-/// Runtime's convolutions do these on the way.
-fn joins_convolution(graph: &Graph, value: Value, varies: &[bool]) -> bool {
-    let inputs = &graph.node(value).inputs;
-    match primitive(graph, value) {
-        Some(Primitive::Conv(_)) => true,
-        Some(Primitive::Reshape(_)) => joins_convolution(graph, inputs[0], varies),
-        Some(Primitive::Unary(Unary::Relu)) => joins_convolution(graph, inputs[0], varies),
-        Some(Primitive::Binary(Binary::Add)) => match inputs[..] {
-            [a, b] if !varies[b.index()] => joins_convolution(graph, a, varies),
-            [a, b] if !varies[a.index()] => joins_convolution(graph, b, varies),
-            _ => false,
-        },
+/// Whether `value` is what ONNX Runtime does on the way: the bias or the ReLU after a convolution, the
+/// bias after a matrix product.
+fn joins_product(graph: &Graph, value: Value, varies: &[bool]) -> bool {
+    let node = graph.node(value);
+    match (primitive(graph, value), node.inputs.as_slice()) {
+        (Some(Primitive::Conv(_)), _) => true,
+        (Some(Primitive::MatMul(_)), &[p, q]) => graph.fact(p).rank() == 2 && !varies[q.index()],
+        (Some(Primitive::Reshape(_)), &[p]) => joins_product(graph, p, varies),
+        (Some(Primitive::Unary(Unary::Relu)), &[p]) => {
+            graph.fact(p).rank() > 2 && joins_product(graph, p, varies)
+        }
+        (Some(Primitive::Binary(Binary::Add)), &[p, q]) => {
+            let bias =
+                |x: Value, bias: Value| !varies[bias.index()] && joins_product(graph, x, varies);
+            bias(p, q) || bias(q, p)
+        }
         _ => false,
     }
 }

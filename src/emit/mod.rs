@@ -76,6 +76,8 @@ pub struct Emitter<'a> {
     current: usize,
     names: Vec<Option<String>>,
     proto: GraphProto,
+    /// Where large tensors are put, if not into the model.
+    weights: Option<&'a mut Weights>,
     constants: HashMap<(DType, Vec<usize>, Vec<u8>), String>,
     scope: String,
     counter: usize,
@@ -84,7 +86,7 @@ pub struct Emitter<'a> {
 /// Tensors by name.
 pub type Weights = Vec<(String, Tensor)>;
 
-/// Parameters with at least this many elements are large.
+/// Tensors with at least this many elements are large.
 const LARGE: usize = 1 << 16;
 
 /// `graph` as an ONNX model. Its inputs, parameters and outputs keep their names.
@@ -93,7 +95,7 @@ pub fn emit(graph: &Graph) -> Result<ModelProto> {
 }
 
 /// Writes `graph`, putting the large parameters into `weights` where that is given.
-fn write(graph: &Graph, dialect: Dialect, mut weights: Option<&mut Weights>) -> Result<ModelProto> {
+fn write(graph: &Graph, dialect: Dialect, weights: Option<&mut Weights>) -> Result<ModelProto> {
     let graph = &decomposed(graph, dialect)?;
     let live = graph.live();
     let mut e = Emitter {
@@ -106,6 +108,7 @@ fn write(graph: &Graph, dialect: Dialect, mut weights: Option<&mut Weights>) -> 
         current: 0,
         names: vec![None; graph.nodes().len()],
         proto: GraphProto { name: Some("gradalign".into()), ..Default::default() },
+        weights,
         constants: HashMap::new(),
         scope: String::new(),
         counter: 0,
@@ -129,14 +132,7 @@ fn write(graph: &Graph, dialect: Dialect, mut weights: Option<&mut Weights>) -> 
             Op::Input(_) => continue,
             Op::Parameter(parameter) => {
                 let name = parameter.name.to_string();
-                let initializer = match &mut weights {
-                    Some(weights) if parameter.tensor.len() >= LARGE => {
-                        weights.push((name.clone(), parameter.tensor.clone()));
-                        external_tensor(&name, &parameter.tensor)
-                    }
-                    _ => tensor_proto(&name, &parameter.tensor),
-                };
-                e.proto.initializer.push(initializer);
+                e.initializer(&name, &parameter.tensor);
                 name
             }
             Op::Constant(tensor) => e.tensor(tensor),
@@ -215,8 +211,8 @@ pub(crate) fn stored_bytes(graph: &Graph, dialect: Dialect) -> Vec<Option<u64>> 
     graph.nodes().map(bytes).collect()
 }
 
-/// For each value, whether it is the gradient of a convolution, maybe reshaped, of which only the
-/// signs are used.
+/// For each value, whether it is the gradient of a convolution or of a matrix, maybe reshaped, of
+/// which only the signs are used.
 fn packed(graph: &Graph, live: &[bool]) -> Vec<bool> {
     let mut only_signs = live.to_vec();
     for output in graph.outputs() {
@@ -242,6 +238,9 @@ fn packed(graph: &Graph, live: &[bool]) -> Vec<bool> {
                 Op::Apply(Primitive::ConvWeightGrad(op)) => {
                     op.has_kernel(graph.fact(node.inputs[0]))
                 }
+                Op::Apply(Primitive::MatMul(op)) => {
+                    op.has_signs(graph.fact(node.inputs[0]), graph.fact(node.inputs[1]))
+                }
                 Op::Apply(Primitive::Reshape(_)) => packed[node.inputs[0].index()],
                 _ => false,
             };
@@ -254,8 +253,8 @@ pub fn emit_bytes(graph: &Graph) -> Result<Vec<u8>> {
     Ok(emit(graph)?.encode_to_vec())
 }
 
-/// `graph` as the bytes of an ONNX model and, by name, its large parameters, which are external
-/// data in the model: what [`Engine::load_with`](crate::engine::Engine::load_with) takes of an
+/// `graph` as the bytes of an ONNX model and, by name, its large tensors, which are external data in
+/// the model: what [`Engine::load_with`](crate::engine::Engine::load_with) takes of an
 /// engine that knows `dialect`.
 pub fn emit_split(graph: &Graph, dialect: Dialect) -> Result<(Vec<u8>, Weights)> {
     let mut weights = Vec::new();
@@ -348,11 +347,22 @@ impl Emitter<'_> {
         }
         self.counter += 1;
         let name = format!("constant_{}", self.counter);
-        self.proto.initializer.push(tensor_proto(&name, tensor));
+        self.initializer(&name, tensor);
         if let Some(key) = key {
             self.constants.insert(key, name.clone());
         }
         name
+    }
+
+    fn initializer(&mut self, name: &str, tensor: &Tensor) {
+        let initializer = match &mut self.weights {
+            Some(weights) if tensor.len() >= LARGE => {
+                weights.push((name.to_owned(), tensor.clone()));
+                external_tensor(name, tensor)
+            }
+            _ => tensor_proto(name, tensor),
+        };
+        self.proto.initializer.push(initializer);
     }
 
     /// The name of a one-dimensional int64 initializer.

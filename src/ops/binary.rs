@@ -237,6 +237,11 @@ impl Rule for Binary {
         if *self == Pow && is(b, q, 2.0) && same(b, p) {
             return b.mul(p, p).map(Some);
         }
+        if *self == Add
+            && let Some(joined) = b.sum_of_neighbours(p, q)?
+        {
+            return Ok(Some(joined));
+        }
         if self.is_commutative() && q < p {
             return b.push(*self, &[q, p]).map(Some);
         }

@@ -393,10 +393,11 @@ impl Rule for ConvWeightGrad {
     fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
         let (input, z) = (e.fact(x[0]).shape.clone(), e.fact(x[1]).shape.clone());
         let groups = self.window.groups;
-        let (c, m) = (input[1] / groups, z[1] / groups);
         if e.is_fused() && self.has_kernel(e.fact(x[0])) {
-            return Ok(self.emit_kernel(e, x, c, m));
+            let names = [e.name(x[0]), e.name(x[1])];
+            return Ok(self.emit_kernel(e, names.each_ref().map(String::as_str), &input, &z));
         }
+        let (c, m) = (input[1] / groups, z[1] / groups);
         let positions: usize = z[2..].iter().product();
         let taps: usize = self.kernel.iter().product();
         let samples = input[0] / self.lanes;
@@ -441,17 +442,22 @@ impl ConvWeightGrad {
         x.dtype == DType::F32 && x.shape[0] == self.lanes && x.rank() > 2
     }
 
-    /// As a kernel, for `c` channels and `m` outputs in each group.
-    fn emit_kernel(&self, e: &mut Emitter, x: &[Value], c: usize, m: usize) -> String {
-        let (input, z) = (e.fact(x[0]).shape.clone(), e.fact(x[1]).shape.clone());
+    /// As a kernel, of the tensors so called of shapes `x` and `z`.
+    pub(super) fn emit_kernel(
+        &self,
+        e: &mut Emitter,
+        names: [&str; 2],
+        x: &[usize],
+        z: &[usize],
+    ) -> String {
         let w = &self.window;
         let int = |v: usize| Attr::Int(v as i64);
         let attrs = [
             ("samples", int(self.lanes)),
             ("groups", int(w.groups)),
-            ("channels", int(c)),
-            ("outputs", int(m)),
-            ("input", Attr::from(&input[2..])),
+            ("channels", int(x[1] / w.groups)),
+            ("outputs", int(z[1] / w.groups)),
+            ("input", Attr::from(&x[2..])),
             ("output", Attr::from(&z[2..])),
             ("kernel", Attr::from(self.kernel.as_slice())),
             ("strides", Attr::from(w.strides.as_slice())),
@@ -459,8 +465,7 @@ impl ConvWeightGrad {
             ("pads", Attr::from(w.pads_begin.as_slice())),
         ];
         let op = if e.is_packed() { "ConvWeightGradSigns" } else { "ConvWeightGrad" };
-        let (input, z) = (e.name(x[0]), e.name(x[1]));
-        e.kernel(op, &[&input, &z], &attrs)
+        e.kernel(op, &names, &attrs)
     }
 
     /// With one `x` for all lanes of `z` `[n, N, M, O…]`, these are further output channels of each

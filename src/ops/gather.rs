@@ -59,6 +59,22 @@ impl Rule for Gather {
         b.axis_to_front(y, self.axis)
     }
 
+    /// Neighbouring rows are a slice.
+    fn simplify(&self, b: &mut Builder, x: &[Value], out: &Fact) -> Result<Option<Value>> {
+        let Some(rows) = b.as_constant(x[1]).and_then(Tensor::to_i64) else { return Ok(None) };
+        let Some(&first) = rows.first() else { return Ok(None) };
+        if !rows.iter().zip(first..).all(|(&row, expected)| row == expected) {
+            return Ok(None);
+        }
+        let Ok(start) = usize::try_from(first) else { return Ok(None) };
+        let end = start + rows.len();
+        if end > b.shape(x[0])[self.axis] {
+            return Ok(None);
+        }
+        let rows = b.slice_axis(x[0], self.axis, start, end, 1)?;
+        b.reshape(rows, &out.shape).map(Some)
+    }
+
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
         let (x, i) = (e.name(x[0]), e.name(x[1]));
         Ok(e.node("Gather", &[&x, &i], &[("axis", Attr::Int(self.axis as i64))]))

@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayViewD, Axis, IxDyn, Slice as NdSlice};
 
-use super::{Cotangents, Float, Lane, Rule, Site};
+use super::{Cotangents, Float, Lane, Op, Primitive, Rule, Site};
 use crate::emit::{Attr, Emitter};
 use crate::error::{Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
@@ -246,7 +246,41 @@ impl Rule for Concat {
     }
 }
 
+/// The one axis that a value is padded with zeros along, what is padded, and the places before it.
+fn zeros_around(b: &Builder, value: Value) -> Option<(usize, Value, usize)> {
+    let node = b.graph().node(value);
+    let Op::Apply(Primitive::Pad(Pad { before, after, value: number })) = &node.op else {
+        return None;
+    };
+    let padded = |i: &usize| before[*i] + after[*i] > 0;
+    let mut axes = (0..before.len()).filter(padded);
+    let (axis, None) = (axes.next()?, axes.next()) else { return None };
+    (number.get() == 0.0).then_some((axis, node.inputs[0], before[axis]))
+}
+
 impl Builder {
+    /// The sum of two values that are zero but for neighbouring parts: these side by side, as the
+    /// gradients of slices are.
+    pub(super) fn sum_of_neighbours(&mut self, p: Value, q: Value) -> Result<Option<Value>> {
+        let (Some(left), Some(right)) = (zeros_around(self, p), zeros_around(self, q)) else {
+            return Ok(None);
+        };
+        let shape = self.shape(p);
+        if left.0 != right.0 || self.shape(q) != shape {
+            return Ok(None);
+        }
+        let (left, right) = if left.2 < right.2 { (left, right) } else { (right, left) };
+        let (axis, start) = (left.0, left.2);
+        if start + self.shape(left.1)[axis] != right.2 {
+            return Ok(None);
+        }
+        let joined = self.concat(&[left.1, right.1], axis)?;
+        let (mut before, mut after) = (vec![0; shape.len()], vec![0; shape.len()]);
+        before[axis] = start;
+        after[axis] = shape[axis] - start - self.shape(joined)[axis];
+        self.pad(joined, &before, &after, 0.0).map(Some)
+    }
+
     /// The elements `starts, starts + steps, …` before `ends`, along every axis.
     pub fn slice(
         &mut self,
