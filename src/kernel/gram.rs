@@ -138,24 +138,20 @@ impl WithSimd for Product<'_> {
         if *flag_a != 0 || *flag_b != 0 {
             return f64::NAN;
         }
-        let (mut both, mut differ) = ([0u32; WIDE], [0u32; WIDE]);
-        let mut total = 0.0;
-        // Sums of so many counts fit into 32 bits.
-        for (a, b) in a.chunks(1 << 20).zip(b.chunks(1 << 20)) {
-            let (a, b) = (a.as_chunks::<{ 2 * WIDE }>().0, b.as_chunks::<{ 2 * WIDE }>().0);
-            for (a, b) in a.iter().zip(b) {
-                for i in 0..WIDE {
-                    let nonzero = a[WIDE + i] & b[WIDE + i];
-                    both[i] += nonzero.count_ones();
-                    differ[i] += (nonzero & (a[i] ^ b[i])).count_ones();
-                }
+        // Two words at a time, as wide as the processor counts ones.
+        let pair = |words: &[i32; 2 * WIDE], i: usize| {
+            u64::from(words[2 * i] as u32) | u64::from(words[2 * i + 1] as u32) << 32
+        };
+        let (mut both, mut differ) = (0u64, 0u64);
+        let (a, b) = (a.as_chunks::<{ 2 * WIDE }>().0, b.as_chunks::<{ 2 * WIDE }>().0);
+        for (a, b) in a.iter().zip(b) {
+            for i in 0..WIDE / 2 {
+                let nonzero = pair(a, WIDE / 2 + i) & pair(b, WIDE / 2 + i);
+                both += u64::from(nonzero.count_ones());
+                differ += u64::from((nonzero & (pair(a, i) ^ pair(b, i))).count_ones());
             }
-            for i in 0..WIDE {
-                total += f64::from(both[i]) - 2.0 * f64::from(differ[i]);
-            }
-            (both, differ) = ([0; WIDE], [0; WIDE]);
         }
-        total
+        both as f64 - 2.0 * differ as f64
     }
 }
 
