@@ -269,16 +269,14 @@ impl<'a> Draft<'a> {
         let node = self.graph.node(value);
         let arguments: Vec<Source> =
             node.inputs.iter().map(|&v| self.source(v, &node.fact.shape)).collect();
-        let op = primitive(self.graph, value).and_then(elementwise).unwrap_or(Elementwise::Add);
-        let source = self.step(op, &arguments);
+        let Some(op) = primitive(self.graph, value).and_then(elementwise) else {
+            unreachable!("only elementwise operations are fated to be computed by maps");
+        };
+        let arguments = [0, 1, 2].map(|i: usize| arguments[i.min(arguments.len() - 1)]);
+        self.map.steps.push(Step { op, arguments });
+        let source = Source::Step(self.map.steps.len() - 1);
         self.found.insert(value, source);
         source
-    }
-    fn step(&mut self, op: Elementwise, arguments: &[Source]) -> Source {
-        let argument = |i: usize| arguments.get(i).or(arguments.first()).copied();
-        let arguments = [0, 1, 2].map(|i| argument(i).unwrap_or(Source::Constant(0)));
-        self.map.steps.push(Step { op, arguments });
-        Source::Step(self.map.steps.len() - 1)
     }
 
     fn operand(&mut self, value: Value, view: Vec<Axis>) -> Source {
@@ -413,10 +411,7 @@ impl Emitter<'_> {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let shape = |v: &Value| plan.shapes.get(v).map_or(graph.shape(*v), Vec::as_slice);
         let shapes: Vec<&[usize]> = outputs.iter().map(shape).collect();
-        let written = self.nodes("Map", &names, outputs.len(), &attributes(&map, &shapes));
-        if let Some(node) = self.proto.node.last_mut() {
-            node.domain = Some(super::KERNELS.into());
-        }
+        let written = self.kernels("Map", &names, outputs.len(), &attributes(&map, &shapes));
         for (output, name) in outputs.iter().zip(written) {
             self.names[output.index()] = Some(name);
         }
@@ -436,7 +431,7 @@ fn attributes(map: &Map, shapes_of: &[&[usize]]) -> Vec<(&'static str, Attr)> {
         views.extend(view.iter().flat_map(|axis| [axis.length, axis.stride]));
     }
     for step in &map.steps {
-        steps.push(Elementwise::ALL.iter().position(|&op| op == step.op).unwrap_or(0));
+        steps.push(step.op as usize);
         steps.extend(step.arguments.map(number));
     }
     let mut factors = Vec::new();

@@ -94,7 +94,7 @@ pub fn emit(graph: &Graph) -> Result<ModelProto> {
     write(graph, Dialect::Standard, None)
 }
 
-/// Writes `graph`, putting the large parameters into `weights` where that is given.
+/// Writes `graph`, putting large tensors into `weights` where that is given.
 fn write(graph: &Graph, dialect: Dialect, weights: Option<&mut Weights>) -> Result<ModelProto> {
     let graph = &decomposed(graph, dialect)?;
     let live = graph.live();
@@ -294,11 +294,22 @@ impl Emitter<'_> {
 
     /// Adds one of this project's kernels, with one output, and returns that output's name.
     pub(crate) fn kernel(&mut self, op: &str, inputs: &[&str], attrs: &[(&str, Attr)]) -> String {
-        let name = self.node(op, inputs, attrs);
+        self.kernels(op, inputs, 1, attrs).swap_remove(0)
+    }
+
+    /// Adds one of this project's kernels and returns the names of its outputs.
+    fn kernels(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        outputs: usize,
+        attrs: &[(&str, Attr)],
+    ) -> Vec<String> {
+        let names = self.nodes(op, inputs, outputs, attrs);
         if let Some(node) = self.proto.node.last_mut() {
             node.domain = Some(KERNELS.into());
         }
-        name
+        names
     }
 
     fn fresh(&mut self, op: &str) -> String {

@@ -1,6 +1,7 @@
 //! Which samples run together: samples of one class must meet, and memory bounds how many can.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use crate::error::{Error, Result};
 
@@ -30,13 +31,14 @@ impl Plan {
     pub fn lanes(&self) -> usize {
         self.groups * self.size
     }
+}
 
-    /// What the plan takes, in comparisons of two gradients.
-    fn cost(&self) -> usize {
-        // Samples are shared out between threads.
-        let shared = self.lanes().next_multiple_of(2);
-        self.runs.len() * (shared * (GRADIENT + self.size) + RUN) + self.lanes() * MEMORY
-    }
+/// What so many runs of `groups` groups of `size` samples take, in comparisons of two gradients.
+fn cost(runs: usize, groups: usize, size: usize) -> usize {
+    let lanes = groups * size;
+    // Samples are shared out between threads.
+    let shared = lanes.next_multiple_of(2);
+    runs * (shared * (GRADIENT + size) + RUN) + lanes * MEMORY
 }
 
 /// The members of each class, by class.
@@ -64,23 +66,38 @@ pub(crate) fn plan(classes: &[i64], most: usize) -> Result<Plan> {
                 .into(),
         ));
     }
-    members.sort_by_key(|class| std::cmp::Reverse(class.len()));
+    members.sort_by_key(|class| Reverse(class.len()));
     if largest > most {
         return Ok(schedule(&halved(&members, most), most));
     }
-    let groupings = (1..=members.len()).map(|count| balanced(&members, count));
-    let fitting = groupings.filter(|groups| groups.iter().all(|group| group.len() <= most));
-    let plans =
-        fitting.flat_map(|groups| (largest..=most).map(move |most| schedule(&groups, most)));
-    Ok(plans.min_by_key(Plan::cost).unwrap_or_else(|| schedule(&[], most)))
+    // Groups of each size that fits, and every class by itself.
+    let total: usize = members.iter().map(Vec::len).sum();
+    let counts = (largest.max(1)..=most).map(|size| total.div_ceil(size));
+    let counts: BTreeSet<usize> = counts.chain([members.len()]).filter(|&n| n > 0).collect();
+    let groupings = counts.into_iter().map(|count| balanced(&members, count));
+    let candidates = groupings.filter_map(|groups| {
+        let size = groups.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        let cheapest = (1..=most / size)
+            .map(|in_run| (cost(groups.len().div_ceil(in_run), in_run, size), in_run * size))
+            .min()?;
+        Some((cheapest, groups))
+    });
+    let cheapest = candidates.min_by_key(|(cheapest, _)| *cheapest);
+    Ok(match cheapest {
+        Some(((_, lanes), groups)) => schedule(&groups, lanes),
+        None => schedule(&[], most),
+    })
 }
 
 /// Whole classes, the largest first, in so many groups of nearly equal size.
 fn balanced(classes: &[Vec<usize>], count: usize) -> Vec<Vec<usize>> {
     let mut groups = vec![Vec::new(); count];
+    let mut smallest: BinaryHeap<_> = (0..count).map(|i| Reverse((0, i))).collect();
     for class in classes {
-        if let Some(smallest) = groups.iter_mut().min_by_key(|group| group.len()) {
-            smallest.extend(class);
+        if let Some(mut top) = smallest.peek_mut() {
+            let Reverse((len, i)) = &mut *top;
+            groups[*i].extend(class);
+            *len += class.len();
         }
     }
     groups
@@ -135,6 +152,14 @@ mod tests {
             (0..).zip(sizes).flat_map(|(class, n)| std::iter::repeat_n(class, n)).collect();
         let plan = plan(&classes, 16).unwrap();
         assert_eq!((plan.groups, plan.size, plan.runs.len()), (1, 16, 2));
+    }
+
+    /// The time of a search that tries all numbers of groups would show here.
+    #[test]
+    fn many_lone_samples_are_planned_at_once() {
+        let classes: Vec<i64> = (0..100_000).collect();
+        let plan = plan(&classes, 32).unwrap();
+        assert_eq!((plan.lanes(), plan.size, plan.runs.len()), (32, 1, 3125));
     }
 
     #[test]
