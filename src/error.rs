@@ -48,6 +48,9 @@ pub enum Error {
         /// What it said, with a remedy where there is one.
         message: String,
     },
+    /// A run that takes more memory than it may have.
+    #[error("{0}")]
+    Memory(String),
     /// A score that is not defined for this model and data.
     #[error("{0}")]
     Score(String),
@@ -71,6 +74,7 @@ impl Error {
             Error::NotDifferentiable(_) => "not-differentiable",
             Error::Data(_) => "data",
             Error::Engine { .. } => "engine",
+            Error::Memory(_) => "memory",
             Error::Score(_) => "score",
             Error::Usage(_) => "usage",
         }

@@ -1,9 +1,13 @@
-//! Many models: finding them, and scoring one after the other so that none can harm another.
+//! Many models: finding them, and scoring them so that none can harm another.
 
 use std::any::Any;
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use glob::MatchOptions;
@@ -11,11 +15,15 @@ use glob::MatchOptions;
 use crate::data::{self, Dataset};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::pass::Memory;
 use crate::report::{ModelRow, RowError};
 use crate::score::{Scored, Settings, score_file};
 
 /// The extension of model files, by which they are found in folders.
 const EXTENSION: &str = "onnx";
+
+/// Bytes of stack of a thread that scores: what the main thread has, as models may nest graphs.
+const STACK: usize = 8 << 20;
 
 /// The models that `sources` stand for, each once: a file stands for itself, a folder for the
 /// `.onnx` files in it and in its folders, a glob pattern for what it matches. What one source
@@ -84,25 +92,119 @@ fn walk(folder: &Path, models: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Scores models one after the other. A model that fails, or even panics, costs only its own row.
+/// Scores models, as many at once as share the memory in `settings`; the rows are in the order of
+/// `models`. A model that fails, or even panics, costs only its own row.
 ///
-/// `next` is told of each model before it is scored, with its position, and can break off; then
-/// the rows so far are returned.
+/// `next` is told of each model before it is scored, with the number of those finished, and can
+/// break off; then the rows of the models finished by then, or under way, are returned.
 pub fn score_models(
     models: &[PathBuf],
     dataset: &Dataset,
     settings: &Settings,
     engine: &dyn Engine,
-    mut next: impl FnMut(usize, &Path) -> ControlFlow<()>,
+    next: impl FnMut(usize, &Path) -> ControlFlow<()> + Send,
 ) -> Vec<ModelRow> {
-    let mut rows = Vec::with_capacity(models.len());
-    for (position, path) in models.iter().enumerate() {
-        if next(position, path).is_break() {
-            break;
+    let queue = Queue::new(models, next);
+    let scored = |path: &Path, memory: Memory| {
+        let settings = Settings { memory, ..settings.clone() };
+        let mut short = false;
+        let row = row(path, || {
+            let scored = score_file(path, dataset, &settings, engine);
+            short = match &scored {
+                Ok(scored) => scored.short_of_memory,
+                Err(error) => matches!(error, Error::Memory(_)),
+            };
+            scored
+        });
+        (row, short)
+    };
+    let Memory { limit, sharers } = settings.memory;
+    let work = || {
+        while let Some((position, path)) = queue.take() {
+            match scored(path, settings.memory) {
+                (_, true) if sharers > NonZeroUsize::MIN => queue.put_back(position),
+                (row, _) => queue.put(position, row),
+            }
         }
-        rows.push(row(path, || score_file(path, dataset, settings, engine)));
+    };
+    let helpers = sharers.get().min(models.len()).saturating_sub(1);
+    thread::scope(|scope| {
+        for _ in 0..helpers {
+            let helper = thread::Builder::new().stack_size(STACK);
+            if let Err(error) = helper.spawn_scoped(scope, work) {
+                tracing::warn!("fewer models than --jobs are scored at once: {error}");
+                break;
+            }
+        }
+        work();
+    });
+    // What its share of the memory was too little for has all of it now.
+    while let Some((position, path)) = queue.take_back() {
+        queue.put(position, scored(path, Memory { limit, sharers: NonZeroUsize::MIN }).0);
     }
-    rows
+    queue.rows()
+}
+
+/// Models to be scored and the rows of those that are, shared between threads.
+struct Queue<'a, N>(Mutex<State<'a, N>>);
+
+struct State<'a, N> {
+    models: &'a [PathBuf],
+    next: N,
+    begun: usize,
+    back: Vec<usize>,
+    rows: BTreeMap<usize, ModelRow>,
+    stopped: bool,
+}
+
+impl<'a, N: FnMut(usize, &Path) -> ControlFlow<()>> Queue<'a, N> {
+    fn new(models: &'a [PathBuf], next: N) -> Self {
+        let (back, rows) = (Vec::new(), BTreeMap::new());
+        Queue(Mutex::new(State { models, next, begun: 0, back, rows, stopped: false }))
+    }
+
+    /// Scoring catches its panics, so that nothing is half done where a thread gave up the lock.
+    fn lock(&self) -> MutexGuard<'_, State<'a, N>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next model with its position, unless there is none, or a stop was asked for.
+    fn take(&self) -> Option<(usize, &'a Path)> {
+        let mut state = self.lock();
+        let position = state.begun;
+        let path = state.begin(position)?;
+        state.begun += 1;
+        Some((position, path))
+    }
+
+    /// One that was put back.
+    fn take_back(&self) -> Option<(usize, &'a Path)> {
+        let mut state = self.lock();
+        let position = state.back.pop()?;
+        Some((position, state.begin(position)?))
+    }
+
+    fn put(&self, position: usize, row: ModelRow) {
+        self.lock().rows.insert(position, row);
+    }
+
+    fn put_back(&self, position: usize) {
+        self.lock().back.push(position);
+    }
+
+    fn rows(self) -> Vec<ModelRow> {
+        let state = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        state.rows.into_values().collect()
+    }
+}
+
+impl<'a, N: FnMut(usize, &Path) -> ControlFlow<()>> State<'a, N> {
+    fn begin(&mut self, position: usize) -> Option<&'a Path> {
+        let path = self.models.get(position)?;
+        let finished = self.rows.len();
+        self.stopped = self.stopped || (self.next)(finished, path).is_break();
+        (!self.stopped).then_some(path)
+    }
 }
 
 /// The row of the model at `path`, whatever comes of `score`.
@@ -142,7 +244,8 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::metric::Size;
+    use crate::engine::all_for_tests;
+    use crate::metric::{self, Size};
     use crate::score::Score;
     use crate::transform::Loss;
 
@@ -195,6 +298,53 @@ mod tests {
     }
 
     #[test]
+    fn a_share_of_the_memory_that_is_too_small_costs_no_score() {
+        let models = ["models/mlp.onnx", "fixtures/extra/opset11.onnx", "missing.onnx"];
+        let models: Vec<PathBuf> =
+            models.iter().map(|m| Path::new(env!("CARGO_MANIFEST_DIR")).join(m)).collect();
+        let digits = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/digits-30.npz");
+        let dataset = Dataset::open(digits, &data::Options::default()).unwrap();
+        let go_on = |_: usize, _: &Path| ControlFlow::Continue(());
+        let values = |row: &ModelRow| ["snip", "gradalign-1"].map(|name| row.value(name));
+        for engine in all_for_tests() {
+            let rows = |sharers| {
+                let memory = Memory { sharers: NonZeroUsize::new(sharers).unwrap(), limit: None };
+                let metrics = metric::select(&["snip", "gradalign-1"]).unwrap();
+                let settings = Settings { metrics, memory, ..Settings::default() };
+                score_models(&models, &dataset, &settings, &*engine, go_on)
+            };
+            let (alone, shared) = (rows(1), rows(usize::MAX));
+            assert_eq!(alone.len(), 3);
+            for (alone, shared) in alone.iter().zip(&shared) {
+                assert_eq!(alone.model, shared.model);
+                assert_eq!(values(alone), values(shared));
+                assert_eq!(alone.error.is_some(), shared.error.is_some());
+            }
+            assert!(values(&shared[0]).iter().all(Option::is_some));
+        }
+    }
+
+    #[test]
+    fn a_stop_keeps_what_was_begun() {
+        let models: Vec<PathBuf> = (0..5).map(|i| format!("missing-{i}.onnx").into()).collect();
+        let digits = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/digits-30.npz");
+        let dataset = Dataset::open(digits, &data::Options::default()).unwrap();
+        for sharers in [1, 2, 7] {
+            let memory = Memory { sharers: NonZeroUsize::new(sharers).unwrap(), limit: None };
+            let settings = Settings { memory, ..Settings::default() };
+            let mut told = Vec::new();
+            let next = |_: usize, path: &Path| {
+                told.push(path.to_path_buf());
+                if told.len() > 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let engine = &*all_for_tests()[0];
+            let rows = score_models(&models, &dataset, &settings, engine, next);
+            assert_eq!(told, models[..4]);
+            assert_eq!(rows.len(), 3);
+        }
+    }
+
+    #[test]
     fn rows_hold_scores_or_reasons() {
         let folder = folder_with(&["a.onnx"]);
         let path = folder.path().join("a.onnx");
@@ -203,6 +353,7 @@ mod tests {
             size: Size { parameters: 3, flops: 4 },
             loss: Loss::CrossEntropy,
             warnings: vec!["careful".into()],
+            short_of_memory: false,
         };
         let good = row(&path, || Ok(scored));
         assert_eq!(

@@ -12,7 +12,7 @@ use gradalign::emit::Dialect;
 use gradalign::engine::{self, Engine, EngineChoice, EngineOptions, all_for_tests};
 use gradalign::metric::{self, Evidence, Metric, Options, RegionInputs, ZenForm};
 use gradalign::ops::BatchNormMode;
-use gradalign::pass::{Network, Roles, Setting, has_batch_norm};
+use gradalign::pass::{Memory, Network, Roles, Setting, has_batch_norm};
 use gradalign::score::{Score, Settings, score};
 use gradalign::tensor::Tensor;
 use serde::Deserialize;
@@ -222,7 +222,7 @@ fn zen_is_that_of_pytorch() {
                 let setting = Setting::Perturbed { lanes: LANES, alpha: 0.01.into() };
                 let mut network = Network::new(&graph, &roles, setting, loss, LANES, None).unwrap();
                 let outputs = zen.outputs(&mut network, &options).unwrap();
-                let tensors = network.run(&outputs, &inputs, None, &*engine).unwrap();
+                let tensors = network.run(&outputs, &inputs, Memory::default(), &*engine).unwrap();
                 let evidence = Evidence::Outputs { tensors: &tensors, exponent: 0 };
                 let value = zen.value(&evidence, &options, 0).unwrap().value;
                 let context = format!("{} zen {form:?}", reference.model.display());

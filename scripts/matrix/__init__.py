@@ -10,5 +10,5 @@ Every framework exports in an environment of its own, then the checker writes `d
     python -m matrix.kinks timm-dla    # torch's: which units of a ReLU rounding turns on or off
 
 All weights are random, nothing is downloaded. Work lies in `target/matrix`; what is there and good is
-not done again. The whole takes about an hour on two cores.
+not done again. The whole takes about a quarter of an hour on two cores.
 """

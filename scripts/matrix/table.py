@@ -21,10 +21,10 @@ A file is *folded* where the exporter computed tensors from parameters and store
 is another parametrisation with other gradients; those of all other parameters are good. Export with
 `optimize=False` (dynamo) or `do_constant_folding=False` (TorchScript). It is *rough* where the
 framework's own gradients in float32 differ from those in float64 by more than 1e-4: a kink of a ReLU
-or of a maximum lies so near that rounding decides. `python -m matrix.kinks` shows it: of `timm-dla`, one
-sample of the four is off, and there a single unit of the last ReLU is 3e-5 from zero, where the
-mean is 0.7, and on the other side of it in float32; with that unit as float32 has it, the gradient in
-float64 differs by 7e-6 where it differed by 7e-2.
+or of a maximum lies so near that rounding decides. Deep networks at their initialisation meet that often,
+so the samples for PyTorch's are drawn up to six times, and the draw is kept whose gradients PyTorch itself
+computes best in float32; how well depends on the machine that exports. `python -m matrix.kinks NAME` shows
+which units of a ReLU rounding turns on or off, and what the error is with these as float32 has them.
 
 *Taken for parameters, too* names tensors that the framework does not train but that the exporter stores
 as it stores weights, or those that it made of folded parameters. Nothing in a file tells the first from

@@ -243,6 +243,11 @@ pub(super) struct Engine {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
 
+    /// How many models are scored at once; they share the threads and the memory. 0 for as many as
+    /// there are threads, up to 4, on the CPU, and one on a GPU
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub jobs: usize,
+
     /// A cap on memory that decides how many samples run at once, such as 4GiB
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub memory: Option<u64>,

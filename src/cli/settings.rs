@@ -1,11 +1,14 @@
 //! The options as they are meant: defaults filled in, contradictions refused.
 
+use std::num::NonZeroUsize;
+
 use super::args;
 use crate::data;
 use crate::engine::{EngineChoice, EngineOptions};
 use crate::error::{Error, Result};
 use crate::import::ImportOptions;
 use crate::metric;
+use crate::pass::Memory;
 use crate::report;
 use crate::score;
 
@@ -17,6 +20,8 @@ pub(super) struct Settings {
     pub score: score::Settings,
     pub engine: EngineChoice,
     pub engine_options: EngineOptions,
+    /// How many models are scored at once; `None` for what is best.
+    pub jobs: Option<NonZeroUsize>,
     pub format: report::Format,
 }
 
@@ -58,7 +63,7 @@ impl args::Scoring {
             seed: data.seed,
             repeats: metric.repeats.get(),
             loss: metric.loss.explicit(),
-            memory: engine.memory,
+            memory: engine.memory.map_or_else(Memory::default, Memory::up_to),
             import: model.resolve()?,
         };
         score::check_repeats(&score)?;
@@ -76,8 +81,10 @@ impl args::Scoring {
                 standard: false,
                 device: engine.device,
                 threads: engine.threads,
+                spinning: true,
                 ort_lib: engine.ort_lib,
             },
+            jobs: NonZeroUsize::new(engine.jobs),
             format,
         })
     }

@@ -145,17 +145,32 @@ impl fmt::Display for Device {
 }
 
 /// How an engine is to run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct EngineOptions {
     /// Where to compute.
     pub device: Device,
     /// Threads within an operator; 0 leaves it to the engine, which takes all cores. tract always
     /// uses one.
     pub threads: usize,
+    /// Threads that wait keep their cores for a while, so that the next operator starts at once.
+    /// Off where others need the cores, such as another session.
+    pub spinning: bool,
     /// Only standard operators, without this project's own kernels: to compare with.
     pub standard: bool,
     /// ONNX Runtime's library or the folder that it is in; searched for where it is `None`.
     pub ort_lib: Option<PathBuf>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions {
+            device: Device::Auto,
+            threads: 0,
+            spinning: true,
+            standard: false,
+            ort_lib: None,
+        }
+    }
 }
 
 /// Opens an engine.

@@ -8,7 +8,7 @@ use super::*;
 use crate::engine::{Description, Engine, Session, all_for_tests};
 use crate::graph::{Builder, Fact, Graph};
 use crate::ops::{BatchNorm, Window};
-use crate::pass::Batch;
+use crate::pass::{Batch, Memory};
 use crate::score::{Scored, Settings, score};
 use crate::tensor::DType;
 use crate::transform::Loss;
@@ -228,7 +228,7 @@ fn numbers_out_of_range_are_not_reported() {
 fn a_batch_that_does_not_fit_into_memory_costs_its_scores() {
     let settings = Settings {
         metrics: select(&["snip", "te-nas-ntk", "params"]).unwrap(),
-        memory: Some(1 << 10),
+        memory: Memory::up_to(1 << 10),
         ..Settings::default()
     };
     let (model, batch) = (model(Damage::None), batch(inputs(), BALANCED));

@@ -62,13 +62,12 @@ impl Rule for Gather {
     /// Neighbouring rows are a slice.
     fn simplify(&self, b: &mut Builder, x: &[Value], out: &Fact) -> Result<Option<Value>> {
         let Some(rows) = b.as_constant(x[1]).and_then(Tensor::to_i64) else { return Ok(None) };
-        let Some(&first) = rows.first() else { return Ok(None) };
-        if !rows.iter().zip(first..).all(|(&row, expected)| row == expected) {
-            return Ok(None);
-        }
-        let Ok(start) = usize::try_from(first) else { return Ok(None) };
+        let size = b.shape(x[0])[self.axis];
+        let first = rows.first().and_then(|&row| usize::try_from(row).ok());
+        let Some(start) = first.filter(|&row| row < size) else { return Ok(None) };
         let end = start + rows.len();
-        if end > b.shape(x[0])[self.axis] {
+        let neighbours = rows.iter().zip(start..).all(|(&row, next)| row == next as i64);
+        if end > size || !neighbours {
             return Ok(None);
         }
         let rows = b.slice_axis(x[0], self.axis, start, end, 1)?;

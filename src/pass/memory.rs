@@ -1,5 +1,7 @@
 //! How much memory a graph takes to run.
 
+use std::num::NonZeroUsize;
+
 use crate::emit::{Dialect, stored_bytes};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
@@ -9,26 +11,49 @@ use crate::tensor::DType;
 /// What engines hold beside the values alive: memory freed but not given back, and packed operands.
 const SLACK: f64 = 1.3;
 
-/// How many bytes a run may use for the values of its graph: what is left of `limit`, which is one
-/// of the whole process, beside the process as it is now and the engine's copies of the parameters
-/// of `model`. Without a limit, what the system has available; `None` where it does not tell.
-pub(crate) fn room(limit: Option<u64>, model: &Graph) -> Option<u64> {
+/// What bounds the memory that a model's runs take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes that the process may take, all in all; `None` for what the system has available.
+    pub limit: Option<u64>,
+    /// How many models are scored at once: each takes its share of what is free.
+    pub sharers: NonZeroUsize,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory { limit: None, sharers: NonZeroUsize::MIN }
+    }
+}
+
+impl Memory {
+    /// So many bytes for the whole process.
+    pub fn up_to(bytes: u64) -> Self {
+        Memory { limit: Some(bytes), ..Memory::default() }
+    }
+}
+
+/// How many bytes a run may use for the values of its graph: what is free in `memory` beside the
+/// process as it is now and the engine's copies of the parameters of `model`. `None` where there is
+/// no limit and the system does not tell.
+pub(crate) fn room(memory: Memory, model: &Graph) -> Option<u64> {
     let parameters: u64 =
         model.parameters().map(|(_, p)| (p.tensor.len() * p.tensor.dtype().size()) as u64).sum();
-    let free = match limit {
+    let free = match memory.limit {
         Some(limit) => limit.saturating_sub(resident().unwrap_or(parameters)),
         None => available()?,
     };
+    let free = free / memory.sharers.get() as u64;
     Some((free.saturating_sub(2 * parameters) as f64 / SLACK) as u64)
 }
 
-/// `Ok` where a graph that takes `peak` bytes fits into `room`.
+/// `Ok` where a run of `model` that takes `peak` bytes fits into `memory`.
 ///
 /// # Errors
 /// Where it does not, with the remedies.
-pub(crate) fn check_fits(peak: u64, room: Option<u64>) -> Result<()> {
-    match room {
-        Some(room) if peak > room => Err(Error::Usage(format!(
+pub(crate) fn check_fits(peak: u64, memory: Memory, model: &Graph) -> Result<()> {
+    match room(memory, model) {
+        Some(room) if peak > room => Err(Error::Memory(format!(
             "the whole batch takes {} MiB at once, of which {} are available: take fewer samples, \
              or allow for more by --memory",
             peak >> 20,

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::memory::{check_fits, peak_bytes, room};
+use super::memory::{Memory, check_fits, peak_bytes};
 use super::training::first_output;
 use super::{Roles, Selection, Setting};
 use crate::emit::emit_split;
@@ -271,8 +271,7 @@ impl Network {
     }
 
     /// Runs the network and returns the values `wanted`, for inputs in the order of the model's
-    /// and, last, the labels where there are any. `limit` is a limit of the process in bytes;
-    /// without one, it is what the system has available.
+    /// and, last, the labels where there are any. `memory` bounds what the run may take.
     ///
     /// # Errors
     /// When the engine fails, or the batch does not fit into memory at once.
@@ -280,7 +279,7 @@ impl Network {
         self,
         wanted: &[Value],
         inputs: &[Tensor],
-        limit: Option<u64>,
+        memory: Memory,
         engine: &dyn Engine,
     ) -> Result<Vec<Tensor>> {
         let graph = self.b.finish();
@@ -296,7 +295,7 @@ impl Network {
             }
         }
         let graph = graph.without_unused_inputs();
-        check_fits(peak_bytes(&graph, engine.dialect()), room(limit, &graph))?;
+        check_fits(peak_bytes(&graph, engine.dialect()), memory, &graph)?;
         let start = Instant::now();
         let (proto, parameters) = emit_split(&graph, engine.dialect())?;
         let mut session = engine.load_with(&proto, &parameters)?;

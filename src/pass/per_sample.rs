@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use ndarray::Array2;
 
-use super::memory::{peak_bytes, room};
+use super::memory::{Memory, peak_bytes, room};
 use super::plan::{Plan, members, plan};
 use super::training::{Objective, Reduction, TrainingGraph, training_graph};
 use super::{Batch, Roles, Selection};
@@ -60,8 +60,8 @@ pub struct PerSampleRequest {
     pub grouping: Grouping,
     /// The reductions wanted; all come from the same runs.
     pub products: Vec<Product>,
-    /// Bytes that the process may take, all in all; `None` for no limit.
-    pub memory: Option<u64>,
+    /// How much memory the runs may take.
+    pub memory: Memory,
 }
 
 /// The Gram matrix of the gradients of one group.
@@ -582,7 +582,7 @@ mod tests {
             objective: Loss::CrossEntropy.into(),
             grouping: Grouping::Classes,
             products: products.to_vec(),
-            memory: None,
+            memory: Memory::default(),
         }
     }
 
@@ -667,7 +667,7 @@ mod tests {
             let parts = build(Some(third)).unwrap();
             assert!(parts.plan.runs.len() > whole.plan.runs.len(), "{:?}", parts.plan);
             assert!(peak_bytes(&parts.graph, dialect) <= third);
-            assert!(matches!(build(Some(1)), Err(Error::Usage(_))));
+            assert!(matches!(build(Some(1)), Err(Error::Memory(_))));
             let run = |prepared: &Prepared| {
                 run_plan(prepared, &groups, &batch, &request, &*engine).unwrap()
             };

@@ -60,7 +60,7 @@ pub(crate) fn plan(classes: &[i64], most: usize) -> Result<Plan> {
     let mut members: Vec<Vec<usize>> = members(classes).into_values().collect();
     let largest = members.iter().map(Vec::len).max().unwrap_or(0);
     if most == 0 || (most < 2 && largest > 1) {
-        return Err(Error::Usage(
+        return Err(Error::Memory(
             "the memory limit does not allow two samples at once, which comparing their gradients \
              needs: raise --memory"
                 .into(),
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn one_lane_is_enough_only_for_lone_samples() {
         assert!(plan(&[0, 1, 2], 1).is_ok());
-        assert!(matches!(plan(&[0, 0], 1), Err(Error::Usage(_))));
+        assert!(matches!(plan(&[0, 0], 1), Err(Error::Memory(_))));
     }
 
     proptest! {

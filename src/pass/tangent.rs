@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2, s};
 
-use super::memory::{check_fits, peak_bytes, room};
+use super::memory::{Memory, check_fits, peak_bytes};
 use super::training::first_output;
 use super::{
     Batch, GramKind, Grouping, Objective, PerSampleRequest, Product, Reduced, Roles, Selection,
@@ -40,7 +40,7 @@ pub fn tangent_kernel(
     roles: &Roles,
     selection: Selection,
     samples: &Batch,
-    memory: Option<u64>,
+    memory: Memory,
     engine: &dyn Engine,
 ) -> Result<Array2<f64>> {
     if !has_batch_norm(model) {
@@ -86,7 +86,7 @@ fn independent(
     roles: &Roles,
     selection: Selection,
     samples: &Batch,
-    memory: Option<u64>,
+    memory: Memory,
     engine: &dyn Engine,
 ) -> Result<Array2<f64>> {
     let request = PerSampleRequest {
@@ -145,7 +145,7 @@ fn with_lanes(
     one: &Graph,
     n: usize,
     width: usize,
-    memory: Option<u64>,
+    memory: Memory,
     dialect: Dialect,
 ) -> Result<(Graph, usize)> {
     let choice = one.input(CHOICE);
@@ -154,7 +154,7 @@ fn with_lanes(
     let mut lanes = LANES.min(n);
     loop {
         let graph = transform::vmap(one, lanes, &batched)?;
-        let fits = check_fits(peak_bytes(&graph, dialect) + stored, room(memory, &graph));
+        let fits = check_fits(peak_bytes(&graph, dialect) + stored, memory, &graph);
         match fits {
             Ok(()) => return Ok((graph, lanes)),
             Err(error) if lanes == 1 => return Err(error),
@@ -270,8 +270,15 @@ mod tests {
             let expected = rows.dot(&rows.t());
             let scale = expected.iter().fold(0f64, |m, v| m.max(v.abs()));
             for engine in all_for_tests() {
-                let kernel =
-                    tangent_kernel(&decided, &roles, selection, &batch(), None, &*engine).unwrap();
+                let kernel = tangent_kernel(
+                    &decided,
+                    &roles,
+                    selection,
+                    &batch(),
+                    Memory::default(),
+                    &*engine,
+                )
+                .unwrap();
                 for (value, expected) in kernel.iter().zip(&expected) {
                     assert!((value - expected).abs() < 2e-3 * scale, "{value} {expected}");
                 }
@@ -284,11 +291,12 @@ mod tests {
         let model = model();
         let (decided, _) = transform::batch_norm(&model, BatchNormMode::Batch).unwrap();
         let one = jacobian(&decided, &Roles::of(&model), Selection::Weights, SAMPLES).unwrap();
-        let ample = with_lanes(&one, SAMPLES, 30, Some(64 << 30), Dialect::Standard).unwrap();
+        let ample =
+            with_lanes(&one, SAMPLES, 30, Memory::up_to(64 << 30), Dialect::Standard).unwrap();
         assert_eq!(ample.1, LANES);
         assert!(matches!(
-            with_lanes(&one, SAMPLES, 30, Some(1), Dialect::Standard),
-            Err(Error::Usage(_))
+            with_lanes(&one, SAMPLES, 30, Memory::up_to(1), Dialect::Standard),
+            Err(Error::Memory(_))
         ));
     }
 }

@@ -12,7 +12,7 @@ use crate::graph::{Fact, Graph};
 use crate::import::{self, FinalActivation, ImportOptions, Imported};
 use crate::metric::{self, Metric, Options, Pass, Size, Treatment};
 use crate::onnx;
-use crate::pass::{self, Batch, Roles};
+use crate::pass::{self, Batch, Memory, Roles};
 use crate::transform::{self, Init, Loss};
 use draw::Draw;
 
@@ -31,8 +31,8 @@ pub struct Settings {
     pub repeats: usize,
     /// The loss; `None` for the one that the model's output suggests.
     pub loss: Option<Loss>,
-    /// Bytes that the process may take, all in all; `None` for no limit.
-    pub memory: Option<u64>,
+    /// How much memory the runs may take.
+    pub memory: Memory,
     /// How models are imported.
     pub import: ImportOptions,
 }
@@ -46,7 +46,7 @@ impl Default for Settings {
             seed: 0,
             repeats: 1,
             loss: None,
-            memory: None,
+            memory: Memory::default(),
             import: ImportOptions::default(),
         }
     }
@@ -87,6 +87,8 @@ pub struct Scored {
     pub loss: Loss,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// Whether a score is missing only for want of memory.
+    pub short_of_memory: bool,
 }
 
 /// Scores the ONNX file at `path` on `dataset`.
@@ -230,6 +232,7 @@ pub fn score(
             outcomes[i].add(result, &mut warnings);
         }
     }
+    let short_of_memory = outcomes.iter().any(|o| matches!(o.error, Some(Error::Memory(_))));
     if outcomes.iter().all(|outcome| outcome.error.is_some())
         && let Some(error) = outcomes.iter_mut().find_map(|outcome| outcome.error.take())
     {
@@ -264,7 +267,7 @@ pub fn score(
             },
         }
     });
-    Ok(Scored { scores: scores.collect(), size, loss, warnings })
+    Ok(Scored { scores: scores.collect(), size, loss, warnings, short_of_memory })
 }
 
 /// Errs where repeats would all be the same.

@@ -65,6 +65,28 @@ fn garbage_costs_only_its_own_row() {
 }
 
 #[test]
+fn models_scored_at_once_get_what_they_get_alone() {
+    for engine in engines() {
+        let run = |jobs: usize| {
+            let mut report = gradalign(&format!(
+                "rank models/*mlp*.onnx fixtures/extra/opset*.onnx fixtures/broken/truncated.onnx \
+                 --data {DIGITS} --samples 20 --engine {engine} --format json --jobs {jobs}"
+            ))
+            .json(1);
+            for row in report["models"].as_array_mut().unwrap() {
+                row["seconds"].take();
+            }
+            report
+        };
+        let alone = run(1);
+        assert!(names(&alone).len() > 4);
+        for jobs in [0, 2, 3, 100] {
+            assert_eq!(run(jobs), alone, "{engine}, {jobs} jobs");
+        }
+    }
+}
+
+#[test]
 fn score_keeps_the_order_given_and_rank_does_not() {
     let models = "models/sklearn-mlp.onnx models/mlp.onnx fixtures/extra/opset7.onnx";
     let options = format!("--data {DIGITS} --samples 4 --metric params --format json");

@@ -223,6 +223,7 @@ pub(in crate::engine) struct OrtEngine {
     library: Arc<Library>,
     device: Device,
     threads: usize,
+    spinning: bool,
     dialect: Dialect,
     note: Option<String>,
 }
@@ -235,6 +236,7 @@ pub(in crate::engine) fn open(options: &EngineOptions) -> Result<OrtEngine> {
         library,
         device: Device::Cpu,
         threads: options.threads,
+        spinning: options.spinning,
         dialect: Dialect::Standard,
         note: None,
     };
@@ -296,6 +298,7 @@ impl OrtEngine {
             .with_log_level(LogLevel::Error)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(self.threads)?
+            .with_intra_op_spinning(self.spinning)?
             // Planning all of a run's memory as one block saves no time that can be measured, and
             // takes up to twice as much on graphs of gradients.
             .with_memory_pattern(false)?

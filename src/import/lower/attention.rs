@@ -449,27 +449,31 @@ fn multi_head(c: &mut Call) -> Result<Vec<Binding>> {
     fused(c, [parts[0], parts[1], parts[2]], 4, 5)
 }
 
+/// The rows of the table in operand `table` that operand `at` `[batch, positions]` names. Returns the
+/// indices and the rows.
+fn embedded(c: &mut Call, table: usize, at: usize) -> Result<(Value, Value)> {
+    let table = c.weight(table)?;
+    let rows = c.shape(table).first().copied().unwrap_or(0);
+    let at = indices(c, at, rows)?;
+    if c.rank(table) != 2 || c.rank(at) != 2 {
+        return Err(c.invalid("a table of embeddings or its indices are no matrices"));
+    }
+    Ok((at, c.gather(table, at, 0)?))
+}
+
 /// The sum of embeddings of words, positions and segments, normalised.
 fn embed(c: &mut Call) -> Result<Vec<Binding>> {
-    let words = c.weight(2)?;
-    let rows = c.shape(words)[0];
-    let ids = indices(c, 0, rows)?;
-    let mut sum = c.gather(words, ids, 0)?;
-    let table = c.weight(3)?;
-    let rows = c.shape(table)[0];
+    let (ids, mut sum) = embedded(c, 2, 0)?;
     let places = if c.has(8) {
-        let at = indices(c, 8, rows)?;
-        c.gather(table, at, 0)?
+        embedded(c, 3, 8)?.1
     } else {
+        let table = c.weight(3)?;
         let count = c.shape(ids).last().copied().unwrap_or(0);
         c.slice_axis(table, 0, 0, count, 1)?
     };
     sum = c.add(sum, places)?;
     if c.has(1) && c.has(4) {
-        let table = c.weight(4)?;
-        let rows = c.shape(table)[0];
-        let at = indices(c, 1, rows)?;
-        let segments = c.gather(table, at, 0)?;
+        let segments = embedded(c, 4, 1)?.1;
         sum = c.add(sum, segments)?;
     }
     let epsilon = c.float("epsilon", 1e-12)?;
@@ -483,7 +487,7 @@ fn embed(c: &mut Call) -> Result<Vec<Binding>> {
     let count = if c.has(7) {
         let mask = c.fixed(7)?;
         let mask = c.cast(mask, DType::I32)?;
-        let last = c.rank(mask) - 1;
+        let last = c.axis(-1, c.rank(mask))?;
         let count = c.reduce_sum(mask, &[last])?;
         c.reshape(count, &shape[..1])?
     } else {
