@@ -20,6 +20,9 @@ use crate::tensor::{DType, Tensor, map_same};
 /// elements. One product of a larger one would be a little faster, but take too much memory.
 const STACK_PARTS_UP_TO: usize = 1 << 26;
 
+/// Kernels of at most so many positions have the input cut into parts, a node for each.
+const PARTS_UP_TO: usize = 1024;
+
 /// How a kernel moves over its input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Window {
@@ -401,6 +404,9 @@ impl Rule for ConvWeightGrad {
         let positions: usize = z[2..].iter().product();
         let taps: usize = self.kernel.iter().product();
         let samples = input[0] / self.lanes;
+        if taps > PARTS_UP_TO {
+            return Ok(self.emit_as_conv(e, x, out));
+        }
         if samples > 1 && self.lanes == 1 && groups == 1 {
             return self.emit_sum(e, x, out);
         }
@@ -466,6 +472,43 @@ impl ConvWeightGrad {
         ];
         let op = if e.is_packed() { "ConvWeightGradSigns" } else { "ConvWeightGrad" };
         e.kernel(op, &names, &attrs)
+    }
+
+    /// A convolution of `x` with `z` as kernel, strides and dilations exchanged, for each lane and
+    /// group: slower than products with parts of `x`, but of few nodes however many positions the
+    /// kernel has.
+    fn emit_as_conv(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> String {
+        let w = &self.window;
+        let (input, z) = (e.fact(x[0]).shape.clone(), e.fact(x[1]).shape.clone());
+        let (lanes, groups) = (self.lanes, w.groups);
+        let (c, m, samples) = (input[1] / groups, z[1] / groups, input[0] / lanes);
+        let permuted = |e: &mut Emitter, x: &str, perm: &[usize], spatial: usize| {
+            let rest = perm.len()..perm.len() + spatial;
+            let perm: Vec<usize> = perm.iter().copied().chain(rest).collect();
+            e.node("Transpose", &[x], &[("perm", Attr::from(perm.as_slice()))])
+        };
+        // [c, lane · group · sample, S…] and [lane · group · m, sample, O…]
+        let (name, delta) = (e.name(x[0]), e.name(x[1]));
+        let parted = e.reshape(&name, &[&[lanes, samples, groups, c], &input[2..]].concat());
+        let parted = permuted(e, &parted, &[3, 0, 2, 1], w.rank());
+        let parted = e.reshape(&parted, &[&[c, lanes * groups * samples], &input[2..]].concat());
+        let kernel = e.reshape(&delta, &[&[lanes, samples, groups, m], &z[2..]].concat());
+        let kernel = permuted(e, &kernel, &[0, 2, 3, 1], w.rank());
+        let kernel = e.reshape(&kernel, &[&[lanes * groups * m, samples], &z[2..]].concat());
+        let window = Window {
+            strides: w.dilations.clone(),
+            dilations: w.strides.clone(),
+            groups: lanes * groups,
+            ..w.clone()
+        };
+        let mut y = e.node("Conv", &[&parted, &kernel], &window.attrs(&z[2..]));
+        // Where strides do not use up the input, there is more than the kernel.
+        let (starts, ends) = (e.i64s_of(&vec![0; w.rank()]), e.i64s_of(&self.kernel));
+        let axes = e.i64s_of(&(2..w.rank() + 2).collect::<Vec<_>>());
+        y = e.node("Slice", &[&y, &starts, &ends, &axes], &[]);
+        let y = e.reshape(&y, &[&[c, lanes, groups * m], self.kernel.as_slice()].concat());
+        let y = permuted(e, &y, &[1, 2, 0], w.rank());
+        e.reshape(&y, &out.shape)
     }
 
     /// With one `x` for all lanes of `z` `[n, N, M, O…]`, these are further output channels of each
@@ -863,6 +906,17 @@ mod tests {
         Config::new(&[4, 3], &[2, 2])
             .channels(2, 4, 2)
             .strides(&[2, 2])
+            .pads(&[1, 0], &[0, 1])
+            .check();
+    }
+
+    #[test]
+    fn with_kernels_of_very_many_positions() {
+        let most = PARTS_UP_TO;
+        Config::new(&[most + 3], &[most + 1]).samples(2).check();
+        Config::new(&[most / 8 + 6, 12], &[most / 8 + 1, 8])
+            .channels(2, 4, 2)
+            .strides(&[2, 3])
             .pads(&[1, 0], &[0, 1])
             .check();
     }
