@@ -98,7 +98,8 @@ macro_rules! from_array {
     ($($variant:ident $t:ty),*) => {$(
         impl From<ArrayD<$t>> for Tensor {
             fn from(a: ArrayD<$t>) -> Self {
-                Tensor::$variant(a.as_standard_layout().into_owned().into_shared())
+                let a = if a.is_standard_layout() { a } else { a.as_standard_layout().into_owned() };
+                Tensor::$variant(a.into_shared())
             }
         }
         impl From<Array<$t>> for Tensor {

@@ -180,15 +180,49 @@ fn opset(domain: &str, version: i64) -> OperatorSetIdProto {
     OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) }
 }
 
-/// `graph` with the operations that `dialect` has no operators for taken apart into others.
+/// `graph` with the operations that `dialect` has no operators for taken apart into others, and
+/// without those that parameters alone go through.
 fn decomposed(graph: &Graph, dialect: Dialect) -> Result<Graph> {
     let mut b = Builder::default();
     let map = b.import(graph, |b, _, node, inputs| match &node.op {
-        Op::Apply(op) => op.rule().decompose(b, inputs, dialect),
+        Op::Apply(op) => match known(b.graph(), op, inputs, &node.fact, dialect)? {
+            Some(tensor) => Ok(Some(b.constant(tensor))),
+            None => op.rule().decompose(b, inputs, dialect),
+        },
         _ => Ok(None),
     })?;
     b.copy_outputs(graph, &map)?;
     Ok(b.finish())
+}
+
+/// What `op` makes of parameters, where that is cheap to compute: once here, faster than by an engine
+/// that has to look for such operations. A graph for others keeps its parameters as they are.
+fn known(
+    graph: &Graph,
+    op: &Primitive,
+    inputs: &[Value],
+    fact: &Fact,
+    dialect: Dialect,
+) -> Result<Option<Tensor>> {
+    let cheap = match op {
+        Primitive::Reshape(_) | Primitive::Transpose(_) => true,
+        Primitive::Unary(_) | Primitive::Binary(_) | Primitive::Detach(_) => fact.len() < LARGE,
+        _ => false,
+    };
+    if dialect == Dialect::Standard || !cheap || inputs.is_empty() {
+        return Ok(None);
+    }
+    let operands: Option<Vec<&Tensor>> = inputs.iter().map(|&v| tensor_of(graph, v)).collect();
+    operands.map(|operands| op.rule().eval(&operands, fact)).transpose()
+}
+
+/// The tensor that a value is known to be: a constant or a parameter.
+fn tensor_of(graph: &Graph, value: Value) -> Option<&Tensor> {
+    match &graph.node(value).op {
+        Op::Constant(tensor) => Some(tensor),
+        Op::Parameter(parameter) => Some(&parameter.tensor),
+        _ => None,
+    }
 }
 
 /// The bytes that a run keeps for each value of `graph`; `None` for a value that is a view of another
@@ -275,11 +309,7 @@ impl Emitter<'_> {
 
     /// The tensor that a value is known to be: a constant or a parameter.
     pub fn constant(&self, value: Value) -> Option<&Tensor> {
-        match &self.graph.node(value).op {
-            Op::Constant(tensor) => Some(tensor),
-            Op::Parameter(parameter) => Some(&parameter.tensor),
-            _ => None,
-        }
+        tensor_of(self.graph, value)
     }
 
     /// Whether the value at hand is wanted as packed signs.

@@ -1,15 +1,17 @@
 //! The gradient of a convolution in its kernel, for every sample by itself.
 //!
-//! With `x` laid out channels last and zero-padded, what a kernel position meets is the same data
-//! at an offset. Each position is a product of the cotangent `[M, O]` with rows of `x` `[O, C]` that
-//! lie where they are: nothing is unfolded or packed. A tile of outputs times channels stays in
-//! registers while all positions of the output go by.
+//! With `x` zero-padded and its channels last, what a kernel position meets is the same data at an
+//! offset. Each position is a product of the cotangent `[M, O]` with rows of `x` `[O, C]` that lie
+//! where they are: nothing is unfolded. A tile of outputs times channels stays in registers while
+//! positions of the output go by. The channels are cut into panels as wide as a tile, one after the
+//! other, so that what a tile reads lies together however many channels there are.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::gram::pack;
+use super::gram::{pack, words_len};
 use super::{ParallelFor, Parts};
 
 /// Outputs of a tile. With two vectors of channels: twelve accumulators, which hide the latency of
@@ -18,6 +20,10 @@ const TILE: usize = 6;
 
 /// Values of the input that stay in the nearest cache beside what they are multiplied with.
 const NEAR: usize = 1 << 12;
+
+/// Elements of the gradient that stay in a core's own cache from their first term until they are
+/// taken: the gradients of wide layers are too large for that.
+const CHUNK: usize = 1 << 16;
 
 /// The per-sample gradient of a convolution in its kernel:
 /// `dw[n, m, c, k] = Σ_o x[n, c, o·s + k·d − p] · z[n, m, o]`, `c` in the group of `m`.
@@ -45,24 +51,59 @@ pub struct ConvWeightGrad {
     pub pads: Vec<usize>,
 }
 
-/// Where things lie in the padded, channels-last copy of one sample's `x`, in elements.
+/// Where things lie in the padded copy of one sample's `x`, `[g, panel, padded…, channel]`.
 struct Layout {
     /// Its spatial shape.
     padded: Vec<usize>,
     /// Channels of a group, rounded up to whole vectors.
     width: usize,
-    /// Offset of each kernel position.
+    /// Channels of a panel; the last one of a group may have fewer.
+    panel: usize,
+    /// Which place each kernel position begins at.
     taps: Vec<usize>,
-    /// Offset of the first position of each row of the output.
+    /// Which place each row of the output begins at.
     rows: Vec<usize>,
     /// Positions of a row of the output.
     row: usize,
-    /// Distance of neighbouring positions of a row.
+    /// How many places neighbouring positions of a row are apart.
     step: usize,
 }
 
+impl Layout {
+    /// Places of the padded copy.
+    fn places(&self) -> usize {
+        product(&self.padded)
+    }
+
+    /// The panels of a group: the first channel and the number of channels.
+    fn panels(&self) -> impl Iterator<Item = (usize, usize)> {
+        let first = (0..self.width).step_by(self.panel);
+        first.map(|c| (c, self.panel.min(self.width - c)))
+    }
+}
+
+/// A part of a sample's gradient, `[g, K…, M/g, width]` of these.
+struct Chunk {
+    groups: Range<usize>,
+    taps: Range<usize>,
+    outputs: Range<usize>,
+}
+
+impl Chunk {
+    /// Rows of channels, as they lie one after the other: group, kernel position and output.
+    fn rows(&self) -> impl Iterator<Item = [usize; 3]> {
+        self.groups.clone().flat_map(move |g| {
+            self.taps.clone().flat_map(move |tap| self.outputs.clone().map(move |m| [g, tap, m]))
+        })
+    }
+
+    fn len(&self, layout: &Layout) -> usize {
+        self.groups.len() * self.taps.len() * self.outputs.len() * layout.width
+    }
+}
+
 thread_local! {
-    /// The copy of `x` and the gradient of the sample at hand, kept from one call to the next.
+    /// The copy of `x` and the chunk of the gradient at hand, kept from one call to the next.
     static SCRATCH: RefCell<[Vec<f32>; 3]> = const { RefCell::new([const { Vec::new() }; 3]) };
 }
 
@@ -102,7 +143,7 @@ impl ConvWeightGrad {
 
     fn layout(&self, lanes: usize) -> Layout {
         let rank = self.kernel.len();
-        let [groups, _, channels] = self.blocks();
+        let [_, _, channels] = self.blocks();
         let width = channels.next_multiple_of(lanes);
         let padded: Vec<usize> = (0..rank)
             .map(|i| {
@@ -111,7 +152,7 @@ impl ConvWeightGrad {
                     + 1
             })
             .collect();
-        let mut stride = vec![groups * width; rank];
+        let mut stride = vec![1; rank];
         for i in (0..rank.saturating_sub(1)).rev() {
             stride[i] = stride[i + 1] * padded[i + 1];
         }
@@ -132,6 +173,7 @@ impl ConvWeightGrad {
         };
         Layout {
             width,
+            panel: if self.is_depthwise() { lanes } else { 2 * lanes },
             taps: offsets(&self.kernel, &self.dilations),
             rows: offsets(&self.output[..rank.saturating_sub(1)], &self.strides),
             row,
@@ -140,12 +182,12 @@ impl ConvWeightGrad {
         }
     }
 
-    /// Copies one sample's `x` `[g·C, S…]` to `[padded…, g, width]`, with zeros around.
+    /// Copies one sample's `x` `[g·C, S…]` to its layout, with zeros around.
     fn spread(&self, layout: &Layout, x: &[f32], out: &mut Vec<f32>) {
         let [groups, _, channels] = self.blocks();
-        let all = groups * layout.width;
+        let places = layout.places();
         out.clear();
-        out.resize(product(&layout.padded) * all, 0.0);
+        out.resize(groups * layout.width * places, 0.0);
         let rank = self.input.len();
         let (row, rest) = self.input.split_last().map_or((1, &[][..]), |(&l, r)| (l, r));
         let last = layout.padded.last().map_or(1, |&d| d);
@@ -165,17 +207,46 @@ impl ConvWeightGrad {
             if !inside {
                 continue;
             }
-            let target = &mut out[(at + pad) * all..];
             for g in 0..groups {
-                for c in 0..channels {
-                    let from = ((g * channels + c) * rows + outer) * row;
-                    let to = g * layout.width + c;
-                    for (i, &v) in x[from..from + length].iter().enumerate() {
-                        target[i * all + to] = v;
+                for (first, width) in layout.panels() {
+                    let panel = &mut out[(g * layout.width + first) * places..][..width * places];
+                    let panel = &mut panel[(at + pad) * width..];
+                    for c in first..channels.min(first + width) {
+                        let from = ((g * channels + c) * rows + outer) * row;
+                        for (i, &v) in x[from..from + length].iter().enumerate() {
+                            panel[i * width + c - first] = v;
+                        }
                     }
                 }
             }
         }
+    }
+
+    /// The gradient in parts of at most [`CHUNK`] elements, as far as a row of outputs allows.
+    fn chunks(&self, layout: &Layout) -> Vec<Chunk> {
+        let [groups, outputs, _] = self.blocks();
+        let taps = layout.taps.len();
+        let fit = |elements: usize| CHUNK / elements.max(1);
+        // As many of the smallest units as fit, of the largest kind of which one fits.
+        let steps = match (fit(taps * outputs * layout.width), fit(outputs * layout.width)) {
+            (0, 0) => [1, 1, fit(TILE * layout.width).max(1) * TILE],
+            (0, some) => [1, some, outputs],
+            (some, _) => [some, taps, outputs],
+        };
+        let cut = |n: usize, step: usize| {
+            (0..n).step_by(step.max(1)).map(move |i| i..n.min(i + step.max(1)))
+        };
+        let mut chunks = Vec::new();
+        for groups in cut(groups, steps[0]) {
+            for taps in cut(taps, steps[1]) {
+                chunks.extend(cut(outputs, steps[2]).map(|outputs| Chunk {
+                    groups: groups.clone(),
+                    taps: taps.clone(),
+                    outputs,
+                }));
+            }
+        }
+        chunks
     }
 
     /// The gradients of all samples, `[samples, M, C/g, K…]`.
@@ -185,8 +256,10 @@ impl ConvWeightGrad {
     pub fn gradients(&self, x: &[f32], z: &[f32], dw: &mut [f32], parallel: &ParallelFor) {
         assert_eq!(dw.len(), self.samples * self.len(), "elements of the gradients");
         let parts = Parts::new(dw, self.len());
-        self.each_sample(x, z, parallel, &|n, gradient, width| {
-            parts.with(n, |dw| self.in_order(gradient, width, dw));
+        let layout = self.layout(Arch::new().dispatch(Lanes));
+        let chunks = self.chunks(&layout);
+        self.each_chunk(&layout, &chunks, x, z, parallel, &|n, i, gradient| {
+            parts.with(n, |dw| self.in_order(&chunks[i], gradient, layout.width, dw));
         });
     }
 
@@ -199,65 +272,70 @@ impl ConvWeightGrad {
         let len = self.signs_len();
         assert_eq!(signs.len(), self.samples * len, "elements of the signs");
         let parts = Parts::new(signs, len);
-        self.each_sample(x, z, parallel, &|n, gradient, _| {
-            parts.with(n, |signs| pack(gradient, signs));
+        let layout = self.layout(Arch::new().dispatch(Lanes));
+        let chunks = self.chunks(&layout);
+        let lengths: Vec<usize> = chunks.iter().map(|c| words_len(c.len(&layout))).collect();
+        self.each_chunk(&layout, &chunks, x, z, parallel, &|n, i, gradient| {
+            parts.with(n, |signs| {
+                let Some((flag, words)) = signs.split_last_mut() else { return };
+                let first = lengths[..i].iter().sum::<usize>();
+                let finite = pack(gradient, &mut words[first..][..lengths[i]]);
+                *flag = i32::from((i > 0 && *flag != 0) || !finite);
+            });
         });
     }
 
     /// Elements of the packed signs of one sample.
     pub fn signs_len(&self) -> usize {
-        super::packed_len(self.padded_len(Arch::new().dispatch(Lanes)))
+        let layout = self.layout(Arch::new().dispatch(Lanes));
+        let chunks = self.chunks(&layout);
+        chunks.iter().map(|chunk| words_len(chunk.len(&layout))).sum::<usize>() + 1
     }
 
-    /// Elements of the gradient of one sample with its channels rounded up to a width that vectors
-    /// of so many lanes fill.
-    fn padded_len(&self, lanes: usize) -> usize {
-        let [groups, outputs, channels] = self.blocks();
-        product(&self.kernel) * groups * outputs * channels.next_multiple_of(lanes)
-    }
-
-    /// Calls `take` with each sample, its gradient `[K…, g, M/g, width]` and that width.
-    fn each_sample(
+    /// Computes the chunks of the gradient of each sample, one after the other, and calls `take`
+    /// with the sample, the number of the chunk and its values.
+    fn each_chunk(
         &self,
+        layout: &Layout,
+        chunks: &[Chunk],
         x: &[f32],
         z: &[f32],
         parallel: &ParallelFor,
-        take: &(dyn Fn(usize, &[f32], usize) + Sync),
+        take: &(dyn Fn(usize, usize, &[f32]) + Sync),
     ) {
         assert_eq!(x.len(), self.samples * self.x_len(), "elements of x");
         assert_eq!(z.len(), self.samples * self.z_len(), "elements of z");
         let arch = Arch::new();
-        let layout = self.layout(arch.dispatch(Lanes));
         let sample = |n: usize| {
             SCRATCH.with_borrow_mut(|[padded, turned, gradient]| {
                 let x = &x[n * self.x_len()..][..self.x_len()];
                 let z = &z[n * self.z_len()..][..self.z_len()];
-                self.spread(&layout, x, padded);
-                gradient.resize(self.padded_len(layout.width), 0.0);
+                self.spread(layout, x, padded);
                 if self.is_depthwise() {
                     channels_last(z, self.groups, layout.width, turned);
-                    let out = gradient.as_mut_slice();
-                    arch.dispatch(Depthwise { layout: &layout, x: padded, z: turned, out });
-                } else {
-                    let out = gradient.as_mut_slice();
-                    let (groups, outputs) = (self.groups, self.outputs);
-                    let layout = &layout;
-                    arch.dispatch(Tiles { layout, groups, outputs, x: padded, z, out });
                 }
-                take(n, gradient, layout.width);
+                for (i, chunk) in chunks.iter().enumerate() {
+                    gradient.resize(chunk.len(layout), 0.0);
+                    let out = gradient.as_mut_slice();
+                    if self.is_depthwise() {
+                        arch.dispatch(Depthwise { layout, chunk, x: padded, z: turned, out });
+                    } else {
+                        let outputs = self.outputs;
+                        arch.dispatch(Tiles { layout, chunk, outputs, x: padded, z, out });
+                    }
+                    take(n, i, gradient);
+                }
             });
         };
         parallel(self.samples, &sample);
     }
 
-    /// `[K…, g, M/g, width]` as `[g·M, C/g, K…]`.
-    fn in_order(&self, gradient: &[f32], width: usize, dw: &mut [f32]) {
+    /// Puts a chunk of the gradient where it belongs in `[g·M, C/g, K…]`.
+    fn in_order(&self, chunk: &Chunk, gradient: &[f32], width: usize, dw: &mut [f32]) {
         let taps = product(&self.kernel);
-        let [groups, outputs, channels] = self.blocks();
-        let rows = groups * outputs;
-        for (i, row) in gradient.chunks_exact(width).enumerate() {
-            let (tap, m) = (i / rows, i % rows);
-            let to = &mut dw[m * channels * taps..][..channels * taps];
+        let [_, outputs, channels] = self.blocks();
+        for (row, [g, tap, m]) in gradient.chunks_exact(width).zip(chunk.rows()) {
+            let to = &mut dw[(g * outputs + m) * channels * taps..][..channels * taps];
             for (c, &v) in row[..channels].iter().enumerate() {
                 to[c * taps + tap] = v;
             }
@@ -291,7 +369,7 @@ impl WithSimd for Lanes {
 
 struct Tiles<'a> {
     layout: &'a Layout,
-    groups: usize,
+    chunk: &'a Chunk,
     outputs: usize,
     x: &'a [f32],
     z: &'a [f32],
@@ -303,33 +381,35 @@ impl WithSimd for Tiles<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Tiles { layout, groups, outputs, x, z, out } = self;
-        let (lanes, width) = (S::F32_LANES, layout.width);
+        let Tiles { layout, chunk, outputs, x, z, out } = self;
+        let (lanes, width, places) = (S::F32_LANES, layout.width, layout.places());
         let positions = layout.rows.len() * layout.row;
+        let height = chunk.outputs.len();
         out.fill(0.0);
-        // What a few rows of the output meet stays in the nearest cache while all kernel positions
-        // and outputs go by.
-        let rows = (NEAR / (layout.row * layout.step).max(1)).clamp(1, layout.rows.len().max(1));
-        for first_row in (0..layout.rows.len()).step_by(rows) {
-            let starts = &layout.rows[first_row..layout.rows.len().min(first_row + rows)];
-            for (tap, &offset) in layout.taps.iter().enumerate() {
-                for g in 0..groups {
-                    let z = &z[g * outputs * positions + first_row * layout.row..];
-                    let out = &mut out[(tap * groups + g) * outputs * width..][..outputs * width];
-                    let x = &x[offset + g * width..];
-                    let tiles = outputs.div_ceil(TILE);
-                    let mut first = 0;
-                    for t in 0..tiles {
-                        // Of nearly equal height.
-                        let height = (outputs - first) / (tiles - t);
-                        let z = &z[first * positions..];
-                        let mut c = 0;
-                        while c < width {
-                            let vectors = if c + 2 * lanes <= width { 2 } else { 1 };
-                            let (x, out) = (&x[c..], &mut out[first * width + c..]);
+        let groups = out.chunks_exact_mut(chunk.taps.len() * height * width);
+        for (g, out) in chunk.groups.clone().zip(groups) {
+            let z = &z[(g * outputs + chunk.outputs.start) * positions..][..height * positions];
+            for (c, panel) in layout.panels() {
+                let x = &x[(g * width + c) * places..][..panel * places];
+                // What a few rows of the output meet stays in the nearest cache while kernel
+                // positions and outputs go by.
+                let rows = NEAR / (layout.row * layout.step * panel).max(1);
+                let rows = rows.clamp(1, layout.rows.len().max(1));
+                for first_row in (0..layout.rows.len()).step_by(rows) {
+                    let starts = &layout.rows[first_row..layout.rows.len().min(first_row + rows)];
+                    let z = &z[first_row * layout.row..];
+                    let taps = layout.taps[chunk.taps.clone()].iter();
+                    for (&place, out) in taps.zip(out.chunks_exact_mut(height * width)) {
+                        let x = &x[place * panel..];
+                        let tiles = height.div_ceil(TILE);
+                        let mut first = 0;
+                        for t in 0..tiles {
+                            // Of nearly equal height.
+                            let outputs = (height - first) / (tiles - t);
+                            let (z, out) = (&z[first * positions..], &mut out[first * width + c..]);
                             macro_rules! tile {
                                 ($($m:literal),*) => {
-                                    match (height, vectors) {
+                                    match (outputs, panel / lanes) {
                                         $(($m, 2) => tile::<S, $m, 2>(simd, layout, starts, x, z, out),
                                         ($m, _) => tile::<S, $m, 1>(simd, layout, starts, x, z, out),)*
                                         _ => {}
@@ -337,9 +417,8 @@ impl WithSimd for Tiles<'_> {
                                 };
                             }
                             tile!(1, 2, 3, 4, 5, 6);
-                            c += vectors * lanes;
+                            first += outputs;
                         }
-                        first += height;
                     }
                 }
             }
@@ -360,16 +439,17 @@ fn tile<S: Simd, const M: usize, const V: usize>(
 ) {
     let lanes = S::F32_LANES;
     let positions = layout.rows.len() * layout.row;
+    let (panel, step) = (V * lanes, layout.step * V * lanes);
     let mut sums = [[simd.splat_f32s(0.0); V]; M];
     for (m, sums) in sums.iter_mut().enumerate() {
-        sums.copy_from_slice(S::as_simd_f32s(&out[m * layout.width..][..V * lanes]).0);
+        sums.copy_from_slice(S::as_simd_f32s(&out[m * layout.width..][..panel]).0);
     }
     for (y, &start) in starts.iter().enumerate() {
         let z: [&[f32]; M] =
             std::array::from_fn(|m| &z[m * positions + y * layout.row..][..layout.row]);
-        let x = &x[start..][..(layout.row - 1) * layout.step + V * lanes];
+        let x = &x[start * panel..][..(layout.row - 1) * step + panel];
         for o in 0..layout.row {
-            let (x, _) = S::as_simd_f32s(&x[o * layout.step..][..V * lanes]);
+            let (x, _) = S::as_simd_f32s(&x[o * step..][..panel]);
             let x: [S::f32s; V] = std::array::from_fn(|v| x[v]);
             for m in 0..M {
                 let z = simd.splat_f32s(z[m][o]);
@@ -380,7 +460,7 @@ fn tile<S: Simd, const M: usize, const V: usize>(
         }
     }
     for (m, sums) in sums.iter().enumerate() {
-        let (out, _) = S::as_mut_simd_f32s(&mut out[m * layout.width..][..V * lanes]);
+        let (out, _) = S::as_mut_simd_f32s(&mut out[m * layout.width..][..panel]);
         out.copy_from_slice(sums);
     }
 }
@@ -388,6 +468,7 @@ fn tile<S: Simd, const M: usize, const V: usize>(
 /// Every channel with itself.
 struct Depthwise<'a> {
     layout: &'a Layout,
+    chunk: &'a Chunk,
     x: &'a [f32],
     z: &'a [f32],
     out: &'a mut [f32],
@@ -398,20 +479,22 @@ impl WithSimd for Depthwise<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Depthwise { layout, x, z, out } = self;
-        let (lanes, width) = (S::F32_LANES, layout.width);
-        for (tap, &offset) in layout.taps.iter().enumerate() {
-            for c in (0..width).step_by(lanes) {
+        let Depthwise { layout, chunk, x, z, out } = self;
+        let (width, places) = (layout.width, layout.places());
+        let taps = layout.taps[chunk.taps.clone()].iter();
+        for (&place, out) in taps.zip(out.chunks_exact_mut(width)) {
+            for (c, lanes) in layout.panels() {
+                let x = &x[c * places + place * lanes..];
                 let mut sum = simd.splat_f32s(0.0);
                 for (y, &start) in layout.rows.iter().enumerate() {
                     for o in 0..layout.row {
-                        let x = &x[offset + start + o * layout.step + c..][..lanes];
+                        let x = &x[(start + o * layout.step) * lanes..][..lanes];
                         let z = &z[(y * layout.row + o) * width + c..][..lanes];
                         let (x, z) = (S::as_simd_f32s(x).0[0], S::as_simd_f32s(z).0[0]);
                         sum = simd.mul_add_f32s(x, z, sum);
                     }
                 }
-                let (out, _) = S::as_mut_simd_f32s(&mut out[tap * width + c..][..lanes]);
+                let (out, _) = S::as_mut_simd_f32s(&mut out[c..][..lanes]);
                 out[0] = sum;
             }
         }
@@ -502,7 +585,7 @@ mod tests {
     #[test]
     fn every_number_of_channels_and_outputs() {
         for outputs in [1, 2, 5, 6, 7, 13] {
-            for channels in [1, 3, 8, 17] {
+            for channels in [1, 3, 8, 17, 40, 65] {
                 check(&square(1, channels, outputs, 4), &[1, 1]);
             }
         }
@@ -514,6 +597,29 @@ mod tests {
         check(&square(5, 1, 1, 4), &[1, 1]);
         check(&square(19, 1, 1, 2), &[1, 1]);
         check(&square(3, 1, 2, 3), &[1, 1]);
+        check(&square(2, 37, 3, 3), &[1, 1]);
+        check(&square(70, 1, 1, 3), &[1, 1]);
+    }
+
+    #[test]
+    fn gradients_of_several_chunks() {
+        let taps = square(1, 70, 130, 2);
+        let outputs = ConvWeightGrad {
+            input: vec![2],
+            output: vec![2],
+            kernel: vec![1],
+            strides: vec![1],
+            dilations: vec![1],
+            pads: vec![0],
+            ..square(1, 260, 301, 1)
+        };
+        for (op, pads_end) in [(&taps, &[1, 1][..]), (&outputs, &[0])] {
+            assert!(op.chunks(&op.layout(1)).len() > 1);
+            check(op, pads_end);
+        }
+        let groups = square(190, 3, 5, 2);
+        assert!(groups.chunks(&groups.layout(16)).len() > 1);
+        check(&groups, &[1, 1]);
     }
 
     #[test]

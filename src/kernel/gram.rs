@@ -14,16 +14,22 @@ const WIDE: usize = 8;
 /// Values that are packed together: one bit in each of so many words for each of 32 rows.
 const BLOCK: usize = 32 * WIDE;
 
-/// Elements of the packed signs of `values` values.
-pub fn packed_len(values: usize) -> usize {
-    2 * WIDE * values.div_ceil(BLOCK) + 1
+/// Elements of the packed signs of `values` values: words, then one that is not 0 where a value is
+/// not finite.
+fn packed_len(values: usize) -> usize {
+    words_len(values) + 1
 }
 
-/// Packs the signs of `values` into `packed`, of [`packed_len`] elements: for each block of values
-/// the words of negative and of non-zero places, then a word that is not 0 where a value is not
-/// finite. Zeros at the end change nothing.
-pub(super) fn pack(values: &[f32], packed: &mut [i32]) {
-    Arch::new().dispatch(Pack { values, packed });
+/// Words of the packed signs of `values` values.
+pub(super) fn words_len(values: usize) -> usize {
+    2 * WIDE * values.div_ceil(BLOCK)
+}
+
+/// Packs the signs of `values` into `words`, of [`words_len`] elements: for each block of values the
+/// words of negative and of non-zero places. Zeros at the end change nothing. Returns whether all are
+/// finite.
+pub(super) fn pack(values: &[f32], words: &mut [i32]) -> bool {
+    Arch::new().dispatch(Pack { values, words })
 }
 
 /// The packed signs of `rows` rows of `values`, one after the other.
@@ -32,23 +38,28 @@ pub fn packed_rows(values: &[f32], rows: usize, parallel: &ParallelFor) -> Vec<i
     let length = packed_len(width);
     let mut packed = vec![0; rows * length];
     let parts = Parts::new(&mut packed, length);
-    parallel(rows, &|i| parts.with(i, |packed| pack(&values[i * width..][..width], packed)));
+    parallel(rows, &|i| {
+        parts.with(i, |packed| {
+            if let Some((flag, words)) = packed.split_last_mut() {
+                *flag = i32::from(!pack(&values[i * width..][..width], words));
+            }
+        });
+    });
     drop(parts);
     packed
 }
 
 struct Pack<'a> {
     values: &'a [f32],
-    packed: &'a mut [i32],
+    words: &'a mut [i32],
 }
 
 impl WithSimd for Pack<'_> {
-    type Output = ();
+    type Output = bool;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Pack { values, packed } = self;
-        let Some((flag, words)) = packed.split_last_mut() else { return };
+    fn with_simd<S: Simd>(self, _: S) -> bool {
+        let Pack { values, words } = self;
         // The largest magnitude, by its bits without the sign: finite numbers stand below infinity.
         let mut largest = [0u32; WIDE];
         let mut rest = [0.0; BLOCK];
@@ -73,7 +84,7 @@ impl WithSimd for Pack<'_> {
             }
         }
         let infinity = f32::INFINITY.to_bits() << 1;
-        *flag = i32::from(largest.iter().any(|&size| size >= infinity));
+        largest.iter().all(|&size| size < infinity)
     }
 }
 

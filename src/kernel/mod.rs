@@ -13,7 +13,7 @@ mod map;
 use std::sync::{Mutex, PoisonError};
 
 pub use conv::ConvWeightGrad;
-pub use gram::{SignGram, packed_len, packed_rows};
+pub use gram::{SignGram, packed_rows};
 pub use map::{Axis, Blocks, Elementwise, Form, Map, Operand, Output, Source, Step};
 
 /// Runs a function for every index below a count, spread over threads.

@@ -8,7 +8,7 @@
 //! (`c` in the group of `m`) that is linear in `z`: `∂T/∂z`. [`ConvInputGrad`] is `∂T/∂x` and
 //! [`ConvWeightGrad`] is `∂T/∂w`. Each of the three is differentiated by the other two.
 
-use ndarray::{ArrayD, Axis, IxDyn};
+use ndarray::{ArrayD, IxDyn};
 
 use super::{Cotangents, Lane, Rule, Site};
 use crate::emit::{Attr, Emitter};
@@ -22,6 +22,10 @@ const STACK_PARTS_UP_TO: usize = 1 << 26;
 
 /// Kernels of at most so many positions have the input cut into parts, a node for each.
 const PARTS_UP_TO: usize = 1024;
+
+/// Rows of a matrix that are turned round at once: what is written of a column is a whole line of
+/// memory, and of as many rows one line stays near until it is used up.
+const NEIGHBOURS: usize = 16;
 
 /// How a kernel moves over its input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -675,18 +679,31 @@ fn conv_by_lane(b: &mut Builder, x: Value, w: Value, window: &Window) -> Result<
 
 /// A kernel `[M, C/g, K…]` as `[C, M/g, K…]` with its positions in reverse.
 fn turn_round(kernel: &Tensor, groups: usize) -> Result<Tensor> {
-    let shape = kernel.shape().to_vec();
-    let split = [&[groups, shape[0] / groups], &shape[1..]].concat();
-    let joined = [&[groups * shape[1], shape[0] / groups], &shape[2..]].concat();
-    let turned = map_same!(kernel.reshape(&split)?, a => {
-        let mut turned = a;
-        turned.swap_axes(1, 2);
-        for axis in 3..split.len() {
-            turned.invert_axis(Axis(axis));
+    let shape = kernel.shape();
+    let (m, c, taps) = (shape[0] / groups, shape[1], shape[2..].iter().product::<usize>());
+    let joined = [&[groups * c, m], &shape[2..]].concat();
+    Ok(map_same!(kernel, a => {
+        let turned = turned(a.as_slice().unwrap_or_default(), [m, c, taps]);
+        ArrayD::from_shape_vec(IxDyn(&joined), turned).map_err(|e| Error::Shape(e.to_string()))?
+    }))
+}
+
+/// Matrices `[m, c, taps]`, one after the other, as `[c, m, taps]` with their `taps` in reverse.
+fn turned<T: Copy>(values: &[T], [m, c, taps]: [usize; 3]) -> Vec<T> {
+    let mut turned = values.to_vec();
+    let size = (m * c * taps).max(1);
+    for (values, turned) in values.chunks_exact(size).zip(turned.chunks_exact_mut(size)) {
+        for first_row in (0..m).step_by(NEIGHBOURS) {
+            for column in 0..c {
+                for row in first_row..m.min(first_row + NEIGHBOURS) {
+                    let from = &values[(row * c + column) * taps..][..taps];
+                    let to = &mut turned[(column * m + row) * taps..][..taps];
+                    to.iter_mut().zip(from.iter().rev()).for_each(|(to, from)| *to = *from);
+                }
+            }
         }
-        turned
-    });
-    turned.reshape(&joined)
+    }
+    turned
 }
 
 /// [`turn_round`] as ONNX nodes, for a kernel that is computed.
