@@ -620,6 +620,15 @@ mod tests {
         let groups = square(190, 3, 5, 2);
         assert!(groups.chunks(&groups.layout(16)).len() > 1);
         check(&groups, &[1, 1]);
+        // One value that is not finite shows, whichever chunk it is in.
+        for at in [0, outputs.z_len() - 1] {
+            let (x, mut z) = (noise(3 * outputs.x_len(), 1), noise(3 * outputs.z_len(), 2));
+            z[at] = f32::INFINITY;
+            let mut signs = vec![0; 3 * outputs.signs_len()];
+            outputs.signs(&x, &z, &mut signs, &in_turn);
+            let flags = signs.chunks(outputs.signs_len()).map(|row| row[row.len() - 1] != 0);
+            assert_eq!(flags.collect::<Vec<_>>(), [true, false, false]);
+        }
     }
 
     #[test]
