@@ -60,7 +60,10 @@ pub(super) fn score_all(models: &[PathBuf], settings: &Settings) -> anyhow::Resu
 /// How many of `models` models are scored at once. One thread for each makes better use of cores
 /// than several for one: what is not parallel in scoring a model runs beside the others.
 fn jobs(settings: &Settings, models: usize) -> NonZeroUsize {
-    let most = || threads(&settings.engine_options).min(JOBS);
+    let most = || match settings.engine_options.device {
+        Device::Cuda(_) => 1,
+        Device::Auto | Device::Cpu => threads(&settings.engine_options).min(JOBS),
+    };
     let jobs = settings.jobs.map_or_else(most, NonZeroUsize::get);
     NonZeroUsize::new(jobs.min(models)).unwrap_or(NonZeroUsize::MIN)
 }

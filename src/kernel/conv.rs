@@ -222,6 +222,13 @@ impl ConvWeightGrad {
         }
     }
 
+    /// How the work lies, for the vectors of this processor.
+    fn plan(&self) -> (Layout, Vec<Chunk>) {
+        let layout = self.layout(Arch::new().dispatch(Lanes));
+        let chunks = self.chunks(&layout);
+        (layout, chunks)
+    }
+
     /// The gradient in parts of at most [`CHUNK`] elements, as far as a row of outputs allows.
     fn chunks(&self, layout: &Layout) -> Vec<Chunk> {
         let [groups, outputs, _] = self.blocks();
@@ -256,8 +263,7 @@ impl ConvWeightGrad {
     pub fn gradients(&self, x: &[f32], z: &[f32], dw: &mut [f32], parallel: &ParallelFor) {
         assert_eq!(dw.len(), self.samples * self.len(), "elements of the gradients");
         let parts = Parts::new(dw, self.len());
-        let layout = self.layout(Arch::new().dispatch(Lanes));
-        let chunks = self.chunks(&layout);
+        let (layout, chunks) = self.plan();
         self.each_chunk(&layout, &chunks, x, z, parallel, &|n, i, gradient| {
             parts.with(n, |dw| self.in_order(&chunks[i], gradient, layout.width, dw));
         });
@@ -272,8 +278,7 @@ impl ConvWeightGrad {
         let len = self.signs_len();
         assert_eq!(signs.len(), self.samples * len, "elements of the signs");
         let parts = Parts::new(signs, len);
-        let layout = self.layout(Arch::new().dispatch(Lanes));
-        let chunks = self.chunks(&layout);
+        let (layout, chunks) = self.plan();
         let lengths: Vec<usize> = chunks.iter().map(|c| words_len(c.len(&layout))).collect();
         self.each_chunk(&layout, &chunks, x, z, parallel, &|n, i, gradient| {
             parts.with(n, |signs| {
@@ -287,8 +292,7 @@ impl ConvWeightGrad {
 
     /// Elements of the packed signs of one sample.
     pub fn signs_len(&self) -> usize {
-        let layout = self.layout(Arch::new().dispatch(Lanes));
-        let chunks = self.chunks(&layout);
+        let (layout, chunks) = self.plan();
         chunks.iter().map(|chunk| words_len(chunk.len(&layout))).sum::<usize>() + 1
     }
 
