@@ -12,6 +12,7 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::gram::{pack, words_len};
+use super::simd::Lanes;
 use super::{ParallelFor, Parts};
 
 /// Outputs of a tile. With two vectors of channels: twelve accumulators, which hide the latency of
@@ -356,18 +357,6 @@ fn channels_last(z: &[f32], channels: usize, width: usize, out: &mut Vec<f32>) {
         for (o, &v) in row.iter().enumerate() {
             out[o * width + c] = v;
         }
-    }
-}
-
-/// The number of floats in a vector.
-struct Lanes;
-
-impl WithSimd for Lanes {
-    type Output = usize;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> usize {
-        S::F32_LANES
     }
 }
 

@@ -9,12 +9,15 @@
 mod conv;
 mod gram;
 mod map;
+mod simd;
+mod winograd;
 
 use std::sync::{Mutex, PoisonError};
 
 pub use conv::ConvWeightGrad;
 pub use gram::{SignGram, packed_rows};
 pub use map::{Axis, Blocks, Elementwise, Form, Map, Operand, Output, Source, Step};
+pub use winograd::Conv3x3;
 
 /// Runs a function for every index below a count, spread over threads.
 pub type ParallelFor<'a> = dyn Fn(usize, &(dyn Fn(usize) + Sync)) + 'a;

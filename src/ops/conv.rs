@@ -27,6 +27,12 @@ const PARTS_UP_TO: usize = 1024;
 /// memory, and of as many rows one line stays near until it is used up.
 const NEIGHBOURS: usize = 16;
 
+/// What pays for the transforms of [`crate::kernel::Conv3x3`]: so many channels on both sides, not more
+/// kernels than so many, whose transforms are four times as large, and so many tiles for all of them.
+const FEWEST_CHANNELS: usize = 8;
+const MOST_KERNELS: usize = 1 << 16;
+const FEWEST_TILES: usize = 32;
+
 /// How a kernel moves over its input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Window {
@@ -181,11 +187,94 @@ impl Rule for Conv {
         conv_by_lane(b, x, w.value, &self.window)
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
-        let kernel = e.fact(x[1]).shape[2..].to_vec();
-        let (input, w) = (e.name(x[0]), e.name(x[1]));
-        Ok(e.node("Conv", &[&input, &w], &self.window.attrs(&kernel)))
+    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+        let kernel = e.fact(x[1]).shape.clone();
+        let input = e.name(x[0]);
+        if let Some(square) = Square::of(&self.window, e.fact(x[0]), &kernel[2..], out)
+            && let Some(w) = e.constant(x[1]).and_then(dense)
+        {
+            let (m, c) = (kernel[0], kernel[1]);
+            let w = square.arranged(|c_, tap, m_| w[(m_ * c + c_) * 9 + tap]);
+            debug_assert_eq!([square.channels, square.outputs], [c, m]);
+            return square.emit(e, &input, w);
+        }
+        let w = e.name(x[1]);
+        Ok(e.node("Conv", &[&input, &w], &self.window.attrs(&kernel[2..])))
     }
+}
+
+/// A convolution that [`crate::kernel::Conv3x3`] computes, and faster than an engine does.
+struct Square {
+    samples: usize,
+    channels: usize,
+    outputs: usize,
+    input: [usize; 2],
+    output: [usize; 2],
+    pads: [usize; 2],
+}
+
+impl Square {
+    /// That of a kernel of spatial shape `kernel`, if it is one and worth its transforms.
+    fn of(w: &Window, x: &Fact, kernel: &[usize], out: &Fact) -> Option<Square> {
+        let fits = x.dtype == DType::F32
+            && kernel == [3, 3]
+            && w.groups == 1
+            && w.strides.iter().chain(&w.dilations).all(|&d| d == 1);
+        let (&[samples, channels, h, w_], &[_, outputs, oh, ow]) =
+            (x.shape.as_slice(), out.shape.as_slice())
+        else {
+            return None;
+        };
+        let &[top, left] = w.pads_begin.as_slice() else { return None };
+        let tiles = oh.div_ceil(4) * ow.div_ceil(4);
+        let pays = channels.min(outputs) >= FEWEST_CHANNELS
+            && channels * outputs <= MOST_KERNELS
+            && samples * tiles >= FEWEST_TILES
+            // At most half of the multiplications.
+            && tiles * 36 * 2 <= oh * ow * 9;
+        let square = Square {
+            samples,
+            channels,
+            outputs,
+            input: [h, w_],
+            output: [oh, ow],
+            pads: [top, left],
+        };
+        (fits && pays).then_some(square)
+    }
+
+    /// The kernel in the order `[C, 3, 3, M]`, its elements by channel, position and output.
+    fn arranged(&self, element: impl Fn(usize, usize, usize) -> f32) -> Vec<f32> {
+        let mut w = Vec::with_capacity(self.channels * 9 * self.outputs);
+        for c in 0..self.channels {
+            for tap in 0..9 {
+                w.extend((0..self.outputs).map(|m| element(c, tap, m)));
+            }
+        }
+        w
+    }
+
+    fn emit(&self, e: &mut Emitter, x: &str, w: Vec<f32>) -> Result<String> {
+        let w = Tensor::f32(&[self.channels, 3, 3, self.outputs], w)?;
+        let w = e.tensor(&w);
+        let int = |v: usize| Attr::Int(v as i64);
+        let attrs = [
+            ("samples", int(self.samples)),
+            ("channels", int(self.channels)),
+            ("outputs", int(self.outputs)),
+            ("input", Attr::from(self.input.as_slice())),
+            ("output", Attr::from(self.output.as_slice())),
+            ("pads", Attr::from(self.pads.as_slice())),
+        ];
+        Ok(e.kernel("Conv3x3", &[x, &w], &attrs))
+    }
+}
+
+/// The elements of a kernel none of which is zero. A zero takes positions of the input out of a result
+/// altogether; the transforms of [`crate::kernel::Conv3x3`] leave their rounding in it.
+fn dense(kernel: &Tensor) -> Option<Vec<f32>> {
+    let values = kernel.as_f32()?;
+    values.iter().all(|&v| v != 0.0).then(|| values.iter().copied().collect())
 }
 
 impl Rule for ConvInputGrad {
@@ -247,10 +336,10 @@ impl Rule for ConvInputGrad {
         channels_to_lanes(b, y, n, samples)
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
         let kernel = e.fact(x[1]).shape.clone();
         if self.window.is_unit_stride() {
-            return self.emit_as_conv(e, x, &kernel);
+            return self.emit_as_conv(e, x, &kernel, out);
         }
         let w = &self.window;
         let z = e.fact(x[0]).shape.clone();
@@ -271,16 +360,15 @@ impl Rule for ConvInputGrad {
 impl ConvInputGrad {
     /// With unit strides: a convolution of `z` with the kernel turned round, its two channel axes
     /// exchanged inside each group.
-    fn emit_as_conv(&self, e: &mut Emitter, x: &[Value], kernel: &[usize]) -> Result<String> {
+    fn emit_as_conv(
+        &self,
+        e: &mut Emitter,
+        x: &[Value],
+        kernel: &[usize],
+        out: &Fact,
+    ) -> Result<String> {
         let w = &self.window;
         let rank = w.rank();
-        let turned = match e.constant(x[1]) {
-            Some(tensor) => {
-                let turned = turn_round(tensor, w.groups)?;
-                e.tensor(&turned)
-            }
-            None => emit_turned(e, x[1], kernel, w.groups),
-        };
         let (mut begin, mut end, mut crop) = (Vec::new(), Vec::new(), false);
         let z = e.fact(x[0]).shape.clone();
         let (mut starts, mut ends) = (vec![0; rank], z[2..].to_vec());
@@ -306,6 +394,21 @@ impl ConvInputGrad {
             z = e.node("Slice", &[&z, &lists[0], &lists[1], &lists[2]], &[]);
         }
         let window = Window { pads_begin: begin, pads_end: end, ..w.clone() };
+        if !crop
+            && let Some(square) = Square::of(&window, e.fact(x[0]), &kernel[2..], out)
+            && let Some(w) = e.constant(x[1]).and_then(dense)
+        {
+            let c = kernel[1];
+            let w = square.arranged(|m, tap, c_| w[(m * c + c_) * 9 + 8 - tap]);
+            return square.emit(e, &z, w);
+        }
+        let turned = match e.constant(x[1]) {
+            Some(tensor) => {
+                let turned = turn_round(tensor, w.groups)?;
+                e.tensor(&turned)
+            }
+            None => emit_turned(e, x[1], kernel, w.groups),
+        };
         Ok(e.node("Conv", &[&z, &turned], &window.attrs(&kernel[2..])))
     }
 }

@@ -16,13 +16,14 @@ use ort::value::TensorElementType::{Float32, Float64, Int32};
 
 use crate::emit::KERNELS;
 use crate::kernel::{
-    Axis, Blocks, ConvWeightGrad, Elementwise, Form, Map, Operand, Output, SignGram, Source, Step,
+    Axis, Blocks, Conv3x3, ConvWeightGrad, Elementwise, Form, Map, Operand, Output, SignGram, Source, Step,
     packed_rows,
 };
 
 /// All operators. A domain is made for each session: it cannot go from thread to thread.
 pub(super) fn domain() -> ort::Result<OperatorDomain> {
     OperatorDomain::new(KERNELS)?
+        .add(Kernel { name: "Conv3x3", output: Float32, make: conv_3x3 })?
         .add(Kernel { name: "ConvWeightGrad", output: Float32, make: conv_weight_grad })?
         .add(Kernel { name: "ConvWeightGradSigns", output: Int32, make: conv_weight_signs })?
         .add(Kernel { name: "Map", output: Float32, make: map })?
@@ -212,7 +213,30 @@ fn conv(attributes: &Attributes) -> ort::Result<ConvWeightGrad> {
     })
 }
 
-/// Calls `f` with the two operands of a convolution's gradient.
+/// Two numbers.
+fn pair(attributes: &Attributes, name: &str) -> ort::Result<[usize; 2]> {
+    attributes.sizes(name)?.try_into().map_err(|_| Error::new(format!("{name} is not a pair")))
+}
+
+fn conv_3x3(attributes: &Attributes) -> ort::Result<Compute> {
+    let op = Conv3x3 {
+        samples: attributes.size("samples")?,
+        channels: attributes.size("channels")?,
+        outputs: attributes.size("outputs")?,
+        input: pair(attributes, "input")?,
+        output: pair(attributes, "output")?,
+        pads: pair(attributes, "pads")?,
+    };
+    let shape: Vec<i64> =
+        [op.samples, op.outputs, op.output[0], op.output[1]].map(|d| d as i64).to_vec();
+    Ok(Box::new(move |context| {
+        let mut y = context.output(0, shape.clone())?.ok_or_else(missing)?;
+        let y = y.try_extract_tensor_mut::<f32>()?.1;
+        with_operands(context, |x, w| on_threads(context, |threads| op.compute(x, w, y, threads)))
+    }))
+}
+
+/// Calls `f` with two operands.
 fn with_operands<R>(
     context: &ComputeContext,
     f: impl FnOnce(&[f32], &[f32]) -> ort::Result<R>,

@@ -1,0 +1,260 @@
+//! The convolution itself.
+
+use std::cell::RefCell;
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::{
+    Collect, Grid, POINTS, Product, REACH, TILE, ToPoints, apart, gather, places, points, spread,
+    square, store,
+};
+use crate::kernel::simd::Lanes;
+use crate::kernel::{ParallelFor, Parts};
+
+/// Points of tiles that are multiplied at once, in floats, so that they stay in a core's own cache.
+const NEAR: usize = 1 << 17;
+
+/// Samples go together until they have so many tiles.
+const TILES: usize = 8;
+
+/// `y[n, m, o] = Σ_{c, k} x[n, c, o + k − p] · w[c, k, m]` with a kernel of 3×3 and steps of one.
+///
+/// Where all that a result is made of is zero, so is the result, as if it were summed up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conv3x3 {
+    /// The number of samples.
+    pub samples: usize,
+    /// Channels of `x`.
+    pub channels: usize,
+    /// Channels of `y`.
+    pub outputs: usize,
+    /// The spatial shape of `x`.
+    pub input: [usize; 2],
+    /// The spatial shape of `y`.
+    pub output: [usize; 2],
+    /// Zeros before each spatial axis.
+    pub pads: [usize; 2],
+}
+
+#[derive(Default)]
+struct Scratch {
+    input: Vec<f32>,
+    magnitudes: Vec<f32>,
+    factors: Vec<f32>,
+    products: Vec<f32>,
+    output: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Conv3x3 {
+    fn x_len(&self) -> usize {
+        self.channels * self.input[0] * self.input[1]
+    }
+
+    fn y_len(&self) -> usize {
+        self.outputs * self.output[0] * self.output[1]
+    }
+
+    /// The results for all samples, `[samples, M, O…]`, from `x` `[samples, C, S…]` and the kernel
+    /// `[C, 3, 3, M]`.
+    ///
+    /// # Panics
+    /// When a slice has another length than the shapes say.
+    pub fn compute(&self, x: &[f32], w: &[f32], y: &mut [f32], parallel: &ParallelFor) {
+        assert_eq!(x.len(), self.samples * self.x_len(), "elements of x");
+        assert_eq!(w.len(), self.channels * 9 * self.outputs, "elements of the kernel");
+        assert_eq!(y.len(), self.samples * self.y_len(), "elements of y");
+        let arch = Arch::new();
+        let width = self.outputs.next_multiple_of(arch.dispatch(Lanes));
+        // [point, channel, output]
+        let mut kernel = vec![0.0; POINTS * self.channels * width];
+        let parts = Parts::new(&mut kernel, REACH * self.channels * width);
+        parallel(REACH, &|row| {
+            parts.with(row, |out| arch.dispatch(Kernel { w, outputs: self.outputs, row, out }));
+        });
+        drop(parts);
+        let grid = Grid::new(self.output);
+        let group = (TILES / grid.tiles()).clamp(1, self.samples.max(1));
+        let plan = Plan {
+            op: self,
+            grid,
+            width,
+            group,
+            input: places(self.input, self.pads, grid.reach()),
+            output: places(self.output, [0; 2], grid.results()),
+        };
+        let parts = Parts::new(y, group * self.y_len());
+        parallel(self.samples.div_ceil(group), &|i| {
+            let x = x.chunks(group * self.x_len()).nth(i).unwrap_or_default();
+            parts.with(i, |y| {
+                SCRATCH.with_borrow_mut(|scratch| {
+                    arch.dispatch(Samples { plan: &plan, x, kernel: &kernel, y, scratch });
+                });
+            });
+        });
+    }
+}
+
+/// A row of points of all kernels `[C, 3, 3, M]`, `[point, C, width]`.
+struct Kernel<'a> {
+    w: &'a [f32],
+    outputs: usize,
+    row: usize,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Kernel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Kernel { w, outputs, row, out } = self;
+        let lanes = S::F32_LANES;
+        let step = out.len() / REACH;
+        let width = outputs.next_multiple_of(lanes);
+        for (c, w) in w.chunks_exact(9 * outputs).enumerate() {
+            for first in (0..outputs).step_by(lanes) {
+                let last = outputs.min(first + lanes);
+                let mut taps = [simd.splat_f32s(0.0); 9];
+                for (tap, w) in taps.iter_mut().zip(w.chunks_exact(outputs)) {
+                    *tap = simd.partial_load_f32s(&w[first..last]);
+                }
+                let mut line = [simd.splat_f32s(0.0); 3];
+                for j in 0..3 {
+                    line[j] = points(simd, [taps[j], taps[3 + j], taps[6 + j]])[row];
+                }
+                for (j, &values) in points(simd, line).iter().enumerate() {
+                    store::<S>(&mut out[j * step + c * width + first..], values);
+                }
+            }
+        }
+    }
+}
+
+struct Plan<'a> {
+    op: &'a Conv3x3,
+    grid: Grid,
+    /// Channels of `y`, rounded up to whole vectors.
+    width: usize,
+    /// Samples that are computed together.
+    group: usize,
+    input: Vec<usize>,
+    output: Vec<usize>,
+}
+
+/// A few samples.
+struct Samples<'a> {
+    plan: &'a Plan<'a>,
+    x: &'a [f32],
+    kernel: &'a [f32],
+    y: &'a mut [f32],
+    scratch: &'a mut Scratch,
+}
+
+impl WithSimd for Samples<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Samples { plan, x, kernel, y, scratch } = self;
+        let (op, grid, lanes) = (plan.op, plan.grid, S::F32_LANES);
+        let Scratch { input, magnitudes, factors, products, output } = scratch;
+        let (reach, width) = (grid.reach()[1], grid.results()[1]);
+        let room = grid.reach()[0] * reach;
+        let channels = op.channels.next_multiple_of(lanes);
+        let samples = x.len() / op.x_len();
+        let (in_size, out_size) = (channels * room, plan.width * grid.tiles() * TILE * TILE);
+        magnitudes.clear();
+        let positions = plan.input.len().next_multiple_of(lanes);
+        magnitudes.resize(samples * positions, 0.0);
+        input.clear();
+        input.resize(samples * in_size, 0.0);
+        output.resize(samples * out_size, 0.0);
+        let images = input.chunks_exact_mut(in_size).zip(x.chunks_exact(op.x_len()));
+        for ((input, x), magnitudes) in images.zip(magnitudes.chunks_exact_mut(positions)) {
+            spread(simd, x, &plan.input, room, input, Some(magnitudes));
+        }
+        // Rows of tiles of all samples, a few at a time.
+        let rows = samples * grid.rows;
+        let step = NEAR / (POINTS * grid.columns * (channels + plan.width));
+        for first in (0..rows).step_by(step.max(1)) {
+            let rows = first..rows.min(first + step.max(1));
+            let tiles = rows.len() * grid.columns;
+            let (in_step, out_step) = (apart(tiles, channels), apart(tiles, plan.width));
+            factors.resize(POINTS * in_step, 0.0);
+            products.resize(POINTS * out_step, 0.0);
+            for (i, row) in rows.clone().enumerate() {
+                let input = &input[row / grid.rows * in_size..][..in_size];
+                for (panel, input) in input.chunks_exact(lanes * room).enumerate() {
+                    for column in 0..grid.columns {
+                        let tile = i * grid.columns + column;
+                        let at = [row % grid.rows, column].map(|i| i * TILE);
+                        let to = &mut factors[tile * channels + panel * lanes..];
+                        let from = &input[(at[0] * reach + at[1]) * lanes..];
+                        let steps = [[reach * lanes, lanes], [REACH * in_step, in_step]];
+                        square::<S, ToPoints, REACH, REACH>(simd, from, steps[0], to, steps[1]);
+                    }
+                }
+            }
+            let product = Product {
+                rows: tiles,
+                depth: op.channels,
+                width: plan.width,
+                a: [channels, 1],
+            };
+            for point in 0..POINTS {
+                let a = &factors[point * in_step..];
+                let b = &kernel[point * op.channels * plan.width..][..op.channels * plan.width];
+                product.compute(simd, a, b, &mut products[point * out_step..]);
+            }
+            for (i, row) in rows.enumerate() {
+                let output = &mut output[row / grid.rows * out_size..][..out_size];
+                let size = lanes * grid.tiles() * TILE * TILE;
+                for (panel, output) in output.chunks_exact_mut(size).enumerate() {
+                    for column in 0..grid.columns {
+                        let tile = i * grid.columns + column;
+                        let at = [row % grid.rows, column].map(|i| i * TILE);
+                        let from = &products[tile * plan.width + panel * lanes..];
+                        let to = &mut output[(at[0] * width + at[1]) * lanes..];
+                        let steps = [[REACH * out_step, out_step], [width * lanes, lanes]];
+                        square::<S, Collect, REACH, TILE>(simd, from, steps[0], to, steps[1]);
+                    }
+                }
+            }
+        }
+        let images = output.chunks_exact(out_size).zip(y.chunks_exact_mut(op.y_len()));
+        for ((output, y), magnitudes) in images.zip(magnitudes.chunks_exact(positions)) {
+            let magnitudes = &magnitudes[..plan.input.len()];
+            gather(simd, output, &plan.output, grid.tiles() * TILE * TILE, y);
+            if magnitudes.contains(&0.0) {
+                op.clear_untouched(magnitudes, y);
+            }
+        }
+    }
+}
+
+impl Conv3x3 {
+    /// Sets those results to zero whose whole field in the input is: `magnitudes` are those of each
+    /// of its positions.
+    fn clear_untouched(&self, magnitudes: &[f32], y: &mut [f32]) {
+        let [height, width] = self.input;
+        let [_, columns] = self.output;
+        let positions = self.output[0] * columns;
+        for position in 0..positions {
+            let at = [position / columns, position % columns];
+            let field = |axis: usize, size: usize| {
+                let first = at[axis].saturating_sub(self.pads[axis]);
+                first.min(size)..(at[axis] + 3).saturating_sub(self.pads[axis]).min(size)
+            };
+            let columns = field(1, width);
+            let is_zero = field(0, height)
+                .all(|y| magnitudes[y * width..][columns.clone()].iter().all(|&m| m == 0.0));
+            if is_zero {
+                y.iter_mut().skip(position).step_by(positions).for_each(|v| *v = 0.0);
+            }
+        }
+    }
+}

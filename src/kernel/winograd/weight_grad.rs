@@ -1,0 +1,2 @@
+//! The gradient in the kernel.
+pub(in crate::kernel) struct WeightGrad;
