@@ -13,6 +13,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::gram::{pack, words_len};
 use super::simd::Lanes;
+use super::winograd::WeightGrad;
 use super::{ParallelFor, Parts};
 
 /// Outputs of a tile. With two vectors of channels: twelve accumulators, which hide the latency of
@@ -278,6 +279,11 @@ impl ConvWeightGrad {
     pub fn signs(&self, x: &[f32], z: &[f32], signs: &mut [i32], parallel: &ParallelFor) {
         let len = self.signs_len();
         assert_eq!(signs.len(), self.samples * len, "elements of the signs");
+        if let Some(op) = WeightGrad::of(self) {
+            assert_eq!(x.len(), self.samples * self.x_len(), "elements of x");
+            assert_eq!(z.len(), self.samples * self.z_len(), "elements of z");
+            return op.signs(x, z, signs, parallel);
+        }
         let parts = Parts::new(signs, len);
         let (layout, chunks) = self.plan();
         let lengths: Vec<usize> = chunks.iter().map(|c| words_len(c.len(&layout))).collect();
@@ -293,6 +299,9 @@ impl ConvWeightGrad {
 
     /// Elements of the packed signs of one sample.
     pub fn signs_len(&self) -> usize {
+        if let Some(op) = WeightGrad::of(self) {
+            return op.signs_len();
+        }
         let (layout, chunks) = self.plan();
         chunks.iter().map(|chunk| words_len(chunk.len(&layout))).sum::<usize>() + 1
     }

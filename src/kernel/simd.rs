@@ -1,7 +1,7 @@
 //! What the vectors of `pulp` lack.
 
-use pulp::{Simd, WithSimd};
 use pulp::bytemuck::cast_slice_mut;
+use pulp::{Simd, WithSimd};
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
 use pulp::{
     cast, f32x8, f32x16,
@@ -22,6 +22,37 @@ impl WithSimd for Lanes {
 
 /// The most floats that a vector has on any processor.
 pub(super) const MOST_LANES: usize = 16;
+
+/// Absolute values. Those of `pulp` are a call each.
+#[inline(always)]
+pub(super) fn magnitudes<S: Simd>(simd: S, values: S::f32s) -> S::f32s {
+    simd.max_f32s(values, simd.sub_f32s(simd.splat_f32s(0.0), values))
+}
+
+/// Room for floats that whole vectors of lie in one line of memory each, kept from one use to the next.
+#[derive(Default)]
+pub(super) struct Buffer(Vec<f32>);
+
+impl Buffer {
+    pub(super) const fn new() -> Self {
+        Buffer(Vec::new())
+    }
+
+    /// Room for `len` floats, with what was there before.
+    pub(super) fn room(&mut self, len: usize) -> &mut [f32] {
+        self.0.resize(self.0.len().max(len + MOST_LANES), 0.0);
+        let offset = self.0.as_ptr().align_offset(MOST_LANES * size_of::<f32>());
+        // Where an address cannot be told, anywhere is as good.
+        &mut self.0[offset.min(MOST_LANES)..][..len]
+    }
+
+    /// `len` zeros.
+    pub(super) fn zeros(&mut self, len: usize) -> &mut [f32] {
+        let room = self.room(len);
+        room.fill(0.0);
+        room
+    }
+}
 
 /// Turns squares of vectors round: value `j` of vector `i` becomes value `i` of vector `j`.
 #[derive(Clone, Copy)]

@@ -272,9 +272,11 @@ impl Square {
 
 /// The elements of a kernel none of which is zero. A zero takes positions of the input out of a result
 /// altogether; the transforms of [`crate::kernel::Conv3x3`] leave their rounding in it.
-fn dense(kernel: &Tensor) -> Option<Vec<f32>> {
-    let values = kernel.as_f32()?;
-    values.iter().all(|&v| v != 0.0).then(|| values.iter().copied().collect())
+fn dense(kernel: &Tensor) -> Option<&[f32]> {
+    match kernel {
+        Tensor::F32(values) => values.as_slice().filter(|values| !values.contains(&0.0)),
+        _ => None,
+    }
 }
 
 impl Rule for ConvInputGrad {

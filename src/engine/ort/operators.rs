@@ -16,8 +16,8 @@ use ort::value::TensorElementType::{Float32, Float64, Int32};
 
 use crate::emit::KERNELS;
 use crate::kernel::{
-    Axis, Blocks, Conv3x3, ConvWeightGrad, Elementwise, Form, Map, Operand, Output, SignGram, Source, Step,
-    packed_rows,
+    Axis, Blocks, Conv3x3, ConvWeightGrad, Elementwise, Form, Map, Operand, Output, SignGram,
+    Source, Step, packed_rows,
 };
 
 /// All operators. A domain is made for each session: it cannot go from thread to thread.

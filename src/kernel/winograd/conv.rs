@@ -1,6 +1,6 @@
 //! The convolution itself.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -8,7 +8,7 @@ use super::{
     Collect, Grid, POINTS, Product, REACH, TILE, ToPoints, apart, gather, places, points, spread,
     square, store,
 };
-use crate::kernel::simd::Lanes;
+use crate::kernel::simd::{Buffer, Lanes};
 use crate::kernel::{ParallelFor, Parts};
 
 /// Points of tiles that are multiplied at once, in floats, so that they stay in a core's own cache.
@@ -38,14 +38,16 @@ pub struct Conv3x3 {
 
 #[derive(Default)]
 struct Scratch {
-    input: Vec<f32>,
-    magnitudes: Vec<f32>,
-    factors: Vec<f32>,
-    products: Vec<f32>,
-    output: Vec<f32>,
+    input: Buffer,
+    magnitudes: Buffer,
+    factors: Buffer,
+    products: Buffer,
+    output: Buffer,
 }
 
 thread_local! {
+    /// The points of the kernels, kept by the thread that calls for its next call.
+    static KERNEL: Cell<Buffer> = const { Cell::new(Buffer::new()) };
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
@@ -70,19 +72,20 @@ impl Conv3x3 {
         let arch = Arch::new();
         let width = self.outputs.next_multiple_of(arch.dispatch(Lanes));
         // [point, channel, output]
-        let mut kernel = vec![0.0; POINTS * self.channels * width];
-        let parts = Parts::new(&mut kernel, REACH * self.channels * width);
+        let mut buffer = KERNEL.take();
+        let kernel = buffer.room(POINTS * self.channels * width);
+        let parts = Parts::new(kernel, REACH * self.channels * width);
         parallel(REACH, &|row| {
             parts.with(row, |out| arch.dispatch(Kernel { w, outputs: self.outputs, row, out }));
         });
         drop(parts);
+        let kernel = &*kernel;
         let grid = Grid::new(self.output);
         let group = (TILES / grid.tiles()).clamp(1, self.samples.max(1));
         let plan = Plan {
             op: self,
             grid,
             width,
-            group,
             input: places(self.input, self.pads, grid.reach()),
             output: places(self.output, [0; 2], grid.results()),
         };
@@ -91,10 +94,11 @@ impl Conv3x3 {
             let x = x.chunks(group * self.x_len()).nth(i).unwrap_or_default();
             parts.with(i, |y| {
                 SCRATCH.with_borrow_mut(|scratch| {
-                    arch.dispatch(Samples { plan: &plan, x, kernel: &kernel, y, scratch });
+                    arch.dispatch(Samples { plan: &plan, x, kernel, y, scratch });
                 });
             });
         });
+        KERNEL.set(buffer);
     }
 }
 
@@ -139,8 +143,6 @@ struct Plan<'a> {
     grid: Grid,
     /// Channels of `y`, rounded up to whole vectors.
     width: usize,
-    /// Samples that are computed together.
-    group: usize,
     input: Vec<usize>,
     output: Vec<usize>,
 }
@@ -167,12 +169,10 @@ impl WithSimd for Samples<'_> {
         let channels = op.channels.next_multiple_of(lanes);
         let samples = x.len() / op.x_len();
         let (in_size, out_size) = (channels * room, plan.width * grid.tiles() * TILE * TILE);
-        magnitudes.clear();
         let positions = plan.input.len().next_multiple_of(lanes);
-        magnitudes.resize(samples * positions, 0.0);
-        input.clear();
-        input.resize(samples * in_size, 0.0);
-        output.resize(samples * out_size, 0.0);
+        let magnitudes = magnitudes.zeros(samples * positions);
+        let input = input.zeros(samples * in_size);
+        let output = output.room(samples * out_size);
         let images = input.chunks_exact_mut(in_size).zip(x.chunks_exact(op.x_len()));
         for ((input, x), magnitudes) in images.zip(magnitudes.chunks_exact_mut(positions)) {
             spread(simd, x, &plan.input, room, input, Some(magnitudes));
@@ -184,8 +184,8 @@ impl WithSimd for Samples<'_> {
             let rows = first..rows.min(first + step.max(1));
             let tiles = rows.len() * grid.columns;
             let (in_step, out_step) = (apart(tiles, channels), apart(tiles, plan.width));
-            factors.resize(POINTS * in_step, 0.0);
-            products.resize(POINTS * out_step, 0.0);
+            let factors = factors.room(POINTS * in_step);
+            let products = products.room(POINTS * out_step);
             for (i, row) in rows.clone().enumerate() {
                 let input = &input[row / grid.rows * in_size..][..in_size];
                 for (panel, input) in input.chunks_exact(lanes * room).enumerate() {
@@ -199,12 +199,8 @@ impl WithSimd for Samples<'_> {
                     }
                 }
             }
-            let product = Product {
-                rows: tiles,
-                depth: op.channels,
-                width: plan.width,
-                a: [channels, 1],
-            };
+            let product =
+                Product { rows: tiles, depth: op.channels, width: plan.width, a: [channels, 1] };
             for point in 0..POINTS {
                 let a = &factors[point * in_step..];
                 let b = &kernel[point * op.channels * plan.width..][..op.channels * plan.width];
@@ -256,5 +252,94 @@ impl Conv3x3 {
                 y.iter_mut().skip(position).step_by(positions).for_each(|v| *v = 0.0);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Builder, Fact, eval};
+    use crate::kernel::in_turn;
+    use crate::ops::Window;
+    use crate::tensor::{DType, Tensor};
+
+    fn noise(len: usize, seed: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 7919 + seed * 31 + i * i % 17) % 101) as f32 / 50.0 - 1.01).collect()
+    }
+
+    fn op(channels: usize, outputs: usize, input: [usize; 2], pads: [[usize; 2]; 2]) -> Conv3x3 {
+        let output = [0, 1].map(|i| input[i] + pads[0][i] + pads[1][i] - 2);
+        Conv3x3 { samples: 3, channels, outputs, input, output, pads: pads[0] }
+    }
+
+    fn computed(op: &Conv3x3, x: &[f32], w: &[f32]) -> Vec<f32> {
+        let mut y = vec![f32::NAN; op.samples * op.y_len()];
+        op.compute(x, w, &mut y, &in_turn);
+        y
+    }
+
+    /// What the interpreter makes of it.
+    fn expected(op: &Conv3x3, x: &[f32], w: &[f32]) -> Vec<f64> {
+        let ends =
+            [0, 1].map(|i| (op.output[i] + 2).saturating_sub(op.input[i] + op.pads[i])).to_vec();
+        let window = Window { pads_begin: op.pads.to_vec(), pads_end: ends, ..Window::plain(2) };
+        let mut b = Builder::default();
+        let shape = [op.samples, op.channels, op.input[0], op.input[1]];
+        let x = Tensor::f32(&shape, x.to_vec()).unwrap();
+        let w = Tensor::f32(&[op.channels, 3, 3, op.outputs], w.to_vec()).unwrap();
+        let (vx, vw) = (b.input("x", Fact::of(&x)), b.input("w", Fact::of(&w)));
+        let kernel = b.transpose(vw, &[3, 0, 1, 2]).unwrap();
+        let y = b.conv(vx, kernel, window).unwrap();
+        let y = b.cast(y, DType::F64).unwrap();
+        b.output("y", y);
+        eval(&b.finish(), &[x, w]).unwrap()[0].to_f64().iter().copied().collect()
+    }
+
+    #[test]
+    fn as_the_sums_say() {
+        for (channels, outputs) in [(1, 1), (3, 17), (16, 16), (19, 40)] {
+            for (input, pads) in [
+                ([4, 4], [[1, 1], [1, 1]]),
+                ([3, 9], [[0, 2], [1, 0]]),
+                ([17, 6], [[2, 1], [2, 1]]),
+                ([3, 3], [[0, 0], [0, 0]]),
+            ] {
+                let op = op(channels, outputs, input, pads);
+                let x = noise(op.samples * op.x_len(), 1);
+                let w = noise(channels * 9 * outputs, 2);
+                let scale = (9.0 * channels as f64).sqrt();
+                for (got, want) in computed(&op, &x, &w).iter().zip(expected(&op, &x, &w)) {
+                    assert!((f64::from(*got) - want).abs() < 1e-5 * scale, "{op:?}: {got} {want}");
+                }
+            }
+        }
+    }
+
+    /// A rectifier lets through what rounding makes of zero.
+    #[test]
+    fn nothing_makes_nothing() {
+        let op = op(5, 9, [16, 13], [[1, 1], [1, 1]]);
+        let mut x = noise(op.samples * op.x_len(), 1);
+        for (i, x) in x.iter_mut().enumerate() {
+            if i % 13 > 6 || i / 13 % 16 < 3 {
+                *x = 0.0;
+            }
+        }
+        let w = noise(5 * 9 * 9, 2);
+        let (got, want) = (computed(&op, &x, &w), expected(&op, &x, &w));
+        assert!(want.iter().filter(|&&v| v == 0.0).count() > 100);
+        for (got, want) in got.iter().zip(want) {
+            assert_eq!(*got == 0.0, want == 0.0, "{got} {want}");
+        }
+    }
+
+    #[test]
+    fn values_that_are_not_finite_stay() {
+        let op = op(5, 9, [8, 8], [[1, 1], [1, 1]]);
+        let mut x = vec![0.0; op.samples * op.x_len()];
+        x[100] = f32::NAN;
+        let y = computed(&op, &x, &noise(5 * 9 * 9, 2));
+        assert!(y[..op.y_len()].iter().any(|v| v.is_nan()));
+        assert!(y[op.y_len()..].iter().all(|&v| v == 0.0));
     }
 }

@@ -19,7 +19,7 @@ use pulp::Simd;
 
 pub use self::conv::Conv3x3;
 pub(super) use self::weight_grad::WeightGrad;
-use super::simd::{MOST_LANES, Transpose};
+use super::simd::{self, MOST_LANES, Transpose};
 
 /// Results of a tile along an axis.
 const TILE: usize = 4;
@@ -99,7 +99,7 @@ fn spread<S: Simd>(
             if let Some(magnitudes) = &mut magnitudes {
                 let mut sum = load::<S>(&magnitudes[i * lanes..]);
                 for &row in &square[..lanes] {
-                    sum = simd.add_f32s(sum, simd.abs_f32s(row));
+                    sum = simd.add_f32s(sum, simd::magnitudes(simd, row));
                 }
                 store::<S>(&mut magnitudes[i * lanes..], sum);
             }
