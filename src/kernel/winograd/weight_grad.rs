@@ -9,7 +9,7 @@ use super::{
     square, store,
 };
 use crate::kernel::gram::{pack, words_len};
-use crate::kernel::simd::{Buffer, Lanes, magnitudes};
+use crate::kernel::simd::{Buffer, Lanes, MOST_LANES, magnitudes};
 use crate::kernel::{ConvWeightGrad, ParallelFor, Parts};
 
 /// Points of a part of the gradient, in floats: it stays in a core's own cache until its signs are
@@ -17,14 +17,15 @@ use crate::kernel::{ConvWeightGrad, ParallelFor, Parts};
 const NEAR: usize = 1 << 16;
 
 /// Fewer tiles do not pay for the transforms.
-const FEWEST_TILES: usize = 4;
+const FEWEST_TILES: usize = 16;
 
 /// Points of the two operands of a sample may take so many floats.
 const ROOM: usize = 1 << 21;
 
 /// What rounding may make of zero, as a part of the product of the norms of the two operands. It is
 /// several times what has been seen; a smaller value is computed again as the sum that it is, so that
-/// its sign, or its being zero, is as sure as without transforms.
+/// its sign, or its being zero, is as sure as without transforms. Gradients of rectified values have many
+/// zeros, from terms that are all zero: bits tell those quickly.
 const DOUBT: f32 = 32.0 * f32::EPSILON;
 
 /// [`ConvWeightGrad`] of a kernel of 3×3 with steps of one: the sum over the tiles of `z` of what each
@@ -45,6 +46,40 @@ struct Scratch {
     points: [Buffer; 2],
     products: Buffer,
     gradient: Buffer,
+    touched: [Touched; 2],
+}
+
+/// Which values of an image are not zero, a bit each, row by row, of the channels for which that was
+/// asked.
+#[derive(Default)]
+struct Touched {
+    known: Vec<bool>,
+    rows: Vec<u64>,
+}
+
+impl Touched {
+    /// Values of the longest row.
+    const WIDEST: usize = 64;
+
+    /// Another image, of so many channels.
+    fn start(&mut self, channels: usize) {
+        self.known.clear();
+        self.known.resize(channels, false);
+    }
+
+    /// The rows of a channel, whose values are `values`.
+    fn rows(&mut self, channel: usize, values: &[f32], width: usize) -> &[u64] {
+        let height = values.len() / width;
+        self.rows.resize(self.rows.len().max(self.known.len() * height), 0);
+        let rows = &mut self.rows[channel * height..][..height];
+        if !std::mem::replace(&mut self.known[channel], true) {
+            for (bits, row) in rows.iter_mut().zip(values.chunks_exact(width)) {
+                let bit = |(i, v): (usize, &f32)| u64::from(*v != 0.0) << i;
+                *bits = row.iter().enumerate().map(bit).fold(0, std::ops::BitOr::bitor);
+            }
+        }
+        rows
+    }
 }
 
 thread_local! {
@@ -117,31 +152,53 @@ impl WeightGrad {
 
     /// One element of the gradient: that of channel `c`, output `m` and kernel position `tap`.
     #[inline(always)]
-    fn element<S: Simd>(&self, simd: S, [x, z]: [&[f32]; 2], [c, m, tap]: [usize; 3]) -> f32 {
-        let ([height, width], [rows, columns]) =
-            ([self.op.input[0], self.op.input[1]], [self.op.output[0], self.op.output[1]]);
-        let x = &x[c * height * width..][..height * width];
-        let z = &z[m * rows * columns..][..rows * columns];
-        // What of the output meets the input, and where.
-        let meet = |axis: usize, results: usize, size: usize, k: usize| {
-            let pad = self.op.pads[axis];
-            (pad.saturating_sub(k), results.min((size + pad).saturating_sub(k)))
+    fn element<S: Simd>(
+        &self,
+        simd: S,
+        operands: [&[f32]; 2],
+        touched: &mut [Touched; 2],
+        [c, m, tap]: [usize; 3],
+    ) -> f32 {
+        let (input, output) = (&self.op.input, &self.op.output);
+        let x = &operands[0][c * input[0] * input[1]..][..input[0] * input[1]];
+        let z = &operands[1][m * output[0] * output[1]..][..output[0] * output[1]];
+        let (pads, tap) = ([self.op.pads[0], self.op.pads[1]], [tap / 3, tap % 3]);
+        // What of the output meets the input.
+        let meet = |axis: usize| {
+            let first = pads[axis].saturating_sub(tap[axis]);
+            (first, output[axis].min((input[axis] + pads[axis]).saturating_sub(tap[axis])))
         };
-        let (top, bottom) = meet(0, rows, height, tap / 3);
-        let (left, right) = meet(1, columns, width, tap % 3);
+        let ((top, bottom), (left, right)) = (meet(0), meet(1));
+        if input[1].max(output[1]) <= Touched::WIDEST {
+            let [in_x, in_z] = touched;
+            let (in_x, in_z) = (in_x.rows(c, x, input[1]), in_z.rows(m, z, output[1]));
+            let (behind, ahead) = (pads[1].saturating_sub(tap[1]), tap[1].saturating_sub(pads[1]));
+            let apart = (top..bottom).all(|row| {
+                let x = in_x[row + tap[0] - pads[0]];
+                let x = x.checked_shl(behind as u32).unwrap_or(0) >> ahead;
+                x & in_z[row] == 0
+            });
+            if apart {
+                return 0.0;
+            }
+        }
         let mut sum = simd.splat_f32s(0.0);
+        // Sums of their own for what is left of rows, which have no vectors where they are short.
+        let mut rests = [0.0; MOST_LANES];
         let length = right.saturating_sub(left);
         for row in top..bottom {
-            let from = (row + tap / 3 - self.op.pads[0]) * width + left + tap % 3 - self.op.pads[1];
-            let (x, z) = (&x[from..][..length], &z[row * columns + left..][..length]);
+            let from = (row + tap[0] - pads[0]) * input[1] + left + tap[1] - pads[1];
+            let (x, z) = (&x[from..][..length], &z[row * output[1] + left..][..length]);
             let (xs, x) = S::as_simd_f32s(x);
             let (zs, z) = S::as_simd_f32s(z);
             for (&x, &z) in xs.iter().zip(zs) {
                 sum = simd.mul_add_f32s(x, z, sum);
             }
-            sum = simd.mul_add_f32s(simd.partial_load_f32s(x), simd.partial_load_f32s(z), sum);
+            for ((rest, &x), &z) in rests.iter_mut().zip(x).zip(z) {
+                *rest += x * z;
+            }
         }
-        simd.reduce_sum_f32s(sum)
+        simd.reduce_sum_f32s(sum) + rests.iter().sum::<f32>()
     }
 }
 
@@ -160,7 +217,9 @@ impl WithSimd for Sample<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Sample { op, places, operands, signs, scratch } = self;
-        let Scratch { image, points, products, gradient } = scratch;
+        let Scratch { image, points, products, gradient, touched } = scratch;
+        touched[0].start(op.op.channels);
+        touched[1].start(op.op.outputs);
         let (lanes, grid, tiles) = (S::F32_LANES, op.grid, op.grid.tiles());
         let steps = [apart(tiles, op.widths[0]), apart(tiles, op.widths[1])];
         let [x_points, z_points] = points;
@@ -222,13 +281,13 @@ impl WithSimd for Sample<'_> {
                         if simd.first_true_m32s(simd.less_than_f32s(magnitudes, bound)) == lanes {
                             continue;
                         }
-                        let mut bounds = [0.0; super::MOST_LANES];
+                        let mut bounds = [0.0; MOST_LANES];
                         store::<S>(&mut bounds, bound);
                         for (lane, value) in values.iter_mut().enumerate() {
                             if value.abs() < bounds[lane] {
                                 let mut at = [row; 2];
                                 at[along] = vector * lanes + lane;
-                                *value = op.element(simd, operands, [at[0], at[1], tap]);
+                                *value = op.element(simd, operands, touched, [at[0], at[1], tap]);
                             }
                         }
                     }
@@ -312,7 +371,7 @@ mod tests {
     #[test]
     fn signs_are_those_of_the_sums() {
         for (channels, outputs) in [(1, 1), (3, 16), (16, 3), (17, 33), (40, 5)] {
-            for (input, pads) in [([8, 8], [1, 1]), ([13, 7], [1, 1]), ([9, 16], [0, 2])] {
+            for (input, pads) in [([16, 16], [1, 1]), ([13, 15], [1, 1]), ([17, 31], [0, 2])] {
                 let op = op(channels, outputs, input, pads);
                 assert!(WeightGrad::of(&op).is_some());
                 let [x, z] = operands(&op);
@@ -320,7 +379,7 @@ mod tests {
             }
         }
         // Several parts.
-        let op = op(96, 90, [8, 8], [1, 1]);
+        let op = op(96, 90, [16, 16], [1, 1]);
         assert!(WeightGrad::of(&op).is_some_and(|op| op.parts().count() > 1));
         let [x, z] = operands(&op);
         assert_eq!(products(&op, &x, &z), (expected(&op, &x, &z), true));
@@ -329,13 +388,13 @@ mod tests {
     /// Where the operands never meet, the gradient is zero and not what rounding leaves.
     #[test]
     fn zero_is_zero() {
-        let op = op(5, 20, [12, 12], [1, 1]);
+        let op = op(5, 20, [16, 16], [1, 1]);
         let [mut x, mut z] = operands(&op);
         for (i, x) in x.iter_mut().enumerate() {
-            *x = if i % 12 < 3 { *x / 3.0 } else { 0.0 };
+            *x = if i % 16 < 3 { *x / 3.0 } else { 0.0 };
         }
         for (i, z) in z.iter_mut().enumerate() {
-            *z = if i % 12 == 3 { *z / 7.0 } else { 0.0 };
+            *z = if i % 16 == 3 { *z / 7.0 } else { 0.0 };
         }
         let want = expected(&op, &x, &z);
         // One of three columns of kernel positions meets something.
@@ -345,7 +404,7 @@ mod tests {
 
     #[test]
     fn values_that_are_not_finite_show() {
-        let op = op(5, 20, [12, 12], [1, 1]);
+        let op = op(5, 20, [16, 16], [1, 1]);
         for bad in [f32::NAN, f32::INFINITY] {
             let [mut x, mut z] = operands(&op);
             x[77] = bad;
