@@ -190,7 +190,7 @@ impl Rule for Conv {
     fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
         let kernel = e.fact(x[1]).shape.clone();
         let input = e.name(x[0]);
-        if let Some(square) = Square::of(&self.window, e.fact(x[0]), &kernel[2..], out)
+        if let Some(square) = Square::of(e, &self.window, e.fact(x[0]), &kernel[2..], out)
             && let Some(w) = e.constant(x[1]).and_then(dense)
         {
             let (m, c) = (kernel[0], kernel[1]);
@@ -215,8 +215,9 @@ struct Square {
 
 impl Square {
     /// That of a kernel of spatial shape `kernel`, if it is one and worth its transforms.
-    fn of(w: &Window, x: &Fact, kernel: &[usize], out: &Fact) -> Option<Square> {
-        let fits = x.dtype == DType::F32
+    fn of(e: &Emitter, w: &Window, x: &Fact, kernel: &[usize], out: &Fact) -> Option<Square> {
+        let fits = e.is_fused()
+            && x.dtype == DType::F32
             && kernel == [3, 3]
             && w.groups == 1
             && w.strides.iter().chain(&w.dilations).all(|&d| d == 1);
@@ -397,7 +398,7 @@ impl ConvInputGrad {
         }
         let window = Window { pads_begin: begin, pads_end: end, ..w.clone() };
         if !crop
-            && let Some(square) = Square::of(&window, e.fact(x[0]), &kernel[2..], out)
+            && let Some(square) = Square::of(e, &window, e.fact(x[0]), &kernel[2..], out)
             && let Some(w) = e.constant(x[1]).and_then(dense)
         {
             let c = kernel[1];

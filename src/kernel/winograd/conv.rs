@@ -5,8 +5,8 @@ use std::cell::{Cell, RefCell};
 use pulp::{Arch, Simd, WithSimd};
 
 use super::{
-    Collect, Grid, POINTS, Product, REACH, TILE, ToPoints, apart, gather, places, points, spread,
-    square, store,
+    Collect, Grid, POINTS, Product, REACH, TILE, ToPoints, apart, gather, load_some, places,
+    points, spread, square, store,
 };
 use crate::kernel::simd::{Buffer, Lanes};
 use crate::kernel::{ParallelFor, Parts};
@@ -121,10 +121,9 @@ impl WithSimd for Kernel<'_> {
         let width = outputs.next_multiple_of(lanes);
         for (c, w) in w.chunks_exact(9 * outputs).enumerate() {
             for first in (0..outputs).step_by(lanes) {
-                let last = outputs.min(first + lanes);
                 let mut taps = [simd.splat_f32s(0.0); 9];
                 for (tap, w) in taps.iter_mut().zip(w.chunks_exact(outputs)) {
-                    *tap = simd.partial_load_f32s(&w[first..last]);
+                    *tap = load_some(simd, &w[first..]);
                 }
                 let mut line = [simd.splat_f32s(0.0); 3];
                 for j in 0..3 {

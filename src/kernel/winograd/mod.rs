@@ -90,11 +90,7 @@ fn spread<S: Simd>(
         for (i, places) in places.chunks(lanes).enumerate() {
             let mut square = [simd.splat_f32s(0.0); MOST_LANES];
             for (row, x) in square.iter_mut().zip(x.chunks_exact(positions)) {
-                let x = &x[i * lanes..];
-                *row = match S::as_simd_f32s(&x[..lanes.min(x.len())]) {
-                    ([whole], _) => *whole,
-                    (_, part) => simd.partial_load_f32s(part),
-                };
+                *row = load_some(simd, &x[i * lanes..]);
             }
             if let Some(magnitudes) = &mut magnitudes {
                 let mut sum = load::<S>(&magnitudes[i * lanes..]);
@@ -137,6 +133,15 @@ fn gather<S: Simd>(simd: S, x: &[f32], places: &[usize], room: usize, out: &mut 
 #[inline(always)]
 fn load<S: Simd>(from: &[f32]) -> S::f32s {
     S::as_simd_f32s(&from[..S::F32_LANES]).0[0]
+}
+
+/// As many values as there are up to a whole vector, and zeros.
+#[inline(always)]
+fn load_some<S: Simd>(simd: S, from: &[f32]) -> S::f32s {
+    match S::as_simd_f32s(&from[..from.len().min(S::F32_LANES)]) {
+        ([whole], _) => *whole,
+        (_, some) => simd.partial_load_f32s(some),
+    }
 }
 
 #[inline(always)]

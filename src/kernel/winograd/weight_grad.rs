@@ -338,7 +338,7 @@ mod tests {
     }
 
     fn noise(len: usize, seed: usize) -> Vec<f32> {
-        (0..len).map(|i| ((i * 7919 + seed * 31 + i * i % 17) % 101) as f32 / 50.0 - 1.0).collect()
+        (0..len).map(|i| ((i * 7919 + seed * 31 + i * i) % 10007) as f32 / 5003.0 - 1.0).collect()
     }
 
     /// The inner products of the signs of both samples, and whether they are finite.
