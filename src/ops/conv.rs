@@ -931,9 +931,66 @@ impl Builder {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
+    use crate::emit::{Dialect, emit_split};
+    use crate::graph::Graph;
+    use crate::onnx::proto::ModelProto;
     use crate::testing::Case;
     use proptest::prelude::*;
+
+    /// A convolution of 3×3 and the gradient in its input, of a known kernel.
+    fn square(kernel: Tensor, channels: usize) -> Graph {
+        let mut b = Builder::default();
+        let [x, z] =
+            ["x", "z"].map(|name| b.input(name, Fact::new(DType::F32, vec![10, channels, 9, 7])));
+        let w = b.constant(kernel);
+        let pads = vec![1; 2];
+        let window = Window { pads_begin: pads.clone(), pads_end: pads, ..Window::plain(2) };
+        let y = b.conv(x, w, window.clone()).unwrap();
+        let dx = b.conv_input_grad(z, w, &window, &[9, 7]).unwrap();
+        b.output("y", y);
+        b.output("dx", dx);
+        b.finish()
+    }
+
+    #[test]
+    fn kernels_of_3_by_3_have_a_kernel_where_it_pays() {
+        let noise = |len: usize, seed: usize| -> Vec<f32> {
+            (0..len).map(|i| ((i * 7919 + seed) % 101) as f32 / 50.0 - 1.01).collect()
+        };
+        let of = |channels: usize, values: Vec<f32>, dialect: Dialect| {
+            let kernel = Tensor::f32(&[channels, channels, 3, 3], values).unwrap();
+            let graph = square(kernel, channels);
+            let (model, weights) = emit_split(&graph, dialect).unwrap();
+            let proto = ModelProto::decode(model.as_slice()).unwrap();
+            let ops: Vec<String> =
+                proto.graph.unwrap().node.iter().filter_map(|n| n.op_type.clone()).collect();
+            (graph, model, weights, ops)
+        };
+        let dense = noise(12 * 12 * 9, 5);
+        let mut pruned = dense.clone();
+        pruned[77] = 0.0;
+        assert_eq!(of(12, dense.clone(), Dialect::Standard).3, ["Conv"; 2]);
+        assert_eq!(of(12, pruned, Dialect::Fused).3, ["Conv"; 2]);
+        assert_eq!(of(4, noise(4 * 4 * 9, 5), Dialect::Fused).3, ["Conv"; 2]);
+        let (graph, model, weights, ops) = of(12, dense, Dialect::Fused);
+        assert_eq!(ops, ["Conv3x3"; 2]);
+        let inputs =
+            [1, 2].map(|seed| Tensor::f32(&[10, 12, 9, 7], noise(10 * 12 * 63, seed)).unwrap());
+        let want = crate::graph::eval(&graph, &inputs).unwrap();
+        for engine in crate::engine::all_for_tests() {
+            if engine.dialect() == Dialect::Fused {
+                let mut session = engine.load_with(&model, &weights).unwrap();
+                for (got, want) in session.run(&inputs).unwrap().iter().zip(&want) {
+                    for (got, want) in got.to_f64().iter().zip(want.to_f64().iter()) {
+                        assert!((got - want).abs() < 1e-4, "{got} {want}");
+                    }
+                }
+            }
+        }
+    }
 
     /// A convolution by its numbers.
     #[derive(Clone, Debug)]
