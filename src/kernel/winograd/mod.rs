@@ -30,6 +30,10 @@ const REACH: usize = 6;
 /// Points of both axes.
 const POINTS: usize = REACH * REACH;
 
+/// Rows of a tile of a product, where it is one vector wide and where it is two: sums enough to hide
+/// the latency of multiply-add.
+const MOST_ROWS: [usize; 2] = [12, 6];
+
 /// How the results of a convolution are cut into tiles.
 #[derive(Clone, Copy)]
 struct Grid {
@@ -65,8 +69,8 @@ fn places(image: [usize; 2], offset: [usize; 2], larger: [usize; 2]) -> Vec<usiz
     (0..image[0]).flat_map(row).collect()
 }
 
-/// Floats for `count` vectors of points, each `rows` rows of `width`, and how far points are apart: a
-/// little more than they take, so that they do not all fall on the same lines of a cache.
+/// How far matrices of `rows` times `width`, one for each point, are apart: a little more than they
+/// take, so that they do not all fall on the same lines of a cache.
 fn apart(rows: usize, width: usize) -> usize {
     rows * width + MOST_LANES
 }
@@ -274,8 +278,8 @@ fn square<S: Simd, T: Transform<N, M>, const N: usize, const M: usize>(
     }
 }
 
-/// Adds no more than it needs: `c[i, j] = Σ_k a[i, k] · b[k, j]` for `rows` times `width` results,
-/// whole vectors of `j`.
+/// A product of matrices, `c[i, j] = Σ_k a[i, k] · b[k, j]`, of `rows` times `width` results; `width`
+/// is a number of whole vectors.
 struct Product {
     rows: usize,
     depth: usize,
@@ -347,6 +351,3 @@ impl Product {
         }
     }
 }
-
-/// Rows of a tile of a product, one and two vectors wide.
-const MOST_ROWS: [usize; 2] = [12, 6];

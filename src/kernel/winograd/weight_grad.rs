@@ -236,13 +236,10 @@ impl WithSimd for Sample<'_> {
                     let to = &mut points[i][tile * op.widths[i] + panel * lanes..];
                     let from_steps = [size[1] * lanes, lanes];
                     let to_steps = [REACH * steps[i], steps[i]];
-                    match i {
-                        0 => square::<S, ToPoints, REACH, REACH>(
-                            simd, from, from_steps, to, to_steps,
-                        ),
-                        _ => {
-                            square::<S, Evaluate, TILE, REACH>(simd, from, from_steps, to, to_steps)
-                        }
+                    if i == 0 {
+                        square::<S, ToPoints, REACH, REACH>(simd, from, from_steps, to, to_steps);
+                    } else {
+                        square::<S, Evaluate, TILE, REACH>(simd, from, from_steps, to, to_steps);
                     }
                 }
             }
