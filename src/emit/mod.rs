@@ -5,7 +5,7 @@
 
 mod fuse;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 
@@ -154,7 +154,7 @@ fn write(graph: &Graph, dialect: Dialect, weights: Option<&mut Weights>) -> Resu
         e.names[value.index()] = Some(name);
     }
     let mut proto = e.finish()?;
-    let mut taken = std::collections::HashSet::new();
+    let mut taken = HashSet::new();
     for name in proto.input.iter().map(|i| &i.name).chain(proto.initializer.iter().map(|i| &i.name))
     {
         if !taken.insert(name.clone()) {
@@ -437,7 +437,7 @@ impl Emitter<'_> {
     /// Names the outputs as the graph does.
     fn finish(mut self) -> Result<GraphProto> {
         let mut renamed: HashMap<String, String> = HashMap::new();
-        let made: std::collections::HashSet<String> =
+        let made: HashSet<String> =
             self.proto.node.iter().flat_map(|n| n.output.iter().cloned()).collect();
         self.scope.clear();
         for output in self.graph.outputs() {
@@ -462,7 +462,19 @@ impl Emitter<'_> {
                 }
             }
         }
+        self.drop_unread();
         Ok(self.proto)
+    }
+
+    /// Takes out the tensors that no node reads, since another form of them is: an engine would, and
+    /// then miss those that are handed over beside the model.
+    fn drop_unread(&mut self) {
+        let read: HashSet<&str> =
+            self.proto.node.iter().flat_map(|n| n.input.iter().map(String::as_str)).collect();
+        self.proto.initializer.retain(|i| read.contains(i.name()));
+        if let Some(weights) = &mut self.weights {
+            weights.retain(|(name, _)| read.contains(name.as_str()));
+        }
     }
 }
 
