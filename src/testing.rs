@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::emit::{Dialect, emit_split};
-use crate::engine::{Engine, all_for_tests};
+use crate::engine::{Description, Engine, all_for_tests};
 use crate::error::Result;
 use crate::graph::{Builder, Fact, Graph, Output, Value, eval};
 use crate::tensor::{DType, Tensor};
@@ -217,11 +217,10 @@ impl Case {
         let inputs = draw_inputs(graph, &self.operands, rng);
         let want = self.eval(stage, graph, &inputs);
         for engine in ENGINES.get_or_init(all_for_tests) {
-            for dialect in [Dialect::Standard, Dialect::Fused] {
-                if dialect == Dialect::Fused && engine.dialect() != dialect {
-                    continue;
-                }
-                let stage = format!("{stage} on {}, {dialect:?}", engine.describe().name);
+            let own = Some(engine.dialect()).filter(|&own| own != Dialect::Standard);
+            for dialect in [Some(Dialect::Standard), own].into_iter().flatten() {
+                let Description { name, device, .. } = engine.describe();
+                let stage = format!("{stage} on {name}, {device}, {dialect:?}");
                 let (model, weights) = self.must(&stage, emit_split(graph, dialect));
                 let mut session = self.must(&stage, engine.load_with(&model, &weights));
                 let got = self.must(&stage, session.run(&inputs));

@@ -1,6 +1,7 @@
 """GradAlign-I and -II by PyTorch, in a process of its own.
 
-    cd scripts && python -m bench.peers PEER NETWORK --weights FILE.pt --data FILE.npz [--bn MODE] [--serve]
+    cd scripts && python -m bench.peers PEER NETWORK --weights FILE.pt --data FILE.npz
+                  [--bn MODE] [--device DEVICE] [--serve]
 
 prints a line of JSON: the scores, the seconds of the whole and of the gradients alone, the peak memory.
 With `--serve` it does so for each line that it reads, the first time once more beforehand: warmed up.
@@ -63,7 +64,7 @@ def loop(module: nn.Module, mode: str) -> Peer:
     parameters = list(module.parameters())
 
     def gradients(images: Tensor, labels: Tensor) -> Gradients:
-        found = [torch.empty(len(images), *parameter.shape) for parameter in parameters]
+        found = [parameter.new_empty(len(images), *parameter.shape) for parameter in parameters]
         for i in range(len(images)):
             loss = F.cross_entropy(module(images[i : i + 1]), labels[i : i + 1])
             for rows, gradient in zip(found, torch.autograd.grad(loss, parameters), strict=True):
@@ -158,7 +159,8 @@ def class_slices(labels: np.ndarray) -> list[slice]:
 
 def grams(gradients: Gradients, classes: list[slice]) -> list[Tensor]:
     """The Gram matrix of the signs of each class; inner products are exact integers in float32 here."""
-    totals = [torch.zeros(c.stop - c.start, c.stop - c.start, dtype=torch.float64) for c in classes]
+    sizes = [c.stop - c.start for c in classes]
+    totals = [gradients[0].new_zeros(size, size, dtype=torch.float64) for size in sizes]
     while gradients:
         signs = gradients.pop().flatten(1).sign_()
         for total, rows in zip(totals, classes, strict=True):
@@ -175,19 +177,27 @@ def scores(matrices: list[Tensor]) -> dict[str, float | None]:
     return {"gradalign-1": sum(first) / len(first), "gradalign-2": logarithm}
 
 
+def now(device: torch.device) -> float:
+    """The time when all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return perf_counter()
+
+
 def measure(peer: Peer, by_class: bool, images: Tensor, labels: np.ndarray) -> dict:
     """One computation: seconds of the whole, of them those of the gradients, and the scores."""
-    start, spent = perf_counter(), 0.0
+    device = images.device
+    start, spent = now(device), 0.0
     classes = class_slices(labels)
-    targets = torch.from_numpy(labels)
+    targets = torch.from_numpy(labels).to(device)
     matrices: list[Tensor] = []
     for part in classes if by_class else [slice(0, len(labels))]:
-        begun = perf_counter()
+        begun = now(device)
         gradients = peer(images[part], targets[part])
-        spent += perf_counter() - begun
+        spent += now(device) - begun
         matrices += grams(gradients, class_slices(labels[part]))
     result = scores(matrices)
-    return {"seconds": perf_counter() - start, "gradients": spent, "scores": result}
+    return {"seconds": now(device) - start, "gradients": spent, "scores": result}
 
 
 def peak_memory() -> int:
@@ -198,10 +208,12 @@ def peak_memory() -> int:
 
 def computations(arguments: argparse.Namespace) -> Iterator[dict]:
     """One for each line that is read, or just one."""
+    # In full precision, as the loop on the CPU and as gradalign.
+    torch.backends.cudnn.allow_tf32 = False
     with np.load(arguments.data) as arrays:
-        images, labels = torch.from_numpy(arrays["images"]), arrays["labels"]
+        images, labels = torch.from_numpy(arrays["images"]).to(arguments.device), arrays["labels"]
     make, by_class = PEERS[arguments.peer]
-    peer = make(load(arguments.network, arguments.weights), arguments.bn)
+    peer = make(load(arguments.network, arguments.weights).to(arguments.device), arguments.bn)
     warm = not arguments.serve
     for _ in sys.stdin if arguments.serve else [None]:
         if not warm:
@@ -217,6 +229,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--bn", choices=("running", "sample"), default="running")
+    parser.add_argument("--device", default="cpu", help="as PyTorch calls it")
     parser.add_argument("--serve", action="store_true")
     arguments = parser.parse_args()
     try:

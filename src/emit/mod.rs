@@ -35,6 +35,8 @@ pub enum Dialect {
     /// Standard ones, which every runtime knows.
     #[default]
     Standard,
+    /// Standard ones, so that ONNX Runtime on a CUDA device finds what all others find.
+    Cuda,
     /// Standard ones and this project's kernels for the CPU.
     Fused,
 }
@@ -102,7 +104,7 @@ fn write(graph: &Graph, dialect: Dialect, weights: Option<&mut Weights>) -> Resu
         graph,
         dialect,
         packed: match dialect {
-            Dialect::Standard => vec![false; graph.nodes().len()],
+            Dialect::Standard | Dialect::Cuda => vec![false; graph.nodes().len()],
             Dialect::Fused => packed(graph, &live),
         },
         current: 0,
@@ -119,7 +121,7 @@ fn write(graph: &Graph, dialect: Dialect, weights: Option<&mut Weights>) -> Resu
         e.names[input.index()] = Some(name);
     }
     let fused = match dialect {
-        Dialect::Standard => None,
+        Dialect::Standard | Dialect::Cuda => None,
         Dialect::Fused => Some(fuse::Plan::new(graph, &live)),
     };
     for (value, node) in graph.nodes() {
@@ -168,7 +170,7 @@ fn write(graph: &Graph, dialect: Dialect, weights: Option<&mut Weights>) -> Resu
         producer_name: Some("gradalign".into()),
         producer_version: Some(env!("CARGO_PKG_VERSION").into()),
         opset_import: match dialect {
-            Dialect::Standard => vec![opset("", OPSET)],
+            Dialect::Standard | Dialect::Cuda => vec![opset("", OPSET)],
             Dialect::Fused => vec![opset("", OPSET), opset(KERNELS, 1)],
         },
         graph: Some(proto),
@@ -230,7 +232,7 @@ fn tensor_of(graph: &Graph, value: Value) -> Option<&Tensor> {
 pub(crate) fn stored_bytes(graph: &Graph, dialect: Dialect) -> Vec<Option<u64>> {
     let live = graph.live();
     let (plan, packed) = match dialect {
-        Dialect::Standard => (None, vec![false; live.len()]),
+        Dialect::Standard | Dialect::Cuda => (None, vec![false; live.len()]),
         Dialect::Fused => (Some(fuse::Plan::new(graph, &live)), packed(graph, &live)),
     };
     let bytes = |(value, node): (Value, &Node)| match &node.op {
@@ -315,6 +317,11 @@ impl Emitter<'_> {
     /// Whether the value at hand is wanted as packed signs.
     pub(crate) fn is_packed(&self) -> bool {
         self.packed[self.current]
+    }
+
+    /// The operators that may be used.
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// Whether this project's own kernels may be used.

@@ -200,25 +200,31 @@ pub fn open(choice: EngineChoice, options: &EngineOptions) -> Result<Box<dyn Eng
     Ok(engine)
 }
 
-/// Every engine that this machine has, for tests that must hold on each.
+/// Every engine that this machine has, for tests that must hold on each: tract, ONNX Runtime on the
+/// CPU, and on the first GPU where its library can use one.
 ///
-/// tract is always among them. ONNX Runtime is left out with a message where it is not found,
-/// except with `GRADALIGN_REQUIRE_ORT=1`, under which its absence is a failure.
+/// ONNX Runtime is left out with a message where it is not found, except with
+/// `GRADALIGN_REQUIRE_ORT=1`, under which its absence is a failure; likewise the GPU, with
+/// `GRADALIGN_REQUIRE_CUDA=1`.
 #[doc(hidden)]
 #[allow(clippy::print_stderr)]
 pub fn all_for_tests() -> Vec<Box<dyn Engine>> {
-    let options = EngineOptions { device: Device::Cpu, ..EngineOptions::default() };
-    [EngineChoice::Tract, EngineChoice::Ort]
-        .into_iter()
-        .filter_map(|choice| match open(choice, &options) {
+    [
+        (EngineChoice::Tract, Device::Cpu, None),
+        (EngineChoice::Ort, Device::Cpu, Some("GRADALIGN_REQUIRE_ORT")),
+        (EngineChoice::Ort, Device::Cuda(0), Some("GRADALIGN_REQUIRE_CUDA")),
+    ]
+    .into_iter()
+    .filter_map(|(choice, device, required)| {
+        let required = required.and_then(std::env::var_os).is_some_and(|v| v == "1");
+        match open(choice, &EngineOptions { device, ..EngineOptions::default() }) {
             Ok(engine) => Some(engine),
-            Err(e) if std::env::var_os("GRADALIGN_REQUIRE_ORT").is_some_and(|v| v == "1") => {
-                panic!("an engine that the tests need is missing: {e}")
-            }
+            Err(e) if required => panic!("an engine that the tests need is missing: {e}"),
             Err(e) => {
-                eprintln!("tested without {choice}: {e}");
+                eprintln!("tested without {choice} on {device}: {e}");
                 None
             }
-        })
-        .collect()
+        }
+    })
+    .collect()
 }

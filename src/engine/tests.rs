@@ -372,7 +372,7 @@ fn an_explicit_library_that_cannot_be_used_is_an_error() {
 
 #[test]
 fn auto_takes_onnx_runtime_if_it_is_there_and_says_why_if_not() {
-    let found = all_for_tests().len() == 2;
+    let found = all_for_tests().len() > 1;
     let chosen = open(EngineChoice::Auto, &EngineOptions::default()).unwrap().describe();
     if found {
         assert_eq!(chosen.name, "onnxruntime");
@@ -391,7 +391,7 @@ fn the_doctor_reports_both_engines_and_every_place() {
     assert!(report.looked_at.iter().any(|place| place.source == "ORT_DYLIB_PATH"));
     let [onnxruntime, tract] = &report.engines[..] else { panic!("two engines") };
     assert_eq!(tract.devices, ["cpu"]);
-    assert_eq!(onnxruntime.version.is_some(), all_for_tests().len() == 2);
+    assert_eq!(onnxruntime.version.is_some(), all_for_tests().len() > 1);
     assert_eq!(onnxruntime.version.is_some(), report.looked_at.iter().any(|p| p.outcome == "used"));
     assert!(
         onnxruntime.devices.iter().any(|d| d == "cuda:0")

@@ -3,7 +3,7 @@
 use ndarray::{ArrayD, IxDyn};
 
 use super::{Cotangents, Derivative, Lane, Rule, Site};
-use crate::emit::{Attr, Emitter};
+use crate::emit::{Attr, Dialect, Emitter};
 use crate::error::{Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
 use crate::tensor::{DType, Tensor};
@@ -108,21 +108,39 @@ impl MaxPool {
         (best, at)
     }
 
-    /// ONNX's MaxPool, with as many outputs as asked for.
-    fn emit_outputs(&self, e: &mut Emitter, x: Value, outputs: usize) -> Vec<String> {
-        let dtype = e.fact(x).dtype;
-        let lowest = if dtype == DType::F64 { f64::MIN } else { f64::from(f32::MIN) };
-        let name = e.name(x);
-        let (name, begin, end) = self.geometry().padded(e, name, dtype, lowest);
-        debug_assert!(outputs == 1 || name == e.name(x), "indices count unpadded elements");
-        let pads = [begin, end].concat();
-        let attrs = [
+    /// The row-major indices of the maxima, by ONNX's MaxPool; the paddings are smaller than the kernel.
+    fn emit_winners(&self, e: &mut Emitter, x: &str) -> String {
+        let rank = self.kernel.len();
+        if e.dialect() != Dialect::Cuda || rank < 2 {
+            let attrs = self.attrs(&self.pads_begin, &self.pads_end);
+            return e.nodes("MaxPool", &[x], 2, &attrs).swap_remove(1);
+        }
+        // CUDA looks through a window along the first axis first, and so would choose another of equal
+        // elements: not so with the axes in reverse. Their column-major indices are what is wanted.
+        let turn: Vec<usize> = [0, 1].into_iter().chain((2..rank + 2).rev()).collect();
+        let turn = [("perm", Attr::from(turn.as_slice()))];
+        let reversed = |list: &[usize]| list.iter().rev().copied().collect::<Vec<_>>();
+        let turned = MaxPool {
+            kernel: reversed(&self.kernel),
+            strides: reversed(&self.strides),
+            dilations: reversed(&self.dilations),
+            pads_begin: reversed(&self.pads_begin),
+            pads_end: reversed(&self.pads_end),
+        };
+        let mut attrs = turned.attrs(&turned.pads_begin, &turned.pads_end);
+        attrs.push(("storage_order", Attr::Int(1)));
+        let x = e.node("Transpose", &[x], &turn);
+        let at = e.nodes("MaxPool", &[&x], 2, &attrs).swap_remove(1);
+        e.node("Transpose", &[&at], &turn)
+    }
+
+    fn attrs(&self, begin: &[usize], end: &[usize]) -> Vec<(&'static str, Attr)> {
+        vec![
             ("kernel_shape", Attr::from(self.kernel.as_slice())),
             ("strides", Attr::from(self.strides.as_slice())),
             ("dilations", Attr::from(self.dilations.as_slice())),
-            ("pads", Attr::from(pads.as_slice())),
-        ];
-        e.nodes("MaxPool", &[&name], outputs, &attrs)
+            ("pads", Attr::from([begin, end].concat().as_slice())),
+        ]
     }
 }
 
@@ -209,7 +227,11 @@ impl Rule for MaxPool {
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
-        Ok(self.emit_outputs(e, x[0], 1).swap_remove(0))
+        let dtype = e.fact(x[0]).dtype;
+        let lowest = if dtype == DType::F64 { f64::MIN } else { f64::from(f32::MIN) };
+        let name = e.name(x[0]);
+        let (name, begin, end) = self.geometry().padded(e, name, dtype, lowest);
+        Ok(e.node("MaxPool", &[&name], &self.attrs(&begin, &end)))
     }
 }
 
@@ -246,8 +268,9 @@ impl Rule for MaxPoolIndices {
         let pool = &self.0;
         let Geometry { begin, end, kernel, .. } = pool.geometry();
         let fits = |pads: &[usize]| pads.iter().zip(kernel).all(|(p, k)| p < k);
+        let name = e.name(x[0]);
         if fits(begin) && fits(end) {
-            return Ok(pool.emit_outputs(e, x[0], 2).swap_remove(1));
+            return Ok(pool.emit_winners(e, &name));
         }
         // Padding done outside of MaxPool would count in its indices: look up those of the
         // elements themselves, padded by −1, at the winners of the padded input.
@@ -263,14 +286,10 @@ impl Rule for MaxPoolIndices {
         let numbers = e.node("Reshape", &[&numbers, &flat], &[]);
         let dtype = e.fact(x[0]).dtype;
         let lowest = e.scalar(dtype, f64::from(f32::MIN));
-        let name = e.name(x[0]);
         let padded = e.node("Pad", &[&name, &pads, &lowest], &mode);
-        let attrs = [
-            ("kernel_shape", Attr::from(pool.kernel.as_slice())),
-            ("strides", Attr::from(pool.strides.as_slice())),
-            ("dilations", Attr::from(pool.dilations.as_slice())),
-        ];
-        let at = e.nodes("MaxPool", &[&padded], 2, &attrs).swap_remove(1);
+        let none = vec![0; pool.kernel.len()];
+        let bare = MaxPool { pads_begin: none.clone(), pads_end: none, ..pool.clone() };
+        let at = bare.emit_winners(e, &padded);
         Ok(e.node("Gather", &[&numbers, &at], &[("axis", Attr::Int(0))]))
     }
 }
@@ -373,6 +392,7 @@ impl Geometry<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::emit::emit_split;
     use crate::testing::Case;
     use proptest::prelude::*;
 
@@ -444,20 +464,63 @@ mod tests {
         Case::new(format!("{op:?}")).distinct(&[1, 2, 5]).check(|b, x| b.push(op.clone(), x));
     }
 
-    #[test]
-    fn the_first_of_equal_elements_wins_on_every_engine() {
+    /// Where `op` finds the maxima of values many of which are equal, on every engine.
+    fn winners(op: &MaxPool, spatial: &[usize]) {
+        let shape = [&[2, 3], spatial].concat();
         let mut b = Builder::default();
-        let x = b.input("x", Fact::new(DType::F32, [1, 1, 4]));
-        let op = MaxPool::new(&[2], &[2], &[1], &[0], &[0]);
-        let at = b.push(MaxPoolIndices(op), &[x]).unwrap();
+        let x = b.input("x", Fact::new(DType::F32, shape.clone()));
+        let at = b.push(MaxPoolIndices(op.clone()), &[x]).unwrap();
         b.output("at", at);
         let graph = b.finish();
-        let ties = [Tensor::f32(&[1, 1, 4], vec![3.0, 3.0, 0.0, 0.0]).unwrap()];
-        let expected = Tensor::i64(&[1, 1, 2], vec![0, 2]).unwrap();
-        assert_eq!(crate::graph::eval(&graph, &ties).unwrap()[0], expected);
+        let values = (0..shape.iter().product::<usize>()).map(|i| (i * i / 3 % 3) as f32);
+        let ties = [Tensor::f32(&shape, values.collect()).unwrap()];
+        let expected = crate::graph::eval(&graph, &ties).unwrap();
         for engine in crate::engine::all_for_tests() {
-            let mut session = engine.load(&crate::emit::emit_bytes(&graph).unwrap()).unwrap();
-            assert_eq!(session.run(&ties).unwrap()[0], expected, "{}", engine.describe().name);
+            let (model, weights) = emit_split(&graph, engine.dialect()).unwrap();
+            let found = engine.load_with(&model, &weights).unwrap().run(&ties).unwrap();
+            assert_eq!(found, expected, "{op:?} on {:?}", engine.describe());
+        }
+    }
+
+    #[test]
+    fn the_first_of_equal_elements_wins_on_every_engine() {
+        winners(&MaxPool::new(&[2], &[2], &[1], &[0], &[0]), &[4]);
+        winners(&MaxPool::new(&[2, 2], &[2, 2], &[1, 1], &[0, 0], &[0, 0]), &[4, 6]);
+        winners(&MaxPool::new(&[3, 2], &[1, 2], &[1, 1], &[1, 0], &[2, 1]), &[5, 6]);
+        winners(&MaxPool::new(&[2, 2], &[3, 3], &[1, 1], &[0, 0], &[2, 2]), &[4, 7]);
+        winners(
+            &MaxPool::new(&[2, 2, 3], &[1, 2, 1], &[1, 1, 1], &[0, 0, 1], &[1, 0, 0]),
+            &[3, 4, 5],
+        );
+    }
+
+    /// As CUDA is asked for maxima, ONNX Runtime on the CPU finds the same.
+    #[test]
+    fn indices_of_axes_in_reverse_are_the_same() {
+        let forms: [(&[usize], MaxPool); 3] = [
+            (&[5, 6], MaxPool::new(&[3, 2], &[1, 2], &[1, 2], &[1, 0], &[2, 1])),
+            (&[4, 7], MaxPool::new(&[2, 2], &[3, 3], &[1, 1], &[0, 0], &[2, 2])),
+            (&[3, 4, 5], MaxPool::new(&[2, 2, 3], &[1, 2, 1], &[1, 1, 1], &[0, 0, 1], &[1, 0, 0])),
+        ];
+        for (spatial, op) in forms {
+            let shape = [&[2, 3], spatial].concat();
+            let mut b = Builder::default();
+            let x = b.input("x", Fact::new(DType::F32, shape.clone()));
+            let at = b.push(MaxPoolIndices(op), &[x]).unwrap();
+            b.output("at", at);
+            let graph = b.finish();
+            let size = shape.iter().product::<usize>();
+            let values = (0..size).map(|i| (i * 89 % size) as f32);
+            let x = [Tensor::f32(&shape, values.collect()).unwrap()];
+            let expected = crate::graph::eval(&graph, &x).unwrap();
+            let (model, weights) = emit_split(&graph, Dialect::Cuda).unwrap();
+            for engine in crate::engine::all_for_tests() {
+                // tract has no such indices.
+                if engine.describe().name == "onnxruntime" {
+                    let found = engine.load_with(&model, &weights).unwrap().run(&x).unwrap();
+                    assert_eq!(found, expected);
+                }
+            }
         }
     }
 }

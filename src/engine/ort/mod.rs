@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ort::environment::Environment;
+use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{self, ExecutionProvider, ExecutionProviderDispatch};
 use ort::logging::LogLevel;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
@@ -35,9 +36,14 @@ pub(in crate::engine) const INSTALL_CUDA: &str = "install the GPU build with `pi
 /// more bytes than this in all goes without.
 const PREPACKED_UP_TO: usize = 256 << 20;
 
-/// Passes that look for what graphs of [`Dialect::Fused`] are written without. They take a quarter
-/// of the time that a session takes to be made.
-const WRITTEN_WITHOUT: &str = "ConstantFolding;CommonSubexpressionElimination;ConstantSharing";
+/// Passes that graphs do without. 1.31 pulls a padding into the pooling behind it even where the pooling
+/// refuses so wide a one.
+const HARMFUL: &str = "Pad_Fusion";
+
+/// Passes that look for what graphs for one engine alone are written without, and [`HARMFUL`] ones.
+/// They take a quarter of the time that a session takes to be made.
+const WRITTEN_WITHOUT: &str =
+    "Pad_Fusion;ConstantFolding;CommonSubexpressionElimination;ConstantSharing";
 
 /// The loaded library and its environment.
 pub(in crate::engine) struct Library {
@@ -65,6 +71,14 @@ static LIBRARY: Mutex<Option<Arc<Library>>> = Mutex::new(None);
 
 /// The latest errors that the library logged: the cause of a provider's failure stands only there.
 static ERRORS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Whether the library knows of this project's operators. It learns of them with the first session that
+/// may use them, and up to 1.31 two such sessions at once make one of them fail.
+static REGISTERED: Mutex<bool> = Mutex::new(false);
+
+/// Held while a GPU is used: what ONNX Runtime does for one session there disturbs the others, up to
+/// errors such as "operation not permitted when stream is capturing".
+static GPU: Mutex<()> = Mutex::new(());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -266,8 +280,15 @@ pub(in crate::engine) fn open(options: &EngineOptions) -> Result<OrtEngine> {
             }
         }
     }
-    if engine.device == Device::Cpu && !options.standard {
+    if engine.device != Device::Cpu {
+        engine.dialect = Dialect::Cuda;
+    } else if !options.standard {
         engine.dialect = Dialect::Fused;
+        let mut registered = lock(&REGISTERED);
+        if !*registered {
+            engine.load(PROBE)?;
+            *registered = true;
+        }
     }
     Ok(engine)
 }
@@ -297,6 +318,11 @@ impl OrtEngine {
         })
     }
 
+    /// The GPU to oneself, where the engine uses one.
+    fn alone(&self) -> Option<MutexGuard<'static, ()>> {
+        (self.device != Device::Cpu).then(|| lock(&GPU))
+    }
+
     fn builder(&self) -> ort::Result<SessionBuilder> {
         let builder = OrtSession::builder(&self.library.environment)?
             .with_log_level(LogLevel::Error)?
@@ -308,7 +334,8 @@ impl OrtEngine {
             .with_memory_pattern(false)?
             .with_execution_providers(self.providers())?;
         Ok(match self.dialect {
-            Dialect::Standard => builder,
+            Dialect::Standard => builder.with_disabled_optimizers(HARMFUL)?,
+            Dialect::Cuda => builder.with_disabled_optimizers(WRITTEN_WITHOUT)?,
             Dialect::Fused => builder
                 .with_operators(operators::domain()?)?
                 .with_disabled_optimizers(WRITTEN_WITHOUT)?,
@@ -317,10 +344,14 @@ impl OrtEngine {
 
     fn providers(&self) -> Vec<ExecutionProviderDispatch> {
         match self.device {
-            // Full float32 precision, and never a silent fall-back to the CPU.
+            // Full float32 precision, and never a silent fall-back to the CPU. A model runs a few times
+            // only, which an exhaustive search for the fastest convolution is not worth.
             Device::Cuda(index) => {
                 let index = i32::try_from(index).unwrap_or(i32::MAX);
-                let cuda = ep::CUDA::default().with_device_id(index).with_tf32(false);
+                let cuda = ep::CUDA::default()
+                    .with_device_id(index)
+                    .with_tf32(false)
+                    .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic);
                 vec![cuda.build().error_on_failure()]
             }
             Device::Auto | Device::Cpu => Vec::new(),
@@ -344,6 +375,7 @@ impl Engine for OrtEngine {
 
     fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
         guarded(NAME, || {
+            let _alone = self.alone();
             let mut builder = self.builder().map_err(failed)?;
             for (name, tensor) in weights {
                 let value = owned(tensor).map_err(failed)?;
@@ -354,17 +386,38 @@ impl Engine for OrtEngine {
                 builder = builder.with_prepacking(false).map_err(failed)?;
             }
             let session = builder.commit_from_memory(model).map_err(failed)?;
-            Ok(Box::new(Loaded(session)) as Box<dyn Session>)
+            let on_gpu = self.device != Device::Cpu;
+            Ok(Box::new(Loaded { session: Some(session), on_gpu }) as Box<dyn Session>)
         })
     }
 }
 
-struct Loaded(OrtSession);
+struct Loaded {
+    /// There until it is dropped.
+    session: Option<OrtSession>,
+    on_gpu: bool,
+}
+
+impl Loaded {
+    /// The GPU to oneself, where the session is on one.
+    fn alone(&self) -> Option<MutexGuard<'static, ()>> {
+        self.on_gpu.then(|| lock(&GPU))
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        let _alone = self.alone();
+        self.session = None;
+    }
+}
 
 impl Session for Loaded {
     fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         guarded(NAME, || {
-            let wanted = self.0.inputs().len();
+            let _alone = self.alone();
+            let session = self.session.as_mut().ok_or_else(|| error("the session was closed"))?;
+            let wanted = session.inputs().len();
             if inputs.len() != wanted {
                 return Err(error(format!(
                     "the model takes {wanted} inputs, but {} were given",
@@ -373,7 +426,7 @@ impl Session for Loaded {
             }
             let views: Vec<SessionInputValue> =
                 inputs.iter().map(view).collect::<ort::Result<_>>().map_err(failed)?;
-            let outputs = self.0.run(views.as_slice()).map_err(failed)?;
+            let outputs = session.run(views.as_slice()).map_err(failed)?;
             outputs.iter().map(|(name, value)| tensor(name, &value)).collect()
         })
     }
