@@ -48,8 +48,10 @@ def arguments(parser: argparse.ArgumentParser, what: str, known: Collection[str]
     return found
 
 
-def build() -> Programs:
-    """Builds the program and the benchmark of its parts, and says where they are."""
+def build(folder: Path | None = None) -> Programs:
+    """Builds the program and the benchmark of its parts, and says where they are: in `folder`, if given."""
+    if folder:
+        return Programs(folder / "gradalign", folder / "parts")
     command = ["cargo", "build", "--locked", "--release", "--bin", "gradalign", "--bench", "parts"]
     done = subprocess.run([*command, "--message-format", "json"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
     messages = [json.loads(line) for line in done.stdout.splitlines()]

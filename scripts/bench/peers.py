@@ -1,7 +1,7 @@
 """GradAlign-I and -II by PyTorch, in a process of its own.
 
     cd scripts && python -m bench.peers PEER NETWORK --weights FILE.pt --data FILE.npz
-                  [--bn MODE] [--device DEVICE] [--serve]
+                  [--bn MODE] [--device DEVICE] [--no-cudnn] [--serve]
 
 prints a line of JSON: the scores, the seconds of the whole and of the gradients alone, the peak memory.
 With `--serve` it does so for each line that it reads, the first time once more beforehand: warmed up.
@@ -210,6 +210,7 @@ def computations(arguments: argparse.Namespace) -> Iterator[dict]:
     """One for each line that is read, or just one."""
     # In full precision, as the loop on the CPU and as gradalign.
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.enabled = not arguments.no_cudnn
     with np.load(arguments.data) as arrays:
         images, labels = torch.from_numpy(arrays["images"]).to(arguments.device), arrays["labels"]
     make, by_class = PEERS[arguments.peer]
@@ -230,6 +231,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--bn", choices=("running", "sample"), default="running")
     parser.add_argument("--device", default="cpu", help="as PyTorch calls it")
+    parser.add_argument("--no-cudnn", action="store_true", help="convolutions by PyTorch's own kernels")
     parser.add_argument("--serve", action="store_true")
     arguments = parser.parse_args()
     try:
