@@ -9,6 +9,9 @@
 //! - `run`: the engine runs it over all samples;
 //! - `total`: all of these.
 //!
+//! `--again` has each run repeated at once, when memory and caches are warm, and adds `again`: what the
+//! repetitions take, which none of the other parts counts.
+//!
 //! `--forward` adds what a plain forward pass of all samples takes, the yardstick for a gradient. The
 //! peak memory is that of the process up to the end of the model's scores: name one model for its own.
 
@@ -79,6 +82,10 @@ struct Arguments {
     #[arg(long)]
     forward: bool,
 
+    /// Repeat each run at once, and time the repetitions as well
+    #[arg(long)]
+    again: bool,
+
     /// What cargo adds
     #[arg(long, hide = true)]
     bench: bool,
@@ -122,6 +129,8 @@ struct TimedEngine {
     engine: Box<dyn Engine>,
     session: Stopwatch,
     run: Stopwatch,
+    /// Of repetitions, where they are asked for.
+    again: Option<Stopwatch>,
 }
 
 impl Engine for TimedEngine {
@@ -136,7 +145,8 @@ impl Engine for TimedEngine {
     fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
         let inner = self.session.time(|| self.engine.load_with(model, weights))?;
         let (session, run) = (self.session.clone(), self.run.clone());
-        Ok(Box::new(TimedSession { inner: Some(inner), session, run }))
+        let again = self.again.clone();
+        Ok(Box::new(TimedSession { inner: Some(inner), session, run, again }))
     }
 }
 
@@ -145,12 +155,17 @@ struct TimedSession {
     inner: Option<Box<dyn Session>>,
     session: Stopwatch,
     run: Stopwatch,
+    again: Option<Stopwatch>,
 }
 
 impl Session for TimedSession {
     fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        let run = &self.run;
-        self.inner.as_mut().map_or(Ok(Vec::new()), |inner| run.time(|| inner.run(inputs)))
+        let Some(inner) = self.inner.as_mut() else { return Ok(Vec::new()) };
+        let outputs = self.run.time(|| inner.run(inputs))?;
+        if let Some(again) = &self.again {
+            again.time(|| inner.run(inputs))?;
+        }
+        Ok(outputs)
     }
 }
 
@@ -169,6 +184,7 @@ struct Parts {
     build: f64,
     session: f64,
     run: f64,
+    again: f64,
     total: f64,
 }
 
@@ -180,6 +196,7 @@ fn time_score(
 ) -> Result<(Parts, Vec<Score>)> {
     engine.session.take();
     engine.run.take();
+    engine.again.as_ref().map(Stopwatch::take);
     let start = Instant::now();
     let model = onnx::load(path)?;
     let (imported, batch, loss, _) = prepare(&model, dataset, settings)?;
@@ -188,10 +205,12 @@ fn time_score(
     let scored = score(&imported.graph, &batch, loss, settings, engine)?;
     let total = start.elapsed();
     let (session, run) = (engine.session.take(), engine.run.take());
+    let again = engine.again.as_ref().map_or(Duration::ZERO, Stopwatch::take);
+    let total = total.saturating_sub(again);
     let build = total.saturating_sub(import + session + run);
-    let [import, build, session, run, total] =
-        [import, build, session, run, total].map(|part| part.as_secs_f64());
-    Ok((Parts { import, build, session, run, total }, scored.scores))
+    let [import, build, session, run, again, total] =
+        [import, build, session, run, again, total].map(|part| part.as_secs_f64());
+    Ok((Parts { import, build, session, run, again, total }, scored.scores))
 }
 
 /// `model` for all samples at once, its statistics those in the file.
@@ -256,6 +275,9 @@ fn measure(
         "scores": scores,
         "peak_memory": peak,
     });
+    if arguments.again {
+        row["seconds"]["again"] = json!(of(|p| p.again));
+    }
     if arguments.forward {
         let (imported, batch, ..) = prepare(&onnx::load(path)?, dataset, settings)?;
         let seconds = time_forward(&imported.graph, &batch, runs, engine)?;
@@ -283,6 +305,7 @@ fn main() -> Result<()> {
         engine: engine::open(arguments.engine, &options)?,
         session: Stopwatch::default(),
         run: Stopwatch::default(),
+        again: arguments.again.then(Stopwatch::default),
     };
     let rows = arguments.models.iter().map(|path| {
         let measured = measure(path, &dataset, &settings, &arguments, &engine);

@@ -76,7 +76,7 @@ def turn_of_gradalign(programs: Programs, model: Path, data: Path, mode: str) ->
     finished, row = score(programs, model, data, "--bn", mode)
     if row["error"]:
         return {"error": row["error"]["message"]}
-    measured = parts(programs, model, data, "--bn", mode, "--forward")
+    measured = parts(programs, model, data, "--bn", mode, "--again", "--forward")
     return {
         "command": finished.seconds,
         "seconds": measured["seconds"]["total"],
@@ -215,9 +215,13 @@ def pieces(results: list[dict]) -> str:
         found = result["ways"][OURS].get("parts")
         if found:
             forwards = 3 * found["forward"]
+            again = found.get("again")
+            vmap = result["ways"]["vmap"].get("seconds")
             cells = [seconds(found[part]) for part in PARTS]
+            cells += [seconds(again) if again else "", times(again / vmap) if again and vmap else ""]
             rows.append([*label(result), *cells, seconds(forwards), times(found["run"] / forwards)])
-    return table(["network", "batch norm", "samples", *PARTS, "three forwards", "run / three forwards"], rows, 2)
+    head = [*PARTS, "run again", "again / vmap(grad)", "three forwards", "run / three forwards"]
+    return table(["network", "batch norm", "samples", *head], rows, 2)
 
 
 def render(results: list[dict], measured: dict) -> str:

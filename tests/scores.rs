@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use gradalign::emit::Dialect;
-use gradalign::engine::{self, Engine, EngineChoice, EngineOptions, all_for_tests};
+use gradalign::engine::{self, Device, Engine, EngineChoice, EngineOptions, all_for_tests};
 use gradalign::metric::{self, Evidence, Metric, Options, RegionInputs, ZenForm};
 use gradalign::ops::BatchNormMode;
 use gradalign::pass::{Memory, Network, Roles, Setting, has_batch_norm};
@@ -160,7 +160,8 @@ fn scores_are_those_of_pytorch() {
 /// With kernels of its own an engine finds what it finds by standard operators alone.
 #[test]
 fn kernels_move_no_score() {
-    let plain = EngineOptions { standard: true, ..EngineOptions::default() };
+    let plain =
+        EngineOptions { standard: true, device: Device::Cpu, ..EngineOptions::default() };
     for engine in all_for_tests() {
         if engine.dialect() == Dialect::Standard {
             continue;
