@@ -328,6 +328,25 @@ fn names_of_engines_and_devices() {
     assert!(matches!("torch".parse::<EngineChoice>(), Err(Error::Usage(_))));
 }
 
+/// ONNX Runtime's list of operators and its GPU are shared by all.
+#[test]
+fn engines_are_used_side_by_side() {
+    let x = Tensor::f32(&[2, 3], vec![1.0; 6]).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for engine in all_for_tests() {
+                    for _ in 0..8 {
+                        let mut session = engine.load(&matmul()).unwrap();
+                        let y = session.run(std::slice::from_ref(&x)).unwrap();
+                        assert_eq!(y[0].f32_slice().unwrap(), [9.0, 12.0, 9.0, 12.0]);
+                    }
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn tract_refuses_a_gpu() {
     let options = EngineOptions { device: Device::Cuda(1), ..EngineOptions::default() };
