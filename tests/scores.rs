@@ -160,8 +160,7 @@ fn scores_are_those_of_pytorch() {
 /// With kernels of its own an engine finds what it finds by standard operators alone.
 #[test]
 fn kernels_move_no_score() {
-    let plain =
-        EngineOptions { standard: true, device: Device::Cpu, ..EngineOptions::default() };
+    let plain = EngineOptions { standard: true, device: Device::Cpu, ..EngineOptions::default() };
     for engine in all_for_tests() {
         if engine.dialect() == Dialect::Standard {
             continue;

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use pulp::{Arch, Simd, WithSimd};
 
 use super::ParallelFor;
+use super::simd::magnitudes;
 
 /// Values that go by together: few enough that those of all steps stay in the nearest cache.
 const PIECE: usize = 256;
@@ -436,12 +437,12 @@ fn total<S: Simd>(simd: S, values: &[f32]) -> (f32, f32) {
     for pair in pairs {
         for i in 0..2 {
             sum[i] = simd.add_f32s(sum[i], pair[i]);
-            size[i] = simd.add_f32s(size[i], simd.abs_f32s(pair[i]));
+            size[i] = simd.add_f32s(size[i], magnitudes(simd, pair[i]));
         }
     }
     for &v in single {
         sum[0] = simd.add_f32s(sum[0], v);
-        size[0] = simd.add_f32s(size[0], simd.abs_f32s(v));
+        size[0] = simd.add_f32s(size[0], magnitudes(simd, v));
     }
     let mut total = simd.reduce_sum_f32s(simd.add_f32s(sum[0], sum[1]));
     let mut magnitude = simd.reduce_sum_f32s(simd.add_f32s(size[0], size[1]));
