@@ -41,13 +41,16 @@ def off(found: dict, reference: dict) -> float:
 def peers(name: str, mode: str, data: Path, runs: int) -> tuple[dict, dict]:
     """The scores of the loop on the CPU, and each of PyTorch's ways on the GPU."""
 
-    def worker(peer: str, *options: str) -> Worker:
+    def start(peer: str, *options: str) -> Worker:
         return Worker([*peer_command(peer, name, mode, data), *options])
 
-    workers = {way: worker(peer, "--device", DEVICE, *options) for way, (peer, options) in WAYS.items()}
-    reference = worker("loop")
+    workers = {way: start(peer, "--device", DEVICE, *options) for way, (peer, options) in WAYS.items()}
+    reference = start("loop")
     try:
-        expected = reference.compute()["scores"]
+        computed = reference.compute()
+        if "error" in computed:
+            raise SystemExit(f"{name}, {mode}: no reference: {computed['error']}")
+        expected = computed["scores"]
         turns: dict[str, list[dict]] = {way: [] for way in WAYS}
         for _ in range(runs):
             for way, worker in workers.items():

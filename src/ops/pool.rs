@@ -393,6 +393,7 @@ impl Geometry<'_> {
 mod tests {
     use super::*;
     use crate::emit::emit_split;
+    use crate::graph::{Graph, eval};
     use crate::testing::Case;
     use proptest::prelude::*;
 
@@ -464,17 +465,29 @@ mod tests {
         Case::new(format!("{op:?}")).distinct(&[1, 2, 5]).check(|b, x| b.push(op.clone(), x));
     }
 
-    /// Where `op` finds the maxima of values many of which are equal, on every engine.
-    fn winners(op: &MaxPool, spatial: &[usize]) {
+    /// A graph of the indices of `op`, an operand with the value `of` the number of each element and how
+    /// many there are, and the indices.
+    fn indices(
+        op: &MaxPool,
+        spatial: &[usize],
+        of: impl Fn(usize, usize) -> usize,
+    ) -> (Graph, [Tensor; 1], Vec<Tensor>) {
         let shape = [&[2, 3], spatial].concat();
         let mut b = Builder::default();
         let x = b.input("x", Fact::new(DType::F32, shape.clone()));
         let at = b.push(MaxPoolIndices(op.clone()), &[x]).unwrap();
         b.output("at", at);
         let graph = b.finish();
-        let values = (0..shape.iter().product::<usize>()).map(|i| (i * i / 3 % 3) as f32);
-        let ties = [Tensor::f32(&shape, values.collect()).unwrap()];
-        let expected = crate::graph::eval(&graph, &ties).unwrap();
+        let size = shape.iter().product();
+        let values = (0..size).map(|i| of(i, size) as f32).collect();
+        let x = [Tensor::f32(&shape, values).unwrap()];
+        let expected = eval(&graph, &x).unwrap();
+        (graph, x, expected)
+    }
+
+    /// Where `op` finds the maxima of values many of which are equal, on every engine.
+    fn winners(op: &MaxPool, spatial: &[usize]) {
+        let (graph, ties, expected) = indices(op, spatial, |i, _| i * i / 3 % 3);
         for engine in crate::engine::all_for_tests() {
             let (model, weights) = emit_split(&graph, engine.dialect()).unwrap();
             let found = engine.load_with(&model, &weights).unwrap().run(&ties).unwrap();
@@ -503,16 +516,7 @@ mod tests {
             (&[3, 4, 5], MaxPool::new(&[2, 2, 3], &[1, 2, 1], &[1, 1, 1], &[0, 0, 1], &[1, 0, 0])),
         ];
         for (spatial, op) in forms {
-            let shape = [&[2, 3], spatial].concat();
-            let mut b = Builder::default();
-            let x = b.input("x", Fact::new(DType::F32, shape.clone()));
-            let at = b.push(MaxPoolIndices(op), &[x]).unwrap();
-            b.output("at", at);
-            let graph = b.finish();
-            let size = shape.iter().product::<usize>();
-            let values = (0..size).map(|i| (i * 89 % size) as f32);
-            let x = [Tensor::f32(&shape, values.collect()).unwrap()];
-            let expected = crate::graph::eval(&graph, &x).unwrap();
+            let (graph, x, expected) = indices(&op, spatial, |i, size| i * 89 % size);
             let (model, weights) = emit_split(&graph, Dialect::Cuda).unwrap();
             for engine in crate::engine::all_for_tests() {
                 // tract has no such indices.

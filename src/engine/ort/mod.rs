@@ -130,6 +130,11 @@ pub(in crate::engine) fn search(explicit: Option<&Path>) -> Search {
     Search { library, attempts }
 }
 
+/// The GPU to oneself, where `device` is one.
+fn alone(device: Device) -> Option<MutexGuard<'static, ()>> {
+    (device != Device::Cpu).then(|| lock(&GPU))
+}
+
 fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
@@ -318,11 +323,6 @@ impl OrtEngine {
         })
     }
 
-    /// The GPU to oneself, where the engine uses one.
-    fn alone(&self) -> Option<MutexGuard<'static, ()>> {
-        (self.device != Device::Cpu).then(|| lock(&GPU))
-    }
-
     fn builder(&self) -> ort::Result<SessionBuilder> {
         let builder = OrtSession::builder(&self.library.environment)?
             .with_log_level(LogLevel::Error)?
@@ -375,7 +375,7 @@ impl Engine for OrtEngine {
 
     fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
         guarded(NAME, || {
-            let _alone = self.alone();
+            let _alone = alone(self.device);
             let mut builder = self.builder().map_err(failed)?;
             for (name, tensor) in weights {
                 let value = owned(tensor).map_err(failed)?;
@@ -386,8 +386,8 @@ impl Engine for OrtEngine {
                 builder = builder.with_prepacking(false).map_err(failed)?;
             }
             let session = builder.commit_from_memory(model).map_err(failed)?;
-            let on_gpu = self.device != Device::Cpu;
-            Ok(Box::new(Loaded { session: Some(session), on_gpu }) as Box<dyn Session>)
+            let device = self.device;
+            Ok(Box::new(Loaded { session: Some(session), device }) as Box<dyn Session>)
         })
     }
 }
@@ -395,19 +395,12 @@ impl Engine for OrtEngine {
 struct Loaded {
     /// There until it is dropped.
     session: Option<OrtSession>,
-    on_gpu: bool,
-}
-
-impl Loaded {
-    /// The GPU to oneself, where the session is on one.
-    fn alone(&self) -> Option<MutexGuard<'static, ()>> {
-        self.on_gpu.then(|| lock(&GPU))
-    }
+    device: Device,
 }
 
 impl Drop for Loaded {
     fn drop(&mut self) {
-        let _alone = self.alone();
+        let _alone = alone(self.device);
         self.session = None;
     }
 }
@@ -415,7 +408,7 @@ impl Drop for Loaded {
 impl Session for Loaded {
     fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         guarded(NAME, || {
-            let _alone = self.alone();
+            let _alone = alone(self.device);
             let session = self.session.as_mut().ok_or_else(|| error("the session was closed"))?;
             let wanted = session.inputs().len();
             if inputs.len() != wanted {
