@@ -2,9 +2,11 @@
 //!
 //! A result that only other maps of as many values use is not written: each of them computes it
 //! again, which costs less than memory does. What is written together with it from the same operands
-//! comes out of one pass over them.
+//! comes out of one pass over them; so does what is made of sums over its rows, as a normalisation is
+//! of mean and variance.
 
 use std::collections::HashMap;
+use std::iter::zip;
 
 use super::{Attr, Emitter};
 use crate::graph::{Fact, Graph, Value};
@@ -21,6 +23,9 @@ const MOST_READ_AGAIN: usize = 3;
 
 /// A single sum of more values than this is left to the engine.
 const LONGEST_SUM: usize = 1 << 16;
+
+/// Rows of more values than this have left the cache when their sum is known.
+const LONGEST_ROW: usize = 1 << 14;
 
 /// What becomes of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +87,16 @@ fn is_view(op: &Primitive) -> bool {
         Primitive::Reshape(_) | Primitive::Expand(_) | Primitive::Detach(_) => true,
         Primitive::Cast(cast) => cast.to == DType::F32,
         _ => false,
+    }
+}
+
+/// The value whose elements `value` has, in another shape.
+fn reshaped(graph: &Graph, value: Value) -> Value {
+    match primitive(graph, value) {
+        Some(Primitive::Reshape(_) | Primitive::Detach(_)) => {
+            reshaped(graph, graph.node(value).inputs[0])
+        }
+        _ => value,
     }
 }
 
@@ -174,7 +189,12 @@ fn fates(graph: &Graph, live: &[bool]) -> Vec<Fate> {
         };
         let len = values(graph, value);
         for &input in &node.inputs {
-            asked[input.index()] |= fates[i] == Fate::Alone || graph.fact(input).len() != len;
+            if fates[i] == Fate::Alone {
+                asked[input.index()] = true;
+            } else if graph.fact(input).len() != len {
+                // Maps read it in any shape.
+                asked[reshaped(graph, input).index()] = true;
+            }
         }
     }
     fates
@@ -205,6 +225,8 @@ struct Draft<'a> {
     graph: &'a Graph,
     fates: &'a [Fate],
     map: Map,
+    /// The length of rows, where there are sums over such.
+    row: Option<usize>,
     /// The values that are read.
     operands: Vec<Value>,
     /// The values that are written.
@@ -214,25 +236,42 @@ struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     fn new(graph: &'a Graph, fates: &'a [Fate], len: usize) -> Self {
-        let map = Map { len, views: vec![], constants: vec![], steps: vec![], outputs: vec![] };
+        let map = Map {
+            len,
+            views: vec![],
+            truths: vec![],
+            constants: vec![],
+            steps: vec![],
+            outputs: vec![],
+        };
         let (operands, outputs, found) = (Vec::new(), Vec::new(), HashMap::new());
-        Draft { graph, fates, map, operands, outputs, found }
+        Draft { graph, fates, map, row: None, operands, outputs, found }
     }
 
     /// Adds a value that is written.
     fn write(&mut self, value: Value) {
-        let (source, form) = match sum(self.graph, value) {
-            None => (self.compute(value), Form::Whole),
-            Some(form) => {
+        let (source, form) = match (sum(self.graph, value), self.row) {
+            (Some(form), _) => {
                 let terms = self.graph.node(value).inputs[0];
                 (self.source(terms, self.graph.shape(terms)), form)
             }
+            (None, Some(length)) if self.graph.fact(value).len() != self.map.len => {
+                (self.compute(value), Form::Row { length })
+            }
+            (None, _) => (self.compute(value), Form::Whole),
         };
+        if let Form::Sum { blocks: Blocks { length, inner: 1, .. }, .. } = form
+            && (2..=LONGEST_ROW).contains(&length)
+        {
+            self.row = Some(length);
+            self.found.insert(value, Source::Sum(self.outputs.len()));
+        }
         self.outputs.push(value);
         self.map.outputs.push(Output { source, form });
     }
 
-    /// What the elements of `value`, broadcast to `shape`, are read from or computed by.
+    /// What the elements of `value`, broadcast to `shape`, are read from or computed by. `shape` has an
+    /// element for each value or for each row.
     fn source(&mut self, value: Value, shape: &[usize]) -> Source {
         let graph = self.graph;
         if let Some(number) = graph.uniform(value) {
@@ -245,13 +284,13 @@ impl<'a> Draft<'a> {
                 constants.len() - 1
             }));
         }
-        if graph.fact(value).len() != self.map.len {
-            return self.operand(value, view(graph.shape(value), shape));
-        }
-        if let Some(&source) = self.found.get(&value) {
+        if let Some(&source) = self.found.get(&reshaped(graph, value)) {
             return source;
         }
         let node = graph.node(value);
+        if node.fact.len() != shape.iter().product::<usize>() {
+            return self.operand(value, shape);
+        }
         match primitive(graph, value) {
             Some(Primitive::Reshape(_) | Primitive::Detach(_)) => {
                 self.source(node.inputs[0], graph.shape(node.inputs[0]))
@@ -260,7 +299,7 @@ impl<'a> Draft<'a> {
                 true => self.source(node.inputs[0], &node.fact.shape),
                 false => self.compute(value),
             },
-            _ => self.operand(value, view(graph.shape(value), shape)),
+            _ => self.operand(value, shape),
         }
     }
 
@@ -279,14 +318,51 @@ impl<'a> Draft<'a> {
         source
     }
 
-    fn operand(&mut self, value: Value, view: Vec<Axis>) -> Source {
+    fn operand(&mut self, value: Value, shape: &[usize]) -> Source {
+        let (mut from, mut to) = (self.graph.shape(value).to_vec(), shape.to_vec());
+        if let Some(row) = self.row
+            && to.iter().product::<usize>() != self.map.len
+        {
+            from.push(1);
+            to.push(row);
+        }
+        let (value, view) = (reshaped(self.graph, value), view(&from, &to));
         let known = self.operands.iter().zip(&self.map.views);
         let known = known.into_iter().position(|(v, seen)| *v == value && *seen == view);
         Source::Operand(known.unwrap_or_else(|| {
+            if self.graph.fact(value).dtype == DType::Bool {
+                self.map.truths.push(self.operands.len());
+            }
             self.operands.push(value);
             self.map.views.push(view);
             self.operands.len() - 1
         }))
+    }
+
+    /// Whether `value`, for which `reads` are read, can be written from the same pass, given those
+    /// that are written already.
+    fn fits(&self, value: Value, reads: &[Read], is_written: impl Fn(Value) -> bool) -> bool {
+        let Draft { graph, map, .. } = self;
+        let len = values(graph, value);
+        let rows = self.row.map_or(0, |row| map.len / row);
+        let is_of_rows = len == rows && sum(graph, value).is_none();
+        let size = |form: Form| match form {
+            Form::Sum { blocks, .. } => Some((blocks.length, blocks.inner)),
+            _ => None,
+        };
+        let size_of_sums = map.outputs.iter().find_map(|output| size(output.form));
+        let has_size = |form| size_of_sums.is_none() || size(form) == size_of_sums;
+        let is_here = |read: &Read| self.found.contains_key(&read.value);
+        // What is found here has the place of the value or of its row.
+        let is_in_place = |read: &Read| {
+            let from = graph.fact(read.value).len();
+            let row = if from == len { 1 } else { map.len / from };
+            is_here(read) && read.view == view(&[from, 1], &[from, row])
+        };
+        map.steps.len() < MOST_STEPS
+            && (len == map.len || is_of_rows && reads.iter().any(is_here))
+            && sum(graph, value).is_none_or(has_size)
+            && reads.iter().all(|read| is_written(read.value) || is_in_place(read))
     }
 }
 
@@ -311,6 +387,12 @@ fn view(from: &[usize], to: &[usize]) -> Vec<Axis> {
     axes
 }
 
+/// A value that a map reads, and how it is repeated.
+struct Read {
+    value: Value,
+    view: Vec<Axis>,
+}
+
 /// What a graph is written as where maps are.
 pub(super) struct Plan {
     fates: Vec<Fate>,
@@ -319,7 +401,7 @@ pub(super) struct Plan {
     /// By a value that is read, those that are written from it.
     readers: HashMap<Value, Vec<Value>>,
     /// By a value that is written, those that are read for it.
-    reads: HashMap<Value, Vec<Value>>,
+    reads: HashMap<Value, Vec<Read>>,
 }
 
 impl Plan {
@@ -342,7 +424,8 @@ impl Plan {
                 for &operand in &draft.operands {
                     readers.entry(operand).or_default().push(value);
                 }
-                reads.insert(value, draft.operands);
+                let read = |(value, view)| Read { value, view };
+                reads.insert(value, zip(draft.operands, draft.map.views).map(read).collect());
             }
         }
         let shapes = shapes(graph, live, &fates);
@@ -378,31 +461,20 @@ impl Emitter<'_> {
     /// Writes `value` and, from the same pass over the operands, whatever else can be had of them.
     pub(super) fn emit_map(&mut self, value: Value, plan: &Plan) {
         let graph = self.graph;
-        let len = values(graph, value);
-        let block = |v: Value| match sum(graph, v) {
-            Some(Form::Sum { blocks, .. }) => Some(blocks.size()),
-            _ => None,
-        };
-        let mut draft = Draft::new(graph, &plan.fates, len);
+        let mut draft = Draft::new(graph, &plan.fates, values(graph, value));
         draft.write(value);
-        let mut blocks = block(value);
         let mut next = 0;
         // Operands and results alike may be read by others.
         while let Some(&read) = draft.operands.iter().chain(&draft.outputs).nth(next) {
             next += 1;
             for &other in plan.readers.get(&read).into_iter().flatten() {
-                let is_ready =
-                    |v: &Value| self.names[v.index()].is_some() || draft.found.contains_key(v);
-                let fits = other > value
-                    && self.names[other.index()].is_none()
+                let is_written = |v: Value| self.names[v.index()].is_some();
+                if other > value
+                    && !is_written(other)
                     && !draft.outputs.contains(&other)
-                    && values(graph, other) == len
-                    && (blocks.is_none() || block(other).is_none() || block(other) == blocks)
-                    && draft.map.steps.len() < MOST_STEPS
-                    && plan.reads.get(&other).is_some_and(|reads| reads.iter().all(is_ready));
-                if fits {
+                    && draft.fits(other, &plan.reads[&other], is_written)
+                {
                     draft.write(other);
-                    blocks = blocks.or(block(other));
                 }
             }
         }
@@ -421,9 +493,10 @@ impl Emitter<'_> {
 /// A map as attributes: lists of lists are flat, each with its length before it.
 fn attributes(map: &Map, shapes_of: &[&[usize]]) -> Vec<(&'static str, Attr)> {
     let number = |source: Source| match source {
-        Source::Operand(i) => 3 * i,
-        Source::Constant(i) => 3 * i + 1,
-        Source::Step(i) => 3 * i + 2,
+        Source::Operand(i) => 4 * i,
+        Source::Constant(i) => 4 * i + 1,
+        Source::Step(i) => 4 * i + 2,
+        Source::Sum(i) => 4 * i + 3,
     };
     let (mut views, mut steps, mut results, mut shapes) = (vec![], vec![], vec![], vec![]);
     for view in &map.views {
@@ -439,6 +512,7 @@ fn attributes(map: &Map, shapes_of: &[&[usize]]) -> Vec<(&'static str, Attr)> {
         results.push(number(output.source));
         match output.form {
             Form::Whole => results.extend([0; 3]),
+            Form::Row { length } => results.extend([map.len / length, length, 0]),
             Form::Sum { blocks, scale, cancelled } => {
                 results.extend([blocks.outer, blocks.length, blocks.inner]);
                 factors.extend([scale, cancelled]);
@@ -450,6 +524,7 @@ fn attributes(map: &Map, shapes_of: &[&[usize]]) -> Vec<(&'static str, Attr)> {
     vec![
         ("len", Attr::Int(map.len as i64)),
         ("views", Attr::from(views.as_slice())),
+        ("truths", Attr::from(map.truths.as_slice())),
         ("constants", Attr::Floats(map.constants.clone())),
         ("steps", Attr::from(steps.as_slice())),
         ("results", Attr::from(results.as_slice())),
@@ -492,6 +567,66 @@ mod tests {
         b.output("y", y);
         b.output("rows", rows);
         assert_eq!(operators(&b.finish()), ["Map"]);
+    }
+
+    /// `x` normalised over its last axis, and the deviation.
+    fn normalised(b: &mut Builder, x: Value, axis: usize) -> Result<[Value; 2]> {
+        let mean = b.reduce_mean(x, &[axis])?;
+        let centred = b.sub(x, mean)?;
+        let square = b.mul(centred, centred)?;
+        let variance = b.reduce_mean(square, &[axis])?;
+        let variance = b.shift(variance, 0.1)?;
+        let deviation = b.sqrt(variance)?;
+        Ok([b.div(centred, deviation)?, deviation])
+    }
+
+    #[test]
+    fn what_is_made_of_sums_over_rows_is_one_kernel_with_them() {
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F32, [2, 3, 50]));
+        let [y, deviation] = normalised(&mut b, x, 2).unwrap();
+        let twice = b.add(deviation, deviation).unwrap();
+        let twice = b.reshape(twice, &[6]).unwrap();
+        let back = b.reshape(twice, &[2, 3, 1]).unwrap();
+        let z = b.mul(y, back).unwrap();
+        b.output("z", z);
+        b.output("twice", twice);
+        assert_eq!(operators(&b.finish()), ["Map"]);
+    }
+
+    /// The sums are there after all values only, or have another place than the values of their row.
+    #[test]
+    fn what_is_made_of_other_sums_is_a_kernel_of_its_own() {
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F32, [4, 3, 4]));
+        let [y, _] = normalised(&mut b, x, 1).unwrap();
+        b.output("y", y);
+        assert_eq!(operators(&b.finish()), ["Map"; 4]);
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F32, [4, 4]));
+        let sums = b.reduce_sum(x, &[1]).unwrap();
+        let across = b.reshape(sums, &[1, 4]).unwrap();
+        let y = b.mul(x, across).unwrap();
+        b.output("y", y);
+        assert_eq!(operators(&b.finish()), ["Map"; 2]);
+    }
+
+    #[test]
+    fn normalisations_have_the_same_values() {
+        for shape in [[2, 3, 1], [3, 2, 7], [5, 40, 60], [2, 2, 3000]] {
+            for axis in [1, 2] {
+                Case::new(format!("{shape:?}, {axis}"))
+                    .input(&shape, -1.0, 1.0)
+                    .input(&shape[1..], -1.0, 1.0)
+                    .check_forward(|b, x| {
+                        let [y, deviation] = normalised(b, x[0], axis)?;
+                        let y = b.mul(y, x[1])?;
+                        let sum = b.reduce_sum(y, &[axis])?;
+                        let scaled = b.mul(sum, deviation)?;
+                        b.add(y, scaled)
+                    });
+            }
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 
 pub use conv::ConvWeightGrad;
 pub use gram::{SignGram, packed_rows};
-pub use map::{Axis, Blocks, Elementwise, Form, Map, Operand, Output, Source, Step};
+pub use map::{Axis, Blocks, Elementwise, Form, Map, Operand, Output, Prepared, Source, Step};
 pub use winograd::Conv3x3;
 
 /// Runs a function for every index below a count, spread over threads.

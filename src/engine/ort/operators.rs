@@ -16,8 +16,8 @@ use ort::value::TensorElementType::{Float32, Float64, Int32};
 
 use crate::emit::KERNELS;
 use crate::kernel::{
-    Axis, Blocks, Conv3x3, ConvWeightGrad, Elementwise, Form, Map, Operand, Output, SignGram,
-    Source, Step, packed_rows,
+    Axis, Blocks, Conv3x3, ConvWeightGrad, Elementwise, Form, Map, Operand, Output, Prepared,
+    SignGram, Source, Step, packed_rows,
 };
 
 /// All operators. A domain is made for each session: it cannot go from thread to thread.
@@ -143,10 +143,11 @@ fn lists(mut flat: &[usize], width: usize) -> ort::Result<Vec<&[usize]>> {
 }
 
 fn map(attributes: &Attributes) -> ort::Result<Compute> {
-    let source = |number: usize| match number % 3 {
-        0 => Source::Operand(number / 3),
-        1 => Source::Constant(number / 3),
-        _ => Source::Step(number / 3),
+    let source = |number: usize| match number % 4 {
+        0 => Source::Operand(number / 4),
+        1 => Source::Constant(number / 4),
+        2 => Source::Step(number / 4),
+        _ => Source::Sum(number / 4),
     };
     let axis = |pair: &[usize]| Axis { length: pair[0], stride: pair[1] };
     let views = attributes.sizes("views")?;
@@ -160,8 +161,9 @@ fn map(attributes: &Attributes) -> ort::Result<Compute> {
     let mut factors = factors.as_chunks::<2>().0.iter();
     let mut outputs = Vec::new();
     for &[from, outer, length, inner] in attributes.sizes("results")?.as_chunks::<4>().0 {
-        let form = match length {
-            0 => Form::Whole,
+        let form = match (length, inner) {
+            (0, _) => Form::Whole,
+            (_, 0) => Form::Row { length },
             _ => {
                 let &[scale, cancelled] = factors.next().ok_or_else(missing)?;
                 Form::Sum { blocks: Blocks { outer, length, inner }, scale, cancelled }
@@ -170,13 +172,15 @@ fn map(attributes: &Attributes) -> ort::Result<Compute> {
         outputs.push(Output { source: source(from), form });
     }
     let constants = attributes.floats("constants");
-    let map = Map { len: attributes.size("len")?, views, constants, steps, outputs };
+    let truths = attributes.sizes("truths").unwrap_or_default();
+    let map = Map { len: attributes.size("len")?, views, truths, constants, steps, outputs };
+    let map = Prepared::from(map);
     let shapes = attributes.sizes("shapes")?;
     let shapes: Vec<Vec<i64>> =
         lists(&shapes, 1)?.iter().map(|shape| shape.iter().map(|&d| d as i64).collect()).collect();
     Ok(Box::new(move |context| {
         let mut values = Vec::new();
-        for i in 0..map.views.len() {
+        for i in 0..map.operands() {
             values.push(context.input(i)?.ok_or_else(missing)?);
         }
         let mut operands = Vec::new();

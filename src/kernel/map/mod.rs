@@ -1,0 +1,472 @@
+//! Elementwise functions of many operations at once, and their sums.
+//!
+//! The values go by in pieces that stay in the processor's nearest cache: all operations are applied
+//! to one piece before the next is read, and only what is asked for is written to memory. What is
+//! computed from sums over rows of values is computed row by row, while the row is in the cache.
+
+mod program;
+mod task;
+
+use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
+
+use pulp::Arch;
+
+use self::program::Program;
+use self::task::{Scratch, Task};
+use super::ParallelFor;
+
+/// Values that go by together: few enough that what is computed of them stays in a core's own cache,
+/// enough that deciding what to do takes less time than doing it.
+const PIECE: usize = 1024;
+
+/// Values that are worth a thread's while.
+const TASK: usize = 1 << 12;
+
+macro_rules! elementwise {
+    ($($name:ident),* $(,)?) => {
+        /// An elementwise operation on float32. Truth is 1 and its absence 0.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        pub enum Elementwise {
+            $($name),*
+        }
+
+        impl Elementwise {
+            /// All operations; the position of each is its number.
+            pub const ALL: &[Elementwise] = &[$(Elementwise::$name),*];
+        }
+    };
+}
+
+elementwise!(
+    Abs,
+    Add,
+    And,
+    Div,
+    Equal,
+    Greater,
+    GreaterOrEqual,
+    Less,
+    LessOrEqual,
+    Max,
+    Min,
+    Mul,
+    Neg,
+    Not,
+    Or,
+    Reciprocal,
+    Relu,
+    Select,
+    Sign,
+    Sqrt,
+    Sub,
+);
+
+/// Where values come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// An operand.
+    Operand(usize),
+    /// A constant.
+    Constant(usize),
+    /// An earlier step.
+    Step(usize),
+    /// An earlier output that is a sum over rows: for each value, that of its row.
+    Sum(usize),
+}
+
+/// An operation of a [`Map`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What is computed.
+    pub op: Elementwise,
+    /// Of what; an operation of fewer than three does not look at the others.
+    pub arguments: [Source; 3],
+}
+
+/// An axis along which an operand is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Axis {
+    /// Its length.
+    pub length: usize,
+    /// The distance of neighbouring elements; 0 where the operand is repeated.
+    pub stride: usize,
+}
+
+/// What becomes of values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Form {
+    /// They are written as they are.
+    Whole,
+    /// They are summed, times a factor. A sum that is not larger than a share `cancelled` of the sum
+    /// of magnitudes is 0.
+    Sum {
+        /// How values lie.
+        blocks: Blocks,
+        /// The factor.
+        scale: f32,
+        /// The share.
+        cancelled: f32,
+    },
+    /// They are the same throughout each row of `length` values, and written once a row.
+    Row {
+        /// Values of a row.
+        length: usize,
+    },
+}
+
+/// Values as `[outer, length, inner]`, of which the middle axis is summed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// Sums that lie apart.
+    pub outer: usize,
+    /// Terms of a sum.
+    pub length: usize,
+    /// Sums that lie side by side.
+    pub inner: usize,
+}
+
+impl Blocks {
+    /// A shape with the axes summed over in one piece, where they are one.
+    pub fn new(shape: &[usize], axes: &[usize]) -> Option<Self> {
+        // Axes of length 1 may count as summed over or not.
+        let summed: Vec<usize> = axes.iter().copied().filter(|&i| shape[i] != 1).collect();
+        let (first, last) = (*summed.first()?, *summed.last()?);
+        let kept = (first..=last).any(|i| shape[i] != 1 && !summed.contains(&i));
+        let product = |range: &[usize]| range.iter().product::<usize>();
+        let blocks = Blocks {
+            outer: product(&shape[..first]),
+            length: product(&shape[first..=last]),
+            inner: product(&shape[last + 1..]),
+        };
+        (!kept).then_some(blocks)
+    }
+
+    /// The number of values that lie together.
+    pub fn size(&self) -> usize {
+        self.length * self.inner
+    }
+}
+
+/// A result of a [`Map`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Output {
+    /// The values.
+    pub source: Source,
+    /// What becomes of them.
+    pub form: Form,
+}
+
+/// Elementwise operations on `len` values, and their results.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Map {
+    /// The number of values.
+    pub len: usize,
+    /// How each operand is repeated to `len` values.
+    pub views: Vec<Vec<Axis>>,
+    /// The operands that are truth values.
+    pub truths: Vec<usize>,
+    /// Numbers that operations use.
+    pub constants: Vec<f32>,
+    /// The operations.
+    pub steps: Vec<Step>,
+    /// The results. The blocks of all sums have the same size, which is that of rows.
+    pub outputs: Vec<Output>,
+}
+
+/// An operand of a [`Map`].
+#[derive(Clone, Copy, Debug)]
+pub enum Operand<'a> {
+    /// Numbers.
+    Floats(&'a [f32]),
+    /// Truth values.
+    Bools(&'a [bool]),
+}
+
+impl Output {
+    /// The number of elements, of a map of `len` values.
+    fn len(&self, len: usize) -> usize {
+        match self.form {
+            Form::Whole => len,
+            Form::Sum { blocks, .. } => blocks.outer * blocks.inner,
+            Form::Row { length } => len / length,
+        }
+    }
+
+    /// The number of values that go into one or more whole elements.
+    fn block(&self) -> usize {
+        match self.form {
+            Form::Whole => 1,
+            Form::Sum { blocks, .. } => blocks.size(),
+            Form::Row { length } => length,
+        }
+    }
+}
+
+impl Map {
+    /// The length of rows, where anything is made of sums over them.
+    fn row(&self) -> Option<usize> {
+        let is_row = |output: &Output| matches!(output.form, Form::Row { .. });
+        let sources = self.steps.iter().flat_map(|step| step.arguments);
+        let mut sources = sources.chain(self.outputs.iter().map(|output| output.source));
+        let has_rows = sources.any(|source| matches!(source, Source::Sum(_)));
+        (has_rows || self.outputs.iter().any(is_row)).then(|| self.block())
+    }
+
+    /// Whether the elements of an operand are the values in order.
+    fn is_as_it_lies(&self, operand: usize) -> bool {
+        matches!(self.views[operand][..], [Axis { stride: 1, .. }])
+            && !self.truths.contains(&operand)
+    }
+
+    /// The values that no two threads may share.
+    fn block(&self) -> usize {
+        self.outputs.iter().map(Output::block).max().unwrap_or(1).max(1)
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// A [`Map`] that can be run.
+#[derive(Debug)]
+pub struct Prepared {
+    map: Map,
+    program: Program,
+}
+
+impl From<Map> for Prepared {
+    fn from(map: Map) -> Self {
+        Prepared { program: Program::new(&map), map }
+    }
+}
+
+impl Prepared {
+    /// The number of operands.
+    pub fn operands(&self) -> usize {
+        self.map.views.len()
+    }
+
+    /// Computes the results from the operands.
+    ///
+    /// # Panics
+    /// When a slice has another length than the views and outputs say, or a step refers to a later one.
+    pub fn run(&self, operands: &[Operand], results: &mut [&mut [f32]], parallel: &ParallelFor) {
+        let Prepared { map, program } = self;
+        assert_eq!(results.len(), map.outputs.len(), "results");
+        if map.len == 0 {
+            return results.iter_mut().for_each(|result| result.fill(0.0));
+        }
+        let block = map.block();
+        let size = block * TASK.div_ceil(block);
+        let mut tasks: Vec<Vec<&mut [f32]>> = Vec::new();
+        tasks.resize_with(map.len.div_ceil(size), Vec::new);
+        for (output, result) in map.outputs.iter().zip(results) {
+            let len = output.len(map.len);
+            assert_eq!(result.len(), len, "elements of a result");
+            let parts = result.chunks_mut((len * size).div_ceil(map.len));
+            tasks.iter_mut().zip(parts).for_each(|(task, part)| task.push(part));
+        }
+        let tasks: Vec<Mutex<Vec<&mut [f32]>>> = tasks.into_iter().map(Mutex::new).collect();
+        let arch = Arch::new();
+        parallel(tasks.len(), &|i| {
+            let range = i * size..((i + 1) * size).min(map.len);
+            let results = &mut *tasks[i].lock().unwrap_or_else(PoisonError::into_inner);
+            SCRATCH.with_borrow_mut(|scratch| {
+                arch.dispatch(Task { map, program, operands, range, results, scratch });
+            });
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::in_turn;
+
+    fn noise(len: usize, seed: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 7919 + seed * 31) % 101) as f32 / 50.0 - 1.0).collect()
+    }
+
+    fn axes(pairs: &[(usize, usize)]) -> Vec<Axis> {
+        pairs.iter().map(|&(length, stride)| Axis { length, stride }).collect()
+    }
+
+    fn run(map: &Map, operands: &[Operand]) -> Vec<Vec<f32>> {
+        let mut results: Vec<Vec<f32>> =
+            map.outputs.iter().map(|output| vec![f32::NAN; output.len(map.len)]).collect();
+        let mut slices: Vec<&mut [f32]> = results.iter_mut().map(Vec::as_mut_slice).collect();
+        Prepared::from(map.clone()).run(operands, &mut slices, &in_turn);
+        results
+    }
+
+    #[test]
+    fn each_operation() {
+        use Elementwise::*;
+        let truth = |t: bool| f32::from(u8::from(t));
+        let x = [2.0, -3.0, 0.0, 1.0, -0.0, 5.0, f32::NAN];
+        let y = [2.0, 4.0, -1.0, -1.0, 3.0, f32::INFINITY, 1.0];
+        let t = [true, false, false, true, true, false, true];
+        let check = |op: Elementwise, operands: &[Operand], expected: &dyn Fn(usize) -> f32| {
+            let arguments = [0, 1, 2].map(|i| Source::Operand(i.min(operands.len() - 1)));
+            let map = Map {
+                len: x.len(),
+                views: vec![axes(&[(x.len(), 1)]); operands.len()],
+                truths: (0..operands.len())
+                    .filter(|&i| matches!(operands[i], Operand::Bools(_)))
+                    .collect(),
+                constants: vec![],
+                steps: vec![Step { op, arguments }],
+                outputs: vec![Output { source: Source::Step(0), form: Form::Whole }],
+            };
+            for (i, &got) in run(&map, operands)[0].iter().enumerate() {
+                let expected = expected(i);
+                let same = got == expected || got.is_nan() && expected.is_nan();
+                assert!(same, "{op:?} at {i}: {got} is not {expected}");
+            }
+        };
+        let (p, q, r) = (Operand::Floats(&x), Operand::Floats(&y), Operand::Bools(&t));
+        let both = [p, q];
+        check(Abs, &[p], &|i| x[i].abs());
+        check(Add, &both, &|i| x[i] + y[i]);
+        check(And, &[r, r], &|i| truth(t[i]));
+        check(Div, &both, &|i| x[i] / y[i]);
+        check(Equal, &both, &|i| truth(x[i] == y[i]));
+        check(Greater, &both, &|i| truth(x[i] > y[i]));
+        check(GreaterOrEqual, &both, &|i| truth(x[i] >= y[i]));
+        check(Less, &both, &|i| truth(x[i] < y[i]));
+        check(LessOrEqual, &both, &|i| truth(x[i] <= y[i]));
+        check(Max, &both, &|i| if x[i].is_nan() { x[i] } else { x[i].max(y[i]) });
+        check(Min, &both, &|i| if x[i].is_nan() { x[i] } else { x[i].min(y[i]) });
+        check(Max, &[q, p], &|i| if x[i].is_nan() { x[i] } else { x[i].max(y[i]) });
+        check(Mul, &both, &|i| x[i] * y[i]);
+        check(Neg, &[p], &|i| -x[i]);
+        check(Not, &[r], &|i| truth(!t[i]));
+        check(Or, &[r, r], &|i| truth(t[i]));
+        check(Reciprocal, &[p], &|i| 1.0 / x[i]);
+        check(Relu, &[p], &|i| if x[i].is_nan() { x[i] } else { x[i].max(0.0) });
+        check(Select, &[r, p, q], &|i| if t[i] { x[i] } else { y[i] });
+        check(Sign, &[p], &|i| truth(x[i] > 0.0) - truth(x[i] < 0.0));
+        check(Sqrt, &[p], &|i| x[i].sqrt());
+        check(Sub, &both, &|i| x[i] - y[i]);
+    }
+
+    /// `x·c + 2` with `x` `[n, channels, size]` and `c` `[channels, 1]`, whole and summed.
+    fn scaled([n, channels, size]: [usize; 3], sums: Blocks) -> Map {
+        let len = n * channels * size;
+        let form = Form::Sum { blocks: sums, scale: 0.5, cancelled: 0.0 };
+        Map {
+            len,
+            views: vec![axes(&[(len, 1)]), axes(&[(n, 0), (channels, 1), (size, 0)])],
+            truths: vec![],
+            constants: vec![2.0],
+            steps: vec![
+                Step { op: Elementwise::Mul, arguments: [0, 1, 0].map(Source::Operand) },
+                Step {
+                    op: Elementwise::Add,
+                    arguments: [Source::Step(0), Source::Constant(0), Source::Step(0)],
+                },
+            ],
+            outputs: vec![
+                Output { source: Source::Step(1), form: Form::Whole },
+                Output { source: Source::Step(1), form },
+            ],
+        }
+    }
+
+    #[test]
+    fn repeated_operands_and_sums_over_any_axis() {
+        for [n, channels, size] in [[1, 1, 1], [3, 5, 7], [2, 3, 300], [40, 2, 256], [3, 17, 1000]]
+        {
+            let x = noise(n * channels * size, 1);
+            let c = noise(channels, 2);
+            let value = |i: usize| x[i] * c[i / size % channels] + 2.0;
+            for blocks in [
+                Blocks { outer: n * channels, length: size, inner: 1 },
+                Blocks { outer: n, length: channels, inner: size },
+                Blocks { outer: 1, length: n, inner: channels * size },
+            ] {
+                let map = scaled([n, channels, size], blocks);
+                let results = run(&map, &[Operand::Floats(&x), Operand::Floats(&c)]);
+                assert!((0..x.len()).all(|i| results[0][i] == value(i)), "{blocks:?}");
+                for (i, &got) in results[1].iter().enumerate() {
+                    let (o, j) = (i / blocks.inner, i % blocks.inner);
+                    let at = |k: usize| (o * blocks.length + k) * blocks.inner + j;
+                    let sum: f64 = (0..blocks.length).map(|k| f64::from(value(at(k)))).sum();
+                    assert!((f64::from(got) - 0.5 * sum).abs() < 1e-3, "{blocks:?}: {got} {sum}");
+                }
+            }
+        }
+    }
+
+    /// `x·c / Σx` over rows, the sums, and three times those.
+    #[test]
+    fn what_is_made_of_sums_over_rows() {
+        let (op, step) = (|op, arguments| Step { op, arguments }, Source::Step);
+        for [rows, length] in [[1, 2], [7, 3], [70, 64], [3, PIECE], [5, PIECE + 1], [2, 3000]] {
+            let len = rows * length;
+            let (x, c) = (noise(len, 1), noise(rows, 2));
+            let blocks = Blocks { outer: rows, length, inner: 1 };
+            let (product, sum) = ([0, 1, 0].map(Source::Operand), Source::Sum(0));
+            let map = Map {
+                len,
+                views: vec![axes(&[(len, 1)]), axes(&[(rows, 1), (length, 0)])],
+                truths: vec![],
+                constants: vec![3.0],
+                steps: vec![
+                    op(Elementwise::Mul, product),
+                    op(Elementwise::Div, [step(0), sum, sum]),
+                    op(Elementwise::Mul, [Source::Constant(0), sum, sum]),
+                ],
+                outputs: vec![
+                    Output {
+                        source: Source::Operand(0),
+                        form: Form::Sum { blocks, scale: 1.0, cancelled: 0.0 },
+                    },
+                    Output { source: step(1), form: Form::Whole },
+                    Output { source: step(2), form: Form::Row { length } },
+                ],
+            };
+            let results = run(&map, &[Operand::Floats(&x), Operand::Floats(&c)]);
+            for (row, x) in x.chunks(length).enumerate() {
+                let (total, got) = (results[0][row], &results[1][row * length..]);
+                let sum: f64 = x.iter().map(|&v| f64::from(v)).sum();
+                assert!((f64::from(total) - sum).abs() < 1e-3, "{total} {sum}");
+                assert_eq!(results[2][row], 3.0 * total);
+                assert!(x.iter().zip(got).all(|(&x, &y)| y == x * c[row] / total));
+            }
+        }
+    }
+
+    #[test]
+    fn what_cancels_is_zero_and_what_is_not_finite_stays() {
+        let values = [1.0, -1.0, 1e-7, 1.0, -1.0, 1e-5, 1.0, f32::NAN, 0.0];
+        let blocks = Blocks { outer: 3, length: 3, inner: 1 };
+        let map = Map {
+            len: 9,
+            views: vec![axes(&[(9, 1)])],
+            truths: vec![],
+            constants: vec![],
+            steps: vec![],
+            outputs: vec![Output {
+                source: Source::Operand(0),
+                form: Form::Sum { blocks, scale: 1.0, cancelled: 1e-6 },
+            }],
+        };
+        let sums = run(&map, &[Operand::Floats(&values)]).remove(0);
+        assert!(sums[0] == 0.0 && sums[1] > 0.0 && sums[2].is_nan());
+    }
+
+    #[test]
+    fn axes_that_can_be_summed_in_one_piece() {
+        let blocks = |axes: &[usize]| Blocks::new(&[2, 3, 1, 4], axes);
+        let of = |outer, length, inner| Some(Blocks { outer, length, inner });
+        assert_eq!(blocks(&[3]), of(6, 4, 1));
+        assert_eq!(blocks(&[1, 3]), of(2, 12, 1));
+        assert_eq!(blocks(&[0, 1, 2]), of(1, 6, 4));
+        assert_eq!(blocks(&[0, 3]), None);
+        assert_eq!(blocks(&[2]), None);
+    }
+}
