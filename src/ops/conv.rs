@@ -11,7 +11,7 @@
 use ndarray::{ArrayD, IxDyn};
 
 use super::{Cotangents, Lane, Rule, Site};
-use crate::emit::{Attr, Emitter};
+use crate::emit::{Attr, Dialect, Emitter};
 use crate::error::{Error, Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
 use crate::tensor::{DType, Tensor, map_same};
@@ -32,6 +32,11 @@ const NEIGHBOURS: usize = 16;
 const FEWEST_CHANNELS: usize = 8;
 const MOST_KERNELS: usize = 1 << 16;
 const FEWEST_TILES: usize = 32;
+
+/// Convolutions that only mix channels are matrix products where there are so many of them, and so many
+/// positions.
+const FEWEST_MIXED: usize = 64;
+const FEWEST_POSITIONS: usize = 16;
 
 /// How a kernel moves over its input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +102,15 @@ impl Window {
             ("pads", Attr::from(pads.as_slice())),
             ("group", Attr::Int(self.groups as i64)),
         ]
+    }
+
+    /// Whether a kernel of spatial shape `kernel` mixes the channels at each position by itself.
+    fn is_pointwise(&self, kernel: &[usize]) -> bool {
+        let pads = self.pads_begin.iter().chain(&self.pads_end);
+        self.groups == 1
+            && self.is_unit_stride()
+            && kernel.iter().all(|&k| k == 1)
+            && pads.into_iter().all(|&p| p == 0)
     }
 
     fn with_groups(&self, groups: usize) -> Window {
@@ -187,6 +201,10 @@ impl Rule for Conv {
         conv_by_lane(b, x, w.value, &self.window)
     }
 
+    fn decompose(&self, b: &mut Builder, x: &[Value], dialect: Dialect) -> Result<Option<Value>> {
+        mix_channels(b, x, &self.window, false, dialect)
+    }
+
     fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
         let kernel = e.fact(x[1]).shape.clone();
         let input = e.name(x[0]);
@@ -201,6 +219,30 @@ impl Rule for Conv {
         let w = e.name(x[1]);
         Ok(e.node("Conv", &[&input, &w], &self.window.attrs(&kernel[2..])))
     }
+}
+
+/// A convolution that only mixes channels, or its input gradient, as a matrix product, where `dialect`
+/// has the neighbours of a convolution as kernels of their own. The engine's convolution may be as fast,
+/// but has images in another order of memory, to which they would go and come back each time.
+fn mix_channels(
+    b: &mut Builder,
+    x: &[Value],
+    window: &Window,
+    is_input_grad: bool,
+    dialect: Dialect,
+) -> Result<Option<Value>> {
+    let (image, kernel) = (b.shape(x[0]), b.shape(x[1]));
+    let positions: usize = image[2..].iter().product();
+    let pays = kernel[..2].iter().all(|&d| d >= FEWEST_MIXED) && positions >= FEWEST_POSITIONS;
+    if dialect != Dialect::Fused || !pays || !window.is_pointwise(&kernel[2..]) {
+        return Ok(None);
+    }
+    let w = b.reshape(x[1], &kernel[..2])?;
+    let w = if is_input_grad { b.transpose(w, &[1, 0])? } else { w };
+    let columns = b.reshape(x[0], &[image[0], image[1], positions])?;
+    let y = b.matmul(w, columns)?;
+    let shape = [&[image[0], b.shape(w)[0]], &image[2..]].concat();
+    b.reshape(y, &shape).map(Some)
 }
 
 /// A convolution that [`crate::kernel::Conv3x3`] computes, and faster than an engine does.
@@ -337,6 +379,10 @@ impl Rule for ConvInputGrad {
         let grouped = self.window.with_groups(self.window.groups * n);
         let y = b.conv_input_grad(z, w, &grouped, &self.spatial)?;
         channels_to_lanes(b, y, n, samples)
+    }
+
+    fn decompose(&self, b: &mut Builder, x: &[Value], dialect: Dialect) -> Result<Option<Value>> {
+        mix_channels(b, x, &self.window, true, dialect)
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
@@ -934,67 +980,87 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::emit::{Dialect, emit_split};
+    use crate::emit::{Weights, emit_split};
     use crate::graph::Graph;
     use crate::onnx::proto::ModelProto;
     use crate::testing::Case;
     use proptest::prelude::*;
 
-    /// A convolution of 3×3 and the gradient in its input, of a known kernel.
-    fn square(kernel: Tensor, channels: usize) -> Graph {
+    fn noise(len: usize, seed: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 7919 + seed) % 101) as f32 / 50.0 - 1.01).collect()
+    }
+
+    /// A convolution that keeps the shape of images, and the gradient in its input, of a known kernel
+    /// of `size`×`size`.
+    fn written(
+        channels: usize,
+        size: usize,
+        values: Vec<f32>,
+        dialect: Dialect,
+    ) -> (Graph, Vec<u8>, Weights, Vec<String>) {
         let mut b = Builder::default();
         let [x, z] =
-            ["x", "z"].map(|name| b.input(name, Fact::new(DType::F32, vec![10, channels, 9, 7])));
-        let w = b.constant(kernel);
-        let pads = vec![1; 2];
+            ["x", "z"].map(|name| b.input(name, Fact::new(DType::F32, [10, channels, 9, 7])));
+        let w = b.constant(Tensor::f32(&[channels, channels, size, size], values).unwrap());
+        let pads = vec![size / 2; 2];
         let window = Window { pads_begin: pads.clone(), pads_end: pads, ..Window::plain(2) };
         let y = b.conv(x, w, window.clone()).unwrap();
         let dx = b.conv_input_grad(z, w, &window, &[9, 7]).unwrap();
         b.output("y", y);
         b.output("dx", dx);
-        b.finish()
+        let graph = b.finish();
+        let (model, weights) = emit_split(&graph, dialect).unwrap();
+        let proto = ModelProto::decode(model.as_slice()).unwrap().graph.unwrap();
+        let mut ops: Vec<String> = proto.node.iter().filter_map(|n| n.op_type.clone()).collect();
+        ops.retain(|op| op != "Reshape" && op != "Transpose");
+        (graph, model, weights, ops)
     }
 
-    #[test]
-    fn kernels_of_3_by_3_have_a_kernel_where_it_pays() {
-        let noise = |len: usize, seed: usize| -> Vec<f32> {
-            (0..len).map(|i| ((i * 7919 + seed) % 101) as f32 / 50.0 - 1.01).collect()
-        };
-        let of = |channels: usize, values: Vec<f32>, dialect: Dialect| {
-            let kernel = Tensor::f32(&[channels, channels, 3, 3], values).unwrap();
-            let graph = square(kernel, channels);
-            let (model, weights) = emit_split(&graph, dialect).unwrap();
-            let proto = ModelProto::decode(model.as_slice()).unwrap();
-            let ops: Vec<String> =
-                proto.graph.unwrap().node.iter().filter_map(|n| n.op_type.clone()).collect();
-            (graph, model, weights, ops)
-        };
-        let dense = noise(12 * 12 * 9, 5);
-        let mut pruned = dense.clone();
-        pruned[77] = 0.0;
-        assert_eq!(of(12, dense, Dialect::Standard).3, ["Conv"; 2]);
-        assert_eq!(of(12, pruned, Dialect::Fused).3, ["Conv"; 2]);
-        assert_eq!(of(4, noise(4 * 4 * 9, 5), Dialect::Fused).3, ["Conv"; 2]);
-        // The larger one is handed over beside the model.
-        for channels in [12, 90] {
-            let dense = noise(channels * channels * 9, 5);
-            let (graph, model, weights, ops) = of(channels, dense, Dialect::Fused);
-            assert_eq!(ops, ["Conv3x3"; 2]);
-            let inputs = [1, 2].map(|seed| {
-                Tensor::f32(&[10, channels, 9, 7], noise(10 * channels * 63, seed)).unwrap()
-            });
-            let want = crate::graph::eval(&graph, &inputs).unwrap();
-            for engine in crate::engine::all_for_tests() {
-                if engine.dialect() == Dialect::Fused {
-                    let mut session = engine.load_with(&model, &weights).unwrap();
-                    for (got, want) in session.run(&inputs).unwrap().iter().zip(&want) {
-                        for (got, want) in got.to_f64().iter().zip(want.to_f64().iter()) {
-                            assert!((got - want).abs() < 2e-4, "{got} {want}");
-                        }
+    /// The engines that know this project's kernels find what the interpreter does.
+    fn check_written(graph: &Graph, channels: usize, model: &[u8], weights: &Weights) {
+        let inputs = [1, 2].map(|seed| {
+            Tensor::f32(&[10, channels, 9, 7], noise(10 * channels * 63, seed)).unwrap()
+        });
+        let want = crate::graph::eval(graph, &inputs).unwrap();
+        for engine in crate::engine::all_for_tests() {
+            if engine.dialect() == Dialect::Fused {
+                let mut session = engine.load_with(model, weights).unwrap();
+                for (got, want) in session.run(&inputs).unwrap().iter().zip(&want) {
+                    for (got, want) in got.to_f64().iter().zip(want.to_f64().iter()) {
+                        assert!((got - want).abs() < 2e-4, "{got} {want}");
                     }
                 }
             }
         }
+    }
+
+    #[test]
+    fn kernels_of_3_by_3_have_a_kernel_where_it_pays() {
+        let dense = noise(12 * 12 * 9, 5);
+        let mut pruned = dense.clone();
+        pruned[77] = 0.0;
+        assert_eq!(written(12, 3, dense, Dialect::Standard).3, ["Conv"; 2]);
+        assert_eq!(written(12, 3, pruned, Dialect::Fused).3, ["Conv"; 2]);
+        assert_eq!(written(4, 3, noise(4 * 4 * 9, 5), Dialect::Fused).3, ["Conv"; 2]);
+        // The larger one is handed over beside the model.
+        for channels in [12, 90] {
+            let dense = noise(channels * channels * 9, 5);
+            let (graph, model, weights, ops) = written(channels, 3, dense, Dialect::Fused);
+            assert_eq!(ops, ["Conv3x3"; 2]);
+            check_written(&graph, channels, &model, &weights);
+        }
+    }
+
+    #[test]
+    fn what_only_mixes_channels_is_a_product_where_there_are_many() {
+        let of = |channels: usize, dialect: Dialect| {
+            written(channels, 1, noise(channels * channels, 5), dialect)
+        };
+        assert_eq!(of(64, Dialect::Standard).3, ["Conv"; 2]);
+        assert_eq!(of(8, Dialect::Fused).3, ["Conv"; 2]);
+        let (graph, model, weights, ops) = of(64, Dialect::Fused);
+        assert_eq!(ops, ["MatMul"; 2]);
+        check_written(&graph, 64, &model, &weights);
     }
 
     /// A convolution by its numbers.
