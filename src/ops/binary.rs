@@ -144,6 +144,10 @@ impl Rule for Binary {
                     dq = Some(b.neg(dy)?);
                 }
             }
+            Mul if p == q => {
+                let twice = b.scale(dy, 2.0)?;
+                dp = Some(b.mul(twice, p)?);
+            }
             Mul => {
                 if site.wants(0) {
                     dp = Some(b.mul(dy, q)?);
@@ -424,11 +428,23 @@ impl Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::{Op, Primitive};
     use crate::testing::Case;
     use proptest::prelude::*;
 
     const SHAPES: [(&[usize], &[usize]); 5] =
         [(&[2, 3], &[2, 3]), (&[2, 3], &[3]), (&[2, 1], &[1, 3]), (&[], &[2, 2]), (&[2, 3], &[1])];
+
+    #[test]
+    fn a_square_has_one_product_as_gradient() {
+        Case::new("square").input(&[2, 3], -1.0, 1.0).check(|b, x| b.mul(x[0], x[0]));
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F64, []));
+        let y = b.mul(x, x).unwrap();
+        let (graph, d) = crate::transform::grad(&b.finish(), y, &[x]).unwrap();
+        let product = &graph.node(d[0].unwrap()).op;
+        assert!(matches!(product, Op::Apply(Primitive::Binary(Mul))));
+    }
 
     #[test]
     fn arithmetic_with_broadcasting() {

@@ -3,7 +3,7 @@
 use ndarray::{ArrayD, Axis};
 
 use super::{Binary, Cotangents, Lane, Op, Primitive, Rule, Site, Unary};
-use crate::emit::{Attr, Emitter};
+use crate::emit::{Attr, Dialect, Emitter};
 use crate::error::{Result, bail_shape};
 use crate::graph::{Builder, Fact, Graph, Value};
 use crate::tensor::{DType, Tensor};
@@ -131,6 +131,18 @@ impl Rule for Reduce {
         Ok(None)
     }
 
+    // Not among the simplifications: what is summed up is a landmark of the network.
+    fn decompose(&self, b: &mut Builder, x: &[Value], dialect: Dialect) -> Result<Option<Value>> {
+        match self.kind {
+            Reduction::Sum | Reduction::Mean
+                if dialect == Dialect::Fused && b.dtype(x[0]).is_float() =>
+            {
+                self.without_factor(b, x[0])
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         let op = format!("Reduce{:?}", self.kind);
@@ -162,6 +174,30 @@ impl Rule for Reduce {
 }
 
 impl Reduce {
+    /// `Σ c·x` as `c·Σ x`, where `c` is the same along the axes.
+    fn without_factor(&self, b: &mut Builder, x: Value) -> Result<Option<Value>> {
+        let node = b.graph().node(x);
+        let (Op::Apply(Primitive::Binary(Binary::Mul)), &[p, q]) =
+            (&node.op, node.inputs.as_slice())
+        else {
+            return Ok(None);
+        };
+        let shape = &node.fact.shape;
+        let factor = |v: Value, other: Value| {
+            let mut v = v;
+            while let Op::Apply(Primitive::Expand(_)) = b.graph().node(v).op {
+                v = b.graph().node(v).inputs[0];
+            }
+            let fits = self.is_one_along(b.graph().shape(v), shape.len());
+            (fits && b.graph().shape(other) == shape).then_some((v, other))
+        };
+        let Some((factor, terms)) = factor(p, q).or_else(|| factor(q, p)) else {
+            return Ok(None);
+        };
+        let sum = b.push(self.clone(), &[terms])?;
+        b.mul(sum, factor).map(Some)
+    }
+
     /// The sum without terms that add up to zero: `Σ c·(x − mean x)`, as the gradient of a
     /// normalisation holds it.
     fn without_zeros(&self, b: &mut Builder, x: Value, out: &Fact) -> Result<Option<Value>> {
@@ -220,10 +256,14 @@ impl Reduce {
     /// Whether a factor of a result of rank `rank` is the same all along the axes.
     fn is_constant_along(&self, graph: &Graph, factor: Value, rank: usize) -> bool {
         let node = graph.node(factor);
-        if let Op::Apply(Primitive::Expand(_)) = node.op {
-            return self.is_constant_along(graph, node.inputs[0], rank);
+        if let Op::Apply(Primitive::Expand(_) | Primitive::Binary(_)) = node.op {
+            return node.inputs.iter().all(|&v| self.is_constant_along(graph, v, rank));
         }
-        let shape = &node.fact.shape;
+        self.is_one_along(&node.fact.shape, rank)
+    }
+
+    /// Whether `shape`, broadcast to rank `rank`, has one place along the axes.
+    fn is_one_along(&self, shape: &[usize], rank: usize) -> bool {
         self.axes
             .iter()
             .all(|&axis| (axis + shape.len()).checked_sub(rank).is_none_or(|i| shape[i] == 1))
@@ -318,6 +358,28 @@ mod tests {
         let square = b.mul(centred, centred).unwrap();
         let sum = b.reduce_sum(square, &[2]).unwrap();
         assert_eq!(b.graph().node(sum).inputs, [square]);
+    }
+
+    #[test]
+    fn a_factor_is_taken_out_of_a_sum() {
+        let shapes: [&[usize]; 4] = [&[3, 1], &[2, 1, 1], &[1], &[]];
+        for kind in [Reduction::Sum, Reduction::Mean] {
+            for (shape, repeated) in shapes.iter().flat_map(|&s| [(s, false), (s, true)]) {
+                Case::new(format!("{kind:?} {shape:?} {repeated}"))
+                    .input(&[2, 3, 4], 0.5, 1.5)
+                    .input(shape, 0.5, 1.5)
+                    .check(|b, x| {
+                        let factor = if repeated { b.expand(x[1], &[2, 3, 4])? } else { x[1] };
+                        let scaled = b.mul(x[0], factor)?;
+                        let reduce = Reduce { kind, axes: vec![2] };
+                        let sum = reduce.decompose(b, &[scaled], Dialect::Fused)?;
+                        let plain = b.reduce(kind, x[0], &[2])?;
+                        assert_eq!(sum, Some(b.mul(plain, x[1])?));
+                        // Engines find what the operation itself is.
+                        b.push(reduce, &[scaled])
+                    });
+            }
+        }
     }
 
     #[test]

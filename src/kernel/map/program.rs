@@ -35,8 +35,18 @@ pub(super) enum Instruction {
     Compute { op: Elementwise, arguments: [Argument; 3], to: Place },
     /// Copies values to a result.
     Write { from: Argument, result: usize },
-    /// Adds values to the sums of a result, and their magnitudes where these are needed.
-    Add { from: Argument, result: usize, blocks: Blocks, with_magnitudes: bool },
+    /// Adds values to sums, and their magnitudes where these are needed.
+    Add { from: Argument, sums: usize, blocks: Blocks, with_magnitudes: bool },
+}
+
+/// A result that is made of sums.
+#[derive(Debug)]
+pub(super) struct Sum {
+    pub result: usize,
+    /// The number of the sums.
+    pub sums: usize,
+    /// For sums over rows, the register that they go to as well.
+    pub register: Option<usize>,
 }
 
 /// What needs the same sums over rows.
@@ -46,8 +56,8 @@ pub(super) struct Pass {
     pub rows: Vec<Instruction>,
     /// What is done with values, piece by piece.
     pub values: Vec<Instruction>,
-    /// The results that are sums and known in the end, and for sums over rows the register they go to.
-    pub sums: Vec<(usize, Option<usize>)>,
+    /// The results that are sums and known in the end.
+    pub sums: Vec<Sum>,
 }
 
 /// A map, ready to be run.
@@ -108,10 +118,14 @@ struct Compiler<'a> {
     free: Vec<usize>,
 }
 
-/// The values that a pass has in registers, and the step that needs each of them last.
+/// What a pass has already.
 struct Kept {
+    /// Where values are.
     registers: BTreeMap<Source, usize>,
+    /// The step that needs values last.
     last: BTreeMap<Source, usize>,
+    /// By what is summed up, the instruction that does it.
+    sums: BTreeMap<Source, usize>,
 }
 
 impl Compiler<'_> {
@@ -203,7 +217,7 @@ impl Compiler<'_> {
         for (i, step) in map.steps.iter().enumerate().filter(|(i, _)| needed[*i]) {
             last.extend(step.arguments.map(|source| (source, i)));
         }
-        let mut kept = Kept { registers: BTreeMap::new(), last };
+        let mut kept = Kept { registers: BTreeMap::new(), last, sums: BTreeMap::new() };
         for (i, step) in map.steps.iter().enumerate().filter(|(i, _)| needed[*i]) {
             let source = Source::Step(i);
             let arguments = step.arguments.map(|s| self.argument(s, &mut kept, &mut pass));
@@ -285,7 +299,7 @@ impl Compiler<'_> {
     }
 
     fn release(&mut self, kept: &mut Kept, is_last: impl Fn(usize) -> bool) {
-        let Kept { registers, last } = kept;
+        let Kept { registers, last, .. } = kept;
         last.retain(|source, step| {
             let goes = is_last(*step);
             if goes {
@@ -297,14 +311,28 @@ impl Compiler<'_> {
 
     fn put_out(&mut self, result: usize, kept: &mut Kept, pass: &mut Pass) {
         let output = self.map.outputs[result];
-        let from = self.argument(output.source, kept, pass);
         let Form::Sum { blocks, cancelled, .. } = output.form else {
+            let from = self.argument(output.source, kept, pass);
             pass.values.push(Instruction::Write { from, result });
             return;
         };
-        let with_magnitudes = cancelled > 0.0;
-        pass.values.push(Instruction::Add { from, result, blocks, with_magnitudes });
+        // The blocks of all sums are of the same size.
+        let number = match kept.sums.get(&output.source) {
+            Some(&number) => number,
+            None => {
+                let from = self.argument(output.source, kept, pass);
+                let add = Instruction::Add { from, sums: result, blocks, with_magnitudes: false };
+                pass.values.push(add);
+                pass.values.len() - 1
+            }
+        };
+        kept.sums.insert(output.source, number);
+        let Instruction::Add { sums, with_magnitudes, .. } = &mut pass.values[number] else {
+            unreachable!("sums are made by adding");
+        };
+        *with_magnitudes |= cancelled > 0.0;
+        let sums = *sums;
         let register = self.row.map(|_| self.register_of_rows(Source::Sum(result), &mut pass.rows));
-        pass.sums.push((result, register));
+        pass.sums.push(Sum { result, sums, register });
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::program::{Argument, Instruction, Place, Program};
+use super::program::{Argument, Instruction, Place, Program, Sum};
 use super::{Axis, Blocks, Elementwise, Form, Map, Operand, PIECE};
 use crate::kernel::simd::magnitudes;
 
@@ -76,10 +76,10 @@ impl WithSimd for Task<'_, '_> {
                         state.execute(instruction, piece.clone(), start - range.start);
                     }
                 }
-                for &(result, register) in &pass.sums {
-                    let all = 0..state.results[result].len();
-                    let own = if register.is_some() { own.clone() } else { all };
-                    state.finish(map.outputs[result].form, result, own, register);
+                for sum in &pass.sums {
+                    let all = 0..state.results[sum.result].len();
+                    let own = if sum.register.is_some() { own.clone() } else { all };
+                    state.finish(map.outputs[sum.result].form, sum, own);
                 }
             }
         }
@@ -159,7 +159,7 @@ impl<S: Simd> State<'_, '_, S> {
                 }
                 results[result] = out;
             }
-            Instruction::Add { from, result, blocks, with_magnitudes } => {
+            Instruction::Add { from, sums: number, blocks, with_magnitudes } => {
                 let same: [f32; PIECE];
                 let values = match find!(from) {
                     Piece::Each(values) => values,
@@ -168,17 +168,17 @@ impl<S: Simd> State<'_, '_, S> {
                         &same[..n]
                     }
                 };
-                let [sums, sizes] = &mut sums[result];
+                let [sums, sizes] = &mut sums[number];
                 let sizes = with_magnitudes.then_some(sizes.as_mut_slice());
                 add_up(simd, blocks, at, values, sums, sizes);
             }
         }
     }
 
-    /// Makes results of `own` sums, and puts them into a register where one is given.
-    fn finish(&mut self, form: Form, result: usize, own: Range<usize>, register: Option<usize>) {
+    /// Makes the results of so many sums.
+    fn finish(&mut self, form: Form, &Sum { result, sums, register }: &Sum, own: Range<usize>) {
         let Form::Sum { scale, cancelled, .. } = form else { return };
-        let [sums, sizes] = &self.scratch.sums[result];
+        let [sums, sizes] = &self.scratch.sums[sums];
         let all = sums[own.clone()].iter().zip(&sizes[own.clone()]);
         for ((&sum, &size), out) in all.zip(&mut self.results[result][own.clone()]) {
             let is_noise = sum.abs() <= f64::from(cancelled) * size && cancelled > 0.0;
