@@ -129,6 +129,7 @@ struct Kept {
 }
 
 impl Compiler<'_> {
+    /// The first pass in which a source is known.
     fn pass_of(&self, source: Source) -> usize {
         match source {
             Source::Operand(_) | Source::Constant(_) => 0,
@@ -158,6 +159,7 @@ impl Compiler<'_> {
         Some(view)
     }
 
+    /// A register that nothing needs.
     fn register(&mut self) -> usize {
         self.free.pop().unwrap_or_else(|| {
             self.registers += 1;
@@ -189,6 +191,7 @@ impl Compiler<'_> {
         }
     }
 
+    /// The pass of this number, given those before it.
     fn compile(&mut self, number: usize) -> Pass {
         let map = self.map;
         let mut pass = Pass::default();
@@ -298,6 +301,7 @@ impl Compiler<'_> {
         Argument::Register(to)
     }
 
+    /// Frees the registers of what is needed by such a step at last.
     fn release(&mut self, kept: &mut Kept, is_last: impl Fn(usize) -> bool) {
         let Kept { registers, last, .. } = kept;
         last.retain(|source, step| {
@@ -309,6 +313,7 @@ impl Compiler<'_> {
         });
     }
 
+    /// Adds what makes a result.
     fn put_out(&mut self, result: usize, kept: &mut Kept, pass: &mut Pass) {
         let output = self.map.outputs[result];
         let Form::Sum { blocks, cancelled, .. } = output.form else {
