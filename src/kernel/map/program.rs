@@ -75,6 +75,7 @@ pub(super) struct Program {
 }
 
 impl Program {
+    /// The program for `map`.
     pub(super) fn new(map: &Map) -> Self {
         let row = map.row();
         let rows = row.map_or(1, |row| (PIECE / row).max(1));
@@ -101,9 +102,12 @@ impl Program {
     }
 }
 
+/// A program that is put together, pass by pass.
 struct Compiler<'a> {
     map: &'a Map,
+    /// As in [`Program`].
     row: Option<usize>,
+    /// As in [`Program`].
     rows: usize,
     /// For each step, the pass in which it can be computed.
     pass: Vec<usize>,
@@ -113,6 +117,7 @@ struct Compiler<'a> {
     of_rows: BTreeMap<Source, usize>,
     /// For each step, the result that it has been written to.
     written: Vec<Option<usize>>,
+    /// How many registers there are so far.
     registers: usize,
     /// Registers that nothing needs any more.
     free: Vec<usize>,
