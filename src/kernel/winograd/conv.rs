@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use pulp::{Arch, Simd, WithSimd};
 
 use super::{
-    Collect, Grid, POINTS, Product, REACH, TILE, ToPoints, apart, gather, load_some, places,
+    Collect, Frame, Framed, Grid, POINTS, Product, REACH, TILE, ToPoints, apart, gather, load_some,
     points, spread, square, store,
 };
 use crate::kernel::simd::{Buffer, Lanes};
@@ -38,7 +38,7 @@ pub struct Conv3x3 {
 
 #[derive(Default)]
 struct Scratch {
-    input: Buffer,
+    input: Framed,
     magnitudes: Buffer,
     factors: Buffer,
     products: Buffer,
@@ -82,12 +82,14 @@ impl Conv3x3 {
         let kernel = &*kernel;
         let grid = Grid::new(self.output);
         let group = (TILES / grid.tiles()).clamp(1, self.samples.max(1));
+        let frame = Frame { image: self.input, offset: self.pads, larger: grid.reach() };
         let plan = Plan {
             op: self,
             grid,
             width,
-            input: places(self.input, self.pads, grid.reach()),
-            output: places(self.output, [0; 2], grid.results()),
+            frame,
+            input: frame.places(),
+            output: Frame { image: self.output, offset: [0; 2], larger: grid.results() }.places(),
         };
         let parts = Parts::new(y, group * self.y_len());
         parallel(self.samples.div_ceil(group), &|i| {
@@ -115,7 +117,23 @@ impl WithSimd for Kernel<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Kernel { w, outputs, row, out } = self;
+        macro_rules! row {
+            ($($row:literal),*) => {
+                match self.row {
+                    $($row => self.points::<S, $row>(simd),)*
+                    _ => {}
+                }
+            };
+        }
+        row!(0, 1, 2, 3, 4, 5);
+    }
+}
+
+impl Kernel<'_> {
+    /// Those of row `ROW`: a number that is known spares what only other rows need.
+    #[inline(always)]
+    fn points<S: Simd, const ROW: usize>(self, simd: S) {
+        let Kernel { w, outputs, out, .. } = self;
         let lanes = S::F32_LANES;
         let step = out.len() / REACH;
         let width = outputs.next_multiple_of(lanes);
@@ -127,7 +145,7 @@ impl WithSimd for Kernel<'_> {
                 }
                 let mut line = [simd.splat_f32s(0.0); 3];
                 for j in 0..3 {
-                    line[j] = points(simd, [taps[j], taps[3 + j], taps[6 + j]])[row];
+                    line[j] = points(simd, [taps[j], taps[3 + j], taps[6 + j]])[ROW];
                 }
                 for (j, &values) in points(simd, line).iter().enumerate() {
                     store::<S>(&mut out[j * step + c * width + first..], values);
@@ -142,6 +160,8 @@ struct Plan<'a> {
     grid: Grid,
     /// Channels of `y`, rounded up to whole vectors.
     width: usize,
+    frame: Frame,
+    /// Where the positions of `x` and `y` lie in what the tiles meet and give.
     input: Vec<usize>,
     output: Vec<usize>,
 }
@@ -164,13 +184,13 @@ impl WithSimd for Samples<'_> {
         let (op, grid, lanes) = (plan.op, plan.grid, S::F32_LANES);
         let Scratch { input, magnitudes, factors, products, output } = scratch;
         let (reach, width) = (grid.reach()[1], grid.results()[1]);
-        let room = grid.reach()[0] * reach;
+        let room = plan.frame.room();
         let channels = op.channels.next_multiple_of(lanes);
         let samples = x.len() / op.x_len();
         let (in_size, out_size) = (channels * room, plan.width * grid.tiles() * TILE * TILE);
         let positions = plan.input.len().next_multiple_of(lanes);
         let magnitudes = magnitudes.zeros(samples * positions);
-        let input = input.zeros(samples * in_size);
+        let input = input.room(&plan.frame, samples * in_size);
         let output = output.room(samples * out_size);
         let images = input.chunks_exact_mut(in_size).zip(x.chunks_exact(op.x_len()));
         for ((input, x), magnitudes) in images.zip(magnitudes.chunks_exact_mut(positions)) {

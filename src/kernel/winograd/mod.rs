@@ -19,7 +19,7 @@ use pulp::Simd;
 
 pub use self::conv::Conv3x3;
 pub(super) use self::weight_grad::WeightGrad;
-use super::simd::{self, MOST_LANES, Transpose};
+use super::simd::{self, Buffer, MOST_LANES, Transpose};
 
 /// Results of a tile along an axis.
 const TILE: usize = 4;
@@ -63,10 +63,49 @@ impl Grid {
     }
 }
 
-/// Where the positions of an image of shape `image` lie in a larger one, `offset` from its corner.
-fn places(image: [usize; 2], offset: [usize; 2], larger: [usize; 2]) -> Vec<usize> {
-    let row = |y: usize| (0..image[1]).map(move |x| (y + offset[0]) * larger[1] + x + offset[1]);
-    (0..image[0]).flat_map(row).collect()
+/// An image within a larger one.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Frame {
+    /// Its shape.
+    image: [usize; 2],
+    /// How far it lies from the corner of the larger one.
+    offset: [usize; 2],
+    /// The shape of the larger one.
+    larger: [usize; 2],
+}
+
+impl Frame {
+    /// Positions of the larger image.
+    fn room(&self) -> usize {
+        self.larger[0] * self.larger[1]
+    }
+
+    /// Where the positions of the image lie in the larger one.
+    fn places(&self) -> Vec<usize> {
+        let [top, left] = self.offset;
+        let row = |y| (0..self.image[1]).map(move |x| (y + top) * self.larger[1] + x + left);
+        (0..self.image[0]).flat_map(row).collect()
+    }
+}
+
+/// Images that have been framed with zeros, kept from one use to the next: the next images of the
+/// same frame only replace them.
+#[derive(Default)]
+struct Framed {
+    buffer: Buffer,
+    frame: Frame,
+    len: usize,
+}
+
+impl Framed {
+    /// Room for `[panels, places, lane]`, `len` floats, zero outside of the images.
+    fn room(&mut self, frame: &Frame, len: usize) -> &mut [f32] {
+        if self.frame != *frame || self.len < len {
+            self.buffer.room(len).fill(0.0);
+            (self.frame, self.len) = (*frame, len);
+        }
+        self.buffer.room(len)
+    }
 }
 
 /// How far matrices of `rows` times `width`, one for each point, are apart: a little more than they
@@ -75,8 +114,7 @@ fn apart(rows: usize, width: usize) -> usize {
     rows * width + MOST_LANES
 }
 
-/// Copies an image `[C, positions]` to `[panel, places, lane]`, a panel a vector of channels; `out`
-/// is zero. Adds the magnitudes of all channels of a position to `magnitudes` where
+/// Copies an image `[C, positions]` to `[panel, places, lane]`, a panel a vector of channels. Adds the magnitudes of all channels of a position to `magnitudes` where
 /// these are given, which have room for whole vectors.
 #[inline(always)]
 fn spread<S: Simd>(

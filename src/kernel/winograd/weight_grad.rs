@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::{
-    Collect, Evaluate, Grid, POINTS, Product, REACH, TILE, ToPoints, apart, load, places, spread,
-    square, store,
+    Collect, Evaluate, Frame, Framed, Grid, POINTS, Product, REACH, TILE, ToPoints, apart, load,
+    spread, square, store,
 };
 use crate::kernel::gram::{pack, words_len};
 use crate::kernel::simd::{Buffer, Lanes, MOST_LANES, magnitudes};
@@ -42,7 +42,7 @@ pub(in crate::kernel) struct WeightGrad {
 
 #[derive(Default)]
 struct Scratch {
-    image: Buffer,
+    images: [Framed; 2],
     points: [Buffer; 2],
     products: Buffer,
     gradient: Buffer,
@@ -68,14 +68,22 @@ impl Touched {
     }
 
     /// The rows of a channel, whose values are `values`.
+    #[inline(always)]
     fn rows(&mut self, channel: usize, values: &[f32], width: usize) -> &[u64] {
         let height = values.len() / width;
         self.rows.resize(self.rows.len().max(self.known.len() * height), 0);
         let rows = &mut self.rows[channel * height..][..height];
         if !std::mem::replace(&mut self.known[channel], true) {
             for (bits, row) in rows.iter_mut().zip(values.chunks_exact(width)) {
-                let bit = |(i, v): (usize, &f32)| u64::from(*v != 0.0) << i;
-                *bits = row.iter().enumerate().map(bit).fold(0, std::ops::BitOr::bitor);
+                *bits = 0;
+                // In halves, as wide as the values.
+                for (half, values) in row.chunks(32).enumerate() {
+                    let mut word = 0;
+                    for (i, &v) in values.iter().enumerate() {
+                        word |= u32::from(v != 0.0) << i;
+                    }
+                    *bits |= u64::from(word) << (32 * half);
+                }
             }
         }
         rows
@@ -134,17 +142,19 @@ impl WeightGrad {
         let (input, output) = (size(&self.op.input), size(&self.op.output));
         let lengths =
             [self.op.channels * input[0] * input[1], self.op.outputs * output[0] * output[1]];
-        let places = [
-            places(input, size(&self.op.pads), self.grid.reach()),
-            places(output, [0; 2], self.grid.results()),
+        let frames = [
+            Frame { image: input, offset: size(&self.op.pads), larger: self.grid.reach() },
+            Frame { image: output, offset: [0; 2], larger: self.grid.results() },
         ];
+        let places = frames.map(|frame| frame.places());
         let parts = Parts::new(signs, self.signs_len());
         let arch = Arch::new();
         parallel(self.op.samples, &|n| {
             let operands = [&x[n * lengths[0]..][..lengths[0]], &z[n * lengths[1]..][..lengths[1]]];
             parts.with(n, |signs| {
                 SCRATCH.with_borrow_mut(|scratch| {
-                    arch.dispatch(Sample { op: self, places: &places, operands, signs, scratch });
+                    let (frames, places) = (&frames, &places);
+                    arch.dispatch(Sample { op: self, frames, places, operands, signs, scratch });
                 });
             });
         });
@@ -205,6 +215,7 @@ impl WeightGrad {
 /// The gradient of one sample.
 struct Sample<'a> {
     op: &'a WeightGrad,
+    frames: &'a [Frame; 2],
     places: &'a [Vec<usize>; 2],
     operands: [&'a [f32]; 2],
     signs: &'a mut [i32],
@@ -216,8 +227,8 @@ impl WithSimd for Sample<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Sample { op, places, operands, signs, scratch } = self;
-        let Scratch { image, points, products, gradient, touched } = scratch;
+        let Sample { op, frames, places, operands, signs, scratch } = self;
+        let Scratch { images, points, products, gradient, touched } = scratch;
         touched[0].start(op.op.channels);
         touched[1].start(op.op.outputs);
         let (lanes, grid, tiles) = (S::F32_LANES, op.grid, op.grid.tiles());
@@ -225,16 +236,15 @@ impl WithSimd for Sample<'_> {
         let [x_points, z_points] = points;
         let points = [x_points.room(POINTS * steps[0]), z_points.room(POINTS * steps[1])];
         for i in 0..2 {
-            let size = [grid.reach(), grid.results()][i];
-            let room = size[0] * size[1];
-            let image = image.zeros(op.widths[i] * room);
+            let (room, columns) = (frames[i].room(), frames[i].larger[1]);
+            let image = images[i].room(&frames[i], op.widths[i] * room);
             spread(simd, operands[i], &places[i], room, image, None);
             for (panel, image) in image.chunks_exact(lanes * room).enumerate() {
                 for tile in 0..tiles {
-                    let at = tile / grid.columns * TILE * size[1] + tile % grid.columns * TILE;
+                    let at = tile / grid.columns * TILE * columns + tile % grid.columns * TILE;
                     let from = &image[at * lanes..];
                     let to = &mut points[i][tile * op.widths[i] + panel * lanes..];
-                    let from_steps = [size[1] * lanes, lanes];
+                    let from_steps = [columns * lanes, lanes];
                     let to_steps = [REACH * steps[i], steps[i]];
                     if i == 0 {
                         square::<S, ToPoints, REACH, REACH>(simd, from, from_steps, to, to_steps);
