@@ -9,6 +9,9 @@
 //! - `run`: the engine runs it over all samples;
 //! - `total`: all of these.
 //!
+//! All are times on the clock: what several sessions do side by side counts once, and a moment in which
+//! they do different things is shared out between these.
+//!
 //! `--again` has each run repeated at once, when memory and caches are warm, and adds `again`: what the
 //! repetitions take, which none of the other parts counts.
 //!
@@ -19,8 +22,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -74,7 +76,7 @@ struct Arguments {
     #[arg(long, default_value = "auto")]
     device: Device,
 
-    /// Threads within an operator; 0 for one for each core
+    /// Threads that score a model; 0 for one for each core
     #[arg(long, default_value_t = 0)]
     threads: usize,
 
@@ -107,30 +109,62 @@ fn batch_norm(mode: &str) -> std::result::Result<BatchNorm, String> {
 
 // --- An engine that is timed
 
-/// A sum of durations, shared by the sessions of an engine.
+/// What an engine does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// It makes a session, or drops one.
+    Session,
+    /// It runs one.
+    Run,
+    /// It repeats a run.
+    Again,
+}
+
+/// A piece of work, from when to when.
+#[derive(Clone, Copy)]
+struct Span {
+    part: Part,
+    start: Instant,
+    end: Instant,
+}
+
+/// What an engine and its sessions did, shared between them.
 #[derive(Clone, Default)]
-struct Stopwatch(Arc<AtomicU64>);
+struct Stopwatch(Arc<Mutex<Vec<Span>>>);
 
 impl Stopwatch {
-    fn time<T>(&self, work: impl FnOnce() -> T) -> T {
+    fn time<T>(&self, part: Part, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = work();
-        self.0.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        let span = Span { part, start, end: Instant::now() };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(span);
         result
     }
 
     /// What was measured since the last call.
-    fn take(&self) -> Duration {
-        Duration::from_nanos(self.0.swap(0, Ordering::Relaxed))
+    fn take(&self) -> Vec<Span> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// The time on the clock that `part` has: each moment is shared out equally between what goes on in it.
+fn time_of(part: Part, spans: &[Span]) -> Duration {
+    let mut moments: Vec<Instant> = spans.iter().flat_map(|span| [span.start, span.end]).collect();
+    moments.sort();
+    let shares = moments.windows(2).map(|moment| {
+        let busy = || spans.iter().filter(|s| s.start <= moment[0] && moment[1] <= s.end);
+        let (all, own) = (busy().count(), busy().filter(|span| span.part == part).count());
+        let length = moment[1].duration_since(moment[0]);
+        if own == 0 { Duration::ZERO } else { length.mul_f64(own as f64 / all as f64) }
+    });
+    shares.sum()
 }
 
 struct TimedEngine {
     engine: Box<dyn Engine>,
-    session: Stopwatch,
-    run: Stopwatch,
-    /// Of repetitions, where they are asked for.
-    again: Option<Stopwatch>,
+    stopwatch: Stopwatch,
+    /// Whether each run is repeated.
+    again: bool,
 }
 
 impl Engine for TimedEngine {
@@ -142,28 +176,37 @@ impl Engine for TimedEngine {
         self.engine.dialect()
     }
 
+    fn threads(&self) -> usize {
+        self.engine.threads()
+    }
+
+    fn with_threads(&self, threads: NonZeroUsize) -> Option<Box<dyn Engine>> {
+        let (stopwatch, again) = (self.stopwatch.clone(), self.again);
+        let engine = self.engine.with_threads(threads)?;
+        Some(Box::new(TimedEngine { engine, stopwatch, again }))
+    }
+
     fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
-        let inner = self.session.time(|| self.engine.load_with(model, weights))?;
-        let (session, run) = (self.session.clone(), self.run.clone());
-        let again = self.again.clone();
-        Ok(Box::new(TimedSession { inner: Some(inner), session, run, again }))
+        let load = || self.engine.load_with(model, weights);
+        let inner = Some(self.stopwatch.time(Part::Session, load)?);
+        let (stopwatch, again) = (self.stopwatch.clone(), self.again);
+        Ok(Box::new(TimedSession { inner, stopwatch, again }))
     }
 }
 
 struct TimedSession {
     /// There until it is dropped, which is timed as well.
     inner: Option<Box<dyn Session>>,
-    session: Stopwatch,
-    run: Stopwatch,
-    again: Option<Stopwatch>,
+    stopwatch: Stopwatch,
+    again: bool,
 }
 
 impl Session for TimedSession {
     fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         let Some(inner) = self.inner.as_mut() else { return Ok(Vec::new()) };
-        let outputs = self.run.time(|| inner.run(inputs))?;
-        if let Some(again) = &self.again {
-            again.time(|| inner.run(inputs))?;
+        let outputs = self.stopwatch.time(Part::Run, || inner.run(inputs))?;
+        if self.again {
+            self.stopwatch.time(Part::Again, || inner.run(inputs))?;
         }
         Ok(outputs)
     }
@@ -172,7 +215,7 @@ impl Session for TimedSession {
 impl Drop for TimedSession {
     fn drop(&mut self) {
         let inner = self.inner.take();
-        self.session.time(|| drop(inner));
+        self.stopwatch.time(Part::Session, || drop(inner));
     }
 }
 
@@ -194,9 +237,7 @@ fn time_score(
     settings: &Settings,
     engine: &TimedEngine,
 ) -> Result<(Parts, Vec<Score>)> {
-    engine.session.take();
-    engine.run.take();
-    engine.again.as_ref().map(Stopwatch::take);
+    engine.stopwatch.take();
     let start = Instant::now();
     let model = onnx::load(path)?;
     let (imported, batch, loss, _) = prepare(&model, dataset, settings)?;
@@ -204,8 +245,9 @@ fn time_score(
     let import = start.elapsed();
     let scored = score(&imported.graph, &batch, loss, settings, engine)?;
     let total = start.elapsed();
-    let (session, run) = (engine.session.take(), engine.run.take());
-    let again = engine.again.as_ref().map_or(Duration::ZERO, Stopwatch::take);
+    let spans = engine.stopwatch.take();
+    let [session, run, again] =
+        [Part::Session, Part::Run, Part::Again].map(|part| time_of(part, &spans));
     let total = total.saturating_sub(again);
     let build = total.saturating_sub(import + session + run);
     let [import, build, session, run, again, total] =
@@ -303,9 +345,8 @@ fn main() -> Result<()> {
     };
     let engine = TimedEngine {
         engine: engine::open(arguments.engine, &options)?,
-        session: Stopwatch::default(),
-        run: Stopwatch::default(),
-        again: arguments.again.then(Stopwatch::default),
+        stopwatch: Stopwatch::default(),
+        again: arguments.again,
     };
     let rows = arguments.models.iter().map(|path| {
         let measured = measure(path, &dataset, &settings, &arguments, &engine);

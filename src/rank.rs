@@ -15,15 +15,12 @@ use glob::MatchOptions;
 use crate::data::{self, Dataset};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::pass::Memory;
+use crate::pass::{Memory, STACK};
 use crate::report::{ModelRow, RowError};
 use crate::score::{Scored, Settings, score_file};
 
 /// The extension of model files, by which they are found in folders.
 const EXTENSION: &str = "onnx";
-
-/// Bytes of stack of a thread that scores: what the main thread has, as models may nest graphs.
-const STACK: usize = 8 << 20;
 
 /// The models that `sources` stand for, each once: a file stands for itself, a folder for the
 /// `.onnx` files in it and in its folders, a glob pattern for what it matches. What one source

@@ -239,7 +239,8 @@ pub(super) struct Engine {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: Device,
 
-    /// Threads within an operator; 0 for one for each core
+    /// Threads that score a model: within an operator, or for samples side by side; 0 for one for
+    /// each core
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
 

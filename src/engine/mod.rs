@@ -15,6 +15,7 @@ mod tests;
 mod tract;
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -47,6 +48,17 @@ pub trait Engine: Send + Sync {
     /// The operators that it knows.
     fn dialect(&self) -> Dialect {
         Dialect::Standard
+    }
+
+    /// How many of the CPU's threads one of its sessions computes with, at least 1.
+    fn threads(&self) -> usize {
+        1
+    }
+
+    /// The same engine for sessions of `threads` threads each, so that several of them can share
+    /// the cores; `None` where it has no say in that.
+    fn with_threads(&self, _threads: NonZeroUsize) -> Option<Box<dyn Engine>> {
+        None
     }
 
     /// Prepares a serialised `ModelProto`. Errs when the engine refuses or panics.
@@ -149,8 +161,8 @@ impl fmt::Display for Device {
 pub struct EngineOptions {
     /// Where to compute.
     pub device: Device,
-    /// Threads within an operator; 0 leaves it to the engine, which takes all cores. tract always
-    /// uses one.
+    /// Threads that a session computes with; 0 leaves it to the engine, which takes all cores. tract
+    /// always uses one.
     pub threads: usize,
     /// Threads that wait keep their cores for a while, so that the next operator starts at once.
     /// Off where others need the cores, such as another session.

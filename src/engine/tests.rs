@@ -348,6 +348,29 @@ fn engines_are_used_side_by_side() {
 }
 
 #[test]
+fn sessions_take_the_threads_they_are_given() {
+    let three = NonZeroUsize::new(3).unwrap();
+    for engine in all_for_tests() {
+        assert!(engine.threads() >= 1);
+        let Description { name, device, .. } = engine.describe();
+        let chosen = engine.with_threads(three);
+        assert_eq!(chosen.is_some(), name == ort::NAME && device == "cpu");
+        let Some(chosen) = chosen else {
+            assert_eq!(engine.threads(), 1);
+            continue;
+        };
+        assert_eq!(chosen.threads(), 3);
+        assert_eq!(chosen.describe(), engine.describe());
+        assert_eq!(chosen.dialect(), engine.dialect());
+        let x = Tensor::f32(&[2, 3], vec![1.0, 0.0, 0.0, 0.0, 1.0, 0.0]).unwrap();
+        let run = |engine: &dyn Engine| {
+            engine.load(&matmul()).unwrap().run(std::slice::from_ref(&x)).unwrap()
+        };
+        assert_eq!(run(&*chosen), run(&*engine));
+    }
+}
+
+#[test]
 fn tract_refuses_a_gpu() {
     let options = EngineOptions { device: Device::Cuda(1), ..EngineOptions::default() };
     let Err(Error::Usage(message)) = open(EngineChoice::Tract, &options).map(drop) else {

@@ -34,17 +34,26 @@ impl Memory {
 }
 
 /// How many bytes a run may use for the values of its graph: what is free in `memory` beside the
-/// process as it is now and the engine's copies of the parameters of `model`. `None` where there is
-/// no limit and the system does not tell.
+/// process as it is now and one session's copies of the parameters of `model`. `None` where there
+/// is no limit and the system does not tell.
 pub(crate) fn room(memory: Memory, model: &Graph) -> Option<u64> {
-    let parameters: u64 =
-        model.parameters().map(|(_, p)| (p.tensor.len() * p.tensor.dtype().size()) as u64).sum();
+    let parameters = parameter_bytes(model);
     let free = match memory.limit {
         Some(limit) => limit.saturating_sub(resident().unwrap_or(parameters)),
         None => available()?,
     };
     let free = free / memory.sharers.get() as u64;
-    Some((free.saturating_sub(2 * parameters) as f64 / SLACK) as u64)
+    Some((free.saturating_sub(copies(model)) as f64 / SLACK) as u64)
+}
+
+/// The bytes that a session takes for the parameters of `model`: its own copy, and one packed for
+/// its kernels.
+pub(crate) fn copies(model: &Graph) -> u64 {
+    2 * parameter_bytes(model)
+}
+
+fn parameter_bytes(model: &Graph) -> u64 {
+    model.parameters().map(|(_, p)| (p.tensor.len() * p.tensor.dtype().size()) as u64).sum()
 }
 
 /// `Ok` where a run of `model` that takes `peak` bytes fits into `memory`.

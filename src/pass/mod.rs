@@ -9,6 +9,7 @@ mod memory;
 mod network;
 mod per_sample;
 mod plan;
+mod runs;
 mod selection;
 mod setting;
 mod size;
@@ -20,6 +21,7 @@ pub use network::{LayerValues, Network};
 pub use per_sample::{
     ClassGram, GramKind, Grouping, PerSampleRequest, Product, Reduced, per_sample,
 };
+pub(crate) use runs::STACK;
 pub use selection::{Roles, Selection};
 pub use setting::Setting;
 pub use size::{flops, has_batch_norm, parameters};

@@ -2,11 +2,13 @@
 //! class, to how far the signs of all samples add up.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 
 use ndarray::Array2;
 
-use super::memory::{Memory, peak_bytes, room};
-use super::plan::{Plan, members, plan};
+use super::memory::{Memory, copies, peak_bytes, room};
+use super::plan::{Plan, Shares, members, plan};
+use super::runs::run_all;
 use super::training::{Objective, Reduction, TrainingGraph, training_graph};
 use super::{Batch, Roles, Selection};
 use crate::emit::{Dialect, emit_split};
@@ -18,6 +20,12 @@ use crate::tensor::{DType, Tensor};
 
 /// Runs are no larger than this unless a class is: more samples at once do not run faster.
 const PREFERRED_LANES: usize = 32;
+
+/// One part in so many of the memory is for what sessions beside the first hold of parameters.
+const COPIES: u64 = 4;
+
+/// More threads than this are not planned for, whatever number a user gives.
+const MOST_THREADS: usize = 1024;
 
 /// The input by which each lane is counted or not: one that only fills a free place, or repeats a
 /// sample of an earlier run, weighs 0.
@@ -114,7 +122,8 @@ pub fn per_sample(
 ) -> Result<Vec<Reduced>> {
     let memory = room(request.memory, model);
     let groups = groups(&samples.classes, request);
-    let prepared = build(model, roles, &groups, request, memory, engine.dialect())?;
+    let shares = shares(model, memory, engine);
+    let prepared = build(model, roles, &groups, request, memory, shares, engine.dialect())?;
     let reduced = run_plan(&prepared, &groups, samples, request, engine)?;
     match reduced.iter().all(Reduced::is_finite) {
         true => Ok(reduced),
@@ -132,6 +141,19 @@ fn groups(classes: &[i64], request: &PerSampleRequest) -> Vec<i64> {
     }
 }
 
+/// What the runs of `model` share: the threads of `engine`, by as many sessions as may have copies of
+/// the parameters.
+fn shares(model: &Graph, memory: Option<u64>, engine: &dyn Engine) -> Shares {
+    let threads = engine.threads().clamp(1, MOST_THREADS);
+    let copies = copies(model).max(1);
+    let others = memory.map_or(u64::MAX, |memory| memory / COPIES / copies);
+    let others = match engine.with_threads(NonZeroUsize::MIN) {
+        Some(_) => usize::try_from(others).unwrap_or(usize::MAX),
+        None => 0,
+    };
+    Shares { threads, sessions: others.saturating_add(1).min(threads) }
+}
+
 /// A graph with the schedule it is made for.
 struct Prepared {
     plan: Plan,
@@ -147,9 +169,6 @@ fn run_plan(
     engine: &dyn Engine,
 ) -> Result<Vec<Reduced>> {
     let Prepared { plan, graph } = prepared;
-    let (proto, weights) = emit_split(graph, engine.dialect())?;
-    let mut session = engine.load_with(&proto, &weights)?;
-    drop((proto, weights));
     let members = members(groups);
     let mut grams = vec![empty_grams(&members); request.products.len()];
     let mut sums: Vec<Vec<f64>> = vec![Vec::new(); request.products.len()];
@@ -160,13 +179,17 @@ fn run_plan(
             place[sample] = (c, i);
         }
     }
-    let mut seen = vec![false; samples.len()];
-    for run in &plan.runs {
-        let mut inputs = inputs(samples, request.objective, &slots(plan, run))?;
-        if graph.input(COUNTED).is_some() {
-            inputs.push(counted(plan, run, &mut seen)?);
-        }
-        let outputs = session.run(&inputs)?;
+    let counted = match graph.input(COUNTED) {
+        Some(_) => counted(plan, samples.len())?,
+        None => Vec::new(),
+    };
+    let inputs = |run: usize| {
+        let mut inputs = inputs(samples, request.objective, &slots(plan, &plan.runs[run]))?;
+        inputs.extend(counted.get(run).cloned());
+        Ok(inputs)
+    };
+    let collect = |run: usize, outputs: Vec<Tensor>| {
+        let run = &plan.runs[run];
         let Some((losses, products)) = outputs.split_first() else {
             return Err(Error::Score("the engine returned other outputs than asked for".into()));
         };
@@ -192,7 +215,10 @@ fn run_plan(
                 }
             }
         }
-    }
+        Ok(())
+    };
+    let emitted = emit_split(graph, engine.dialect())?;
+    run_all(emitted, plan.runs.len(), plan.side_by_side, engine, inputs, collect)?;
     let products = request.products.iter().zip(grams).zip(sums);
     Ok(products
         .map(|((product, grams), sums)| match product {
@@ -210,17 +236,21 @@ fn empty_grams(members: &BTreeMap<i64, Vec<usize>>) -> Vec<ClassGram> {
     members.iter().map(empty).collect()
 }
 
-/// 1 for each lane whose sample was not seen before, 0 for the others.
-fn counted(plan: &Plan, run: &[Vec<usize>], seen: &mut [bool]) -> Result<Tensor> {
-    let mut counted = vec![0.0; plan.lanes()];
-    for (g, group) in run.iter().enumerate() {
-        for (i, &sample) in group.iter().enumerate() {
-            if !std::mem::replace(&mut seen[sample], true) {
-                counted[g * plan.size + i] = 1.0;
+/// For each run, 1 for each lane whose sample no earlier one has, 0 for the others.
+fn counted(plan: &Plan, samples: usize) -> Result<Vec<Tensor>> {
+    let mut seen = vec![false; samples];
+    let of_run = |run: &Vec<Vec<usize>>| {
+        let mut counted = vec![0.0; plan.lanes()];
+        for (g, group) in run.iter().enumerate() {
+            for (i, &sample) in group.iter().enumerate() {
+                if !std::mem::replace(&mut seen[sample], true) {
+                    counted[g * plan.size + i] = 1.0;
+                }
             }
         }
-    }
-    Tensor::f32(&[plan.lanes()], counted)
+        Tensor::f32(&[plan.lanes()], counted)
+    };
+    plan.runs.iter().map(of_run).collect()
 }
 
 /// The samples of a run, one for each lane; free places repeat the first.
@@ -294,20 +324,25 @@ fn build(
     groups: &[i64],
     request: &PerSampleRequest,
     memory: Option<u64>,
+    shares: Shares,
     dialect: Dialect,
 ) -> Result<Prepared> {
     let largest = members(groups).values().map(Vec::len).max().unwrap_or(1);
     let mut most = largest.max(PREFERRED_LANES).min(groups.len().max(1));
     loop {
-        let plan = plan(groups, most)?;
+        let plan = plan(groups, most, shares)?;
         let training =
             training_graph(model, request.objective, plan.lanes(), Reduction::PerSample)?;
         let graph = with_products(&training, &plan, roles, &request.products)?;
-        let lanes = plan.lanes();
+        let (side_by_side, lanes) = (plan.side_by_side as u64, plan.side_by_side * plan.lanes());
         let prepared = Prepared { plan, graph };
         let Some(memory) = memory else { return Ok(prepared) };
-        let peak = peak_bytes(&prepared.graph, dialect);
-        tracing::debug!("{lanes} samples at once take {peak} bytes of {memory}");
+        // Room is made for one session's copies of the parameters; each other has its own.
+        let memory = memory.saturating_sub((side_by_side - 1) * copies(model));
+        let peak = side_by_side * peak_bytes(&prepared.graph, dialect);
+        tracing::debug!(
+            "{lanes} samples at once, in {side_by_side} runs, take {peak} bytes of {memory}"
+        );
         if peak <= memory {
             return Ok(prepared);
         }
@@ -639,7 +674,7 @@ mod tests {
         let alignment = |signs: &Array2<f64>| -> f64 {
             signs.sum_axis(ndarray::Axis(0)).iter().map(|v| v.abs()).sum()
         };
-        for engine in all_for_tests() {
+        for engine in of_some_threads() {
             let roles = Roles::of(&model);
             let reduced =
                 per_sample(&model, &roles, &batch, &request(&PRODUCTS), &*engine).unwrap();
@@ -654,6 +689,99 @@ mod tests {
         }
     }
 
+    /// What the runs at one time take.
+    fn peak(prepared: &Prepared, dialect: Dialect) -> u64 {
+        prepared.plan.side_by_side as u64 * peak_bytes(&prepared.graph, dialect)
+    }
+
+    /// Each engine on one thread, on two and on as many as there are, where it has a say.
+    fn of_some_threads() -> Vec<Box<dyn Engine>> {
+        let engines = all_for_tests().into_iter().flat_map(|engine| {
+            let with = |threads| engine.with_threads(NonZeroUsize::new(threads).unwrap());
+            let some = [with(1), with(2)];
+            some.into_iter().flatten().chain([engine]).collect::<Vec<_>>()
+        });
+        engines.collect()
+    }
+
+    /// Small classes, several of which fit into a run.
+    fn many_classes() -> Batch {
+        const N: usize = 32;
+        let classes: Vec<i64> = (0..N as i64).map(|i| i % 10).collect();
+        Batch {
+            inputs: vec![noise(&[N, 2, 5, 5])],
+            targets: Tensor::index(classes.iter().map(|class| class % 4)),
+            classes,
+        }
+    }
+
+    /// Up to rounding where gradients themselves are multiplied, and exactly where their signs are.
+    fn expect_same(one: &[Reduced], other: &[Reduced], products: &[Product]) {
+        for ((one, other), product) in one.iter().zip(other).zip(products) {
+            match (one, other) {
+                (Reduced::Grams(one), Reduced::Grams(other)) => {
+                    let exact = matches!(product, Product::Gram(GramKind::Sign, _));
+                    let error = if exact { 0.0 } else { 1e-5 };
+                    assert_eq!(one.len(), other.len());
+                    for (one, other) in one.iter().zip(other) {
+                        assert_eq!(one.class, other.class);
+                        let off = (&one.gram - &other.gram).mapv(f64::abs);
+                        assert!(off.iter().all(|&off| off <= error), "{off}");
+                    }
+                }
+                (Reduced::Alignment(one), Reduced::Alignment(other)) => assert_eq!(one, other),
+                (one, other) => panic!("{one:?} {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn runs_side_by_side_have_the_same_results() {
+        let (model, batch) = (model(), many_classes());
+        let (roles, request) = (Roles::of(&model), request(&PRODUCTS));
+        let groups = groups(&batch.classes, &request);
+        for engine in all_for_tests() {
+            let dialect = engine.dialect();
+            let prepared = |engine: &dyn Engine, memory| {
+                let shares = shares(&model, memory, engine);
+                build(&model, &roles, &groups, &request, memory, shares, dialect).unwrap()
+            };
+            let run = |prepared: &Prepared, engine: &dyn Engine| {
+                run_plan(prepared, &groups, &batch, &request, engine).unwrap()
+            };
+            let engine_of = |threads| engine.with_threads(NonZeroUsize::new(threads).unwrap());
+            let (Some(one), Some(two)) = (engine_of(1), engine_of(2)) else {
+                assert_eq!(prepared(&*engine, None).plan.side_by_side, 1);
+                continue;
+            };
+            let alone = prepared(&*one, None);
+            assert_eq!(alone.plan.side_by_side, 1);
+            let expected = run(&alone, &*one);
+            let pair = prepared(&*two, None);
+            assert_eq!(pair.plan.side_by_side, 2);
+            assert!(2 * pair.plan.lanes() <= PREFERRED_LANES);
+            expect_same(&expected, &run(&pair, &*two), &PRODUCTS);
+            let half = peak(&pair, dialect) / 2 + 2 * copies(&model);
+            let limited = prepared(&*two, Some(half));
+            assert!(peak(&limited, dialect) <= half);
+            let samples = |plan: &Plan| plan.side_by_side * plan.lanes();
+            assert!(samples(&limited.plan) < samples(&pair.plan), "{:?}", limited.plan);
+            expect_same(&expected, &run(&limited, &*two), &PRODUCTS);
+        }
+    }
+
+    #[test]
+    fn parameters_that_memory_holds_once_have_one_session() {
+        let model = model();
+        for engine in all_for_tests() {
+            let Some(two) = engine.with_threads(NonZeroUsize::new(2).unwrap()) else { continue };
+            let sessions = |memory| shares(&model, memory, &*two).sessions;
+            assert_eq!(sessions(None), 2);
+            assert_eq!(sessions(Some(100 * copies(&model))), 2);
+            assert_eq!(sessions(Some(copies(&model))), 1);
+        }
+    }
+
     #[test]
     fn little_memory_takes_more_runs_to_the_same_result() {
         let (model, batch) = (model(), batch());
@@ -661,29 +789,20 @@ mod tests {
         let groups = groups(&batch.classes, &request);
         for engine in all_for_tests() {
             let dialect = engine.dialect();
-            let build = |memory| build(&model, &roles, &groups, &request, memory, dialect);
+            let build = |memory| {
+                let shares = shares(&model, memory, &*engine);
+                build(&model, &roles, &groups, &request, memory, shares, dialect)
+            };
             let whole = build(None).unwrap();
-            let third = peak_bytes(&whole.graph, dialect) / 3;
+            let third = peak(&whole, dialect) / 3;
             let parts = build(Some(third)).unwrap();
             assert!(parts.plan.runs.len() > whole.plan.runs.len(), "{:?}", parts.plan);
-            assert!(peak_bytes(&parts.graph, dialect) <= third);
+            assert!(peak(&parts, dialect) <= third);
             assert!(matches!(build(Some(1)), Err(Error::Memory(_))));
             let run = |prepared: &Prepared| {
                 run_plan(prepared, &groups, &batch, &request, &*engine).unwrap()
             };
-            for (one, many) in run(&whole).iter().zip(run(&parts)) {
-                match (one, many) {
-                    (Reduced::Grams(one), Reduced::Grams(many)) => {
-                        for (one, many) in one.iter().zip(many) {
-                            assert_eq!(one.class, many.class);
-                            let error = (&one.gram - &many.gram).mapv(f64::abs);
-                            assert!(error.iter().all(|&e| e < 1e-5), "{error}");
-                        }
-                    }
-                    (Reduced::Alignment(one), Reduced::Alignment(many)) => assert_eq!(*one, many),
-                    (one, many) => panic!("{one:?} {many:?}"),
-                }
-            }
+            expect_same(&run(&whole), &run(&parts), &PRODUCTS);
         }
     }
 

@@ -11,8 +11,13 @@ const GRADIENT: usize = 256;
 /// What it takes to get the memory of a sample from the system.
 const MEMORY: usize = 28;
 
-/// What a run takes beside its samples.
-const RUN: usize = 128;
+/// What a run takes beside its samples, such as bringing kernels into another form: about as much
+/// as a sample, however many threads share it.
+const RUN: usize = 256;
+
+/// One part in so many of a run is lost with each thread that shares it beside the first: at the
+/// end of every operator all of them wait for the last.
+const WAITING: usize = 12;
 
 /// A schedule of runs of `groups × size` samples each. The Gram matrix is computed inside each
 /// group, so every two samples of a class stand in one group together at least once.
@@ -24,6 +29,26 @@ pub(crate) struct Plan {
     pub size: usize,
     /// For each run, for each group, the samples in it; a short group has free places.
     pub runs: Vec<Vec<Vec<usize>>>,
+    /// How many runs are computed at the same time, each on its share of the threads; at least 1.
+    pub side_by_side: usize,
+}
+
+/// What runs share: threads, by sessions that compute side by side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shares {
+    /// The threads of all of them together, at least 1.
+    pub threads: usize,
+    /// The most sessions that there may be, at least 1.
+    pub sessions: usize,
+}
+
+impl Shares {
+    /// All the ways to give runs side by side equally many threads, where these have `most` samples
+    /// together: by the number of runs.
+    fn ways(self, most: usize) -> Vec<usize> {
+        let sessions = self.sessions.min(self.threads).min(most).max(1);
+        (1..=sessions).filter(|&runs| self.threads.is_multiple_of(runs)).collect()
+    }
 }
 
 impl Plan {
@@ -33,12 +58,16 @@ impl Plan {
     }
 }
 
-/// What so many runs of `groups` groups of `size` samples take, in comparisons of two gradients.
-fn cost(runs: usize, groups: usize, size: usize) -> usize {
-    let lanes = groups * size;
-    // Samples are shared out between threads.
-    let shared = lanes.next_multiple_of(2);
-    runs * (shared * (GRADIENT + size) + RUN) + lanes * MEMORY
+/// What so many runs of `lanes` samples in groups of `size` take, `side_by_side` of them at a time:
+/// the time of all `threads` together, in comparisons of two gradients.
+fn cost(runs: usize, lanes: usize, size: usize, side_by_side: usize, threads: usize) -> usize {
+    let sharing = (threads / side_by_side).max(1);
+    // Samples are shared out between the threads of a run.
+    let run = lanes.next_multiple_of(sharing) * (GRADIENT + size) + RUN;
+    let waiting = run * (sharing - 1) / WAITING;
+    // A place that no run takes in the last round costs as much as one that is taken.
+    let places = runs.next_multiple_of(side_by_side);
+    places * (run + waiting) + side_by_side * lanes * MEMORY
 }
 
 /// The members of each class, by class.
@@ -50,13 +79,13 @@ pub(crate) fn members(classes: &[i64]) -> BTreeMap<i64, Vec<usize>> {
     members
 }
 
-/// Plans runs of at most `most` samples. Classes that fit into a run are packed, several to a group
-/// where that fills the runs better; a larger class is cut into half-groups, and every two halves meet
-/// in one group.
+/// Plans runs of at most `most` samples, of all together that are computed at the same time. Classes
+/// that fit into a run are packed, several to a group where that fills the runs better; a class larger
+/// than `most` is cut into half-groups, and every two halves meet in one group.
 ///
 /// # Errors
 /// When two samples of a class would have to meet and `most` is less than two.
-pub(crate) fn plan(classes: &[i64], most: usize) -> Result<Plan> {
+pub(crate) fn plan(classes: &[i64], most: usize, shares: Shares) -> Result<Plan> {
     let mut members: Vec<Vec<usize>> = members(classes).into_values().collect();
     let largest = members.iter().map(Vec::len).max().unwrap_or(0);
     if most == 0 || (most < 2 && largest > 1) {
@@ -68,8 +97,9 @@ pub(crate) fn plan(classes: &[i64], most: usize) -> Result<Plan> {
     }
     members.sort_by_key(|class| Reverse(class.len()));
     if largest > most {
-        return Ok(schedule(&halved(&members, most), most));
+        return Ok(schedule(&halved(&members, most), most, 1));
     }
+    let ways = shares.ways(most);
     // Groups of each size that fits, and every class by itself.
     let total: usize = members.iter().map(Vec::len).sum();
     let counts = (largest.max(1)..=most).map(|size| total.div_ceil(size));
@@ -77,15 +107,19 @@ pub(crate) fn plan(classes: &[i64], most: usize) -> Result<Plan> {
     let groupings = counts.into_iter().map(|count| balanced(&members, count));
     let candidates = groupings.filter_map(|groups| {
         let size = groups.iter().map(Vec::len).max().unwrap_or(0).max(1);
-        let cheapest = (1..=most / size)
-            .map(|in_run| (cost(groups.len().div_ceil(in_run), in_run, size), in_run * size))
-            .min()?;
-        Some((cheapest, groups))
+        let candidates = ways.iter().flat_map(|&side_by_side| {
+            let groups = groups.len();
+            (1..=most / side_by_side / size).map(move |in_run| {
+                let (runs, lanes) = (groups.div_ceil(in_run), in_run * size);
+                (cost(runs, lanes, size, side_by_side, shares.threads), lanes, side_by_side)
+            })
+        });
+        Some((candidates.min()?, groups))
     });
     let cheapest = candidates.min_by_key(|(cheapest, _)| *cheapest);
     Ok(match cheapest {
-        Some(((_, lanes), groups)) => schedule(&groups, lanes),
-        None => schedule(&[], most),
+        Some(((_, lanes, side_by_side), groups)) => schedule(&groups, lanes, side_by_side),
+        None => schedule(&[], most, 1),
     })
 }
 
@@ -124,13 +158,16 @@ fn halved(classes: &[Vec<usize>], size: usize) -> Vec<Vec<usize>> {
     groups
 }
 
-/// Runs of at most `most` samples that hold these groups, as many in each run as balance the runs.
-fn schedule(groups: &[Vec<usize>], most: usize) -> Plan {
+/// Runs of at most `most` samples each that hold these groups, as many in each run as balance the
+/// runs.
+fn schedule(groups: &[Vec<usize>], most: usize, side_by_side: usize) -> Plan {
     let size = groups.iter().map(Vec::len).max().unwrap_or(0).max(1);
     let in_run = (most / size).clamp(1, groups.len().max(1));
     let runs = groups.len().div_ceil(in_run).max(1);
     let in_run = groups.len().div_ceil(runs).max(1);
-    Plan { groups: in_run, size, runs: groups.chunks(in_run).map(<[_]>::to_vec).collect() }
+    let runs: Vec<_> = groups.chunks(in_run).map(<[_]>::to_vec).collect();
+    let side_by_side = side_by_side.min(runs.len()).max(1);
+    Plan { groups: in_run, size, runs, side_by_side }
 }
 
 #[cfg(test)]
@@ -138,34 +175,80 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const ONE: Shares = Shares { threads: 1, sessions: 1 };
+
+    const UNEVEN: [usize; 10] = [4, 4, 3, 3, 3, 3, 3, 3, 3, 3];
+
+    fn shares(threads: usize) -> Shares {
+        Shares { threads, sessions: threads }
+    }
+
+    /// Samples of classes that have so many each.
+    fn of_sizes(sizes: &[usize]) -> Vec<i64> {
+        let classes = (0..).zip(sizes);
+        classes.flat_map(|(class, &n)| std::iter::repeat_n(class, n)).collect()
+    }
+
     #[test]
     fn balanced_classes_fill_their_groups() {
         let classes: Vec<i64> = (0..12).map(|i| i % 4).collect();
-        let plan = plan(&classes, 6).unwrap();
+        let plan = plan(&classes, 6, ONE).unwrap();
         assert_eq!((plan.groups, plan.size, plan.runs.len()), (2, 3, 2));
     }
 
     #[test]
     fn uneven_classes_leave_no_place_free() {
-        let sizes = [4, 4, 3, 3, 3, 3, 3, 3, 3, 3];
-        let classes: Vec<i64> =
-            (0..).zip(sizes).flat_map(|(class, n)| std::iter::repeat_n(class, n)).collect();
-        let plan = plan(&classes, 16).unwrap();
+        let plan = plan(&of_sizes(&UNEVEN), 16, ONE).unwrap();
         assert_eq!((plan.groups, plan.size, plan.runs.len()), (1, 16, 2));
+    }
+
+    #[test]
+    fn two_threads_take_a_run_each() {
+        let two = plan(&of_sizes(&UNEVEN), 32, shares(2)).unwrap();
+        assert_eq!((two.groups, two.size, two.runs.len(), two.side_by_side), (1, 16, 2, 2));
+        let alone = plan(&of_sizes(&UNEVEN), 32, ONE).unwrap();
+        assert_eq!(alone.side_by_side, 1);
+        let one_session = Shares { threads: 2, sessions: 1 };
+        assert_eq!(plan(&of_sizes(&UNEVEN), 32, one_session).unwrap().side_by_side, 1);
+    }
+
+    #[test]
+    fn runs_side_by_side_leave_no_thread_without_one() {
+        let classes = of_sizes(&[12, 12, 12, 13, 13, 13, 13, 13, 13, 14]);
+        let plan = plan(&classes, 32, shares(2)).unwrap();
+        assert!(plan.side_by_side == 2 && plan.runs.len().is_multiple_of(2), "{plan:?}");
+        assert!(plan.lanes() <= 16);
+    }
+
+    #[test]
+    fn classes_of_more_than_a_share_run_one_after_the_other() {
+        let classes = of_sizes(&[17, 3, 3, 3, 3, 3]);
+        for threads in [1, 2, 16] {
+            let plan = plan(&classes, 32, shares(threads)).unwrap();
+            assert_eq!(plan.side_by_side, 1, "{threads} threads");
+        }
+    }
+
+    #[test]
+    fn many_threads_share_few_runs() {
+        let plan = plan(&of_sizes(&UNEVEN), 32, shares(16)).unwrap();
+        assert!((2..16).contains(&plan.side_by_side), "{plan:?}");
     }
 
     /// The time of a search that tries all numbers of groups would show here.
     #[test]
     fn many_lone_samples_are_planned_at_once() {
         let classes: Vec<i64> = (0..100_000).collect();
-        let plan = plan(&classes, 32).unwrap();
+        let plan = plan(&classes, 32, ONE).unwrap();
         assert_eq!((plan.lanes(), plan.size, plan.runs.len()), (32, 1, 3125));
     }
 
     #[test]
     fn one_lane_is_enough_only_for_lone_samples() {
-        assert!(plan(&[0, 1, 2], 1).is_ok());
-        assert!(matches!(plan(&[0, 0], 1), Err(Error::Memory(_))));
+        for shares in [ONE, shares(2)] {
+            assert!(plan(&[0, 1, 2], 1, shares).is_ok());
+            assert!(matches!(plan(&[0, 0], 1, shares), Err(Error::Memory(_))));
+        }
     }
 
     proptest! {
@@ -173,9 +256,12 @@ mod tests {
         fn every_pair_of_a_class_meets(
             classes in prop::collection::vec(0i64..5, 1..40),
             most in 2usize..20,
+            threads in 1usize..9,
         ) {
-            let plan = plan(&classes, most).unwrap();
-            prop_assert!(plan.lanes() <= most);
+            let plan = plan(&classes, most, shares(threads)).unwrap();
+            prop_assert!(plan.side_by_side * plan.lanes() <= most);
+            prop_assert!((1..=threads).contains(&plan.side_by_side));
+            prop_assert!(plan.side_by_side <= plan.runs.len());
             for (i, a) in classes.iter().enumerate() {
                 for (j, b) in classes.iter().enumerate() {
                     let meet = |group: &Vec<usize>| group.contains(&i) && group.contains(&j);

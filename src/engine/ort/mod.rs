@@ -5,8 +5,10 @@
 
 mod operators;
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use ort::environment::Environment;
 use ort::ep::cuda::ConvAlgorithmSearch;
@@ -242,6 +244,7 @@ fn essence(message: &str) -> String {
 }
 
 /// ONNX Runtime on one device.
+#[derive(Clone)]
 pub(in crate::engine) struct OrtEngine {
     library: Arc<Library>,
     device: Device,
@@ -371,6 +374,20 @@ impl Engine for OrtEngine {
 
     fn dialect(&self) -> Dialect {
         self.dialect
+    }
+
+    fn threads(&self) -> usize {
+        match (self.device, self.threads) {
+            (Device::Cuda(_), _) => 1,
+            (_, 0) => thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            (_, threads) => threads,
+        }
+    }
+
+    fn with_threads(&self, threads: NonZeroUsize) -> Option<Box<dyn Engine>> {
+        // On a GPU, sessions take turns.
+        (self.device == Device::Cpu)
+            .then(|| Box::new(OrtEngine { threads: threads.get(), ..self.clone() }) as _)
     }
 
     fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
