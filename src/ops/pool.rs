@@ -53,6 +53,31 @@ impl AveragePool {
         }
     }
 
+    /// Whether no two windows share an element, and none holds padding.
+    fn is_tiling(&self) -> bool {
+        let pads = self.pads_begin.iter().chain(&self.pads_end);
+        self.kernel == self.strides && pads.sum::<usize>() == 0
+    }
+
+    /// The vjp of windows side by side, for an input of shape `shape`: each element has its share of
+    /// its window's `δ`, those behind the last window have zeros.
+    fn shares(&self, b: &mut Builder, dy: Value, shape: &[usize]) -> Result<Value> {
+        let windows = b.shape(dy);
+        let (mut ones, mut tiles, mut covered) =
+            (windows[..2].to_vec(), windows[..2].to_vec(), windows[..2].to_vec());
+        for (&count, &size) in windows[2..].iter().zip(&self.kernel) {
+            ones.extend([count, 1]);
+            tiles.extend([count, size]);
+            covered.push(count * size);
+        }
+        let share = b.scale(dy, 1.0 / self.kernel.iter().product::<usize>() as f64)?;
+        let share = b.reshape(share, &ones)?;
+        let shares = b.expand(share, &tiles)?;
+        let shares = b.reshape(shares, &covered)?;
+        let behind: Vec<usize> = shape.iter().zip(&covered).map(|(all, has)| all - has).collect();
+        b.pad(shares, &vec![0; shape.len()], &behind, 0.0)
+    }
+
     fn geometry(&self) -> Geometry<'_> {
         Geometry {
             kernel: &self.kernel,
@@ -163,6 +188,9 @@ impl Rule for AveragePool {
     /// reaches beyond: each element of `x` gathers from the windows that it is in.
     fn vjp(&self, b: &mut Builder, site: &Site, dy: Value) -> Result<Cotangents> {
         let shape = b.shape(site.input(0));
+        if self.is_tiling() {
+            return Ok(vec![Some(self.shares(b, dy, &shape)?)]);
+        }
         let rank = self.kernel.len();
         let steps = [&[1, 1], self.strides.as_slice()].concat();
         let spread = b.dilate(dy, &steps)?;
@@ -401,8 +429,9 @@ mod tests {
     type Form =
         (&'static [usize], &'static [usize], &'static [usize], &'static [usize], &'static [usize]);
 
-    const FORMS: [Form; 7] = [
+    const FORMS: [Form; 8] = [
         (&[6], &[2], &[2], &[0], &[0]),
+        (&[5, 7], &[2, 3], &[2, 3], &[0, 0], &[0, 0]),
         (&[5], &[3], &[1], &[1], &[1]),
         (&[4, 5], &[2, 2], &[2, 2], &[0, 1], &[0, 0]),
         (&[4, 4], &[3, 2], &[1, 2], &[1, 0], &[1, 1]),
