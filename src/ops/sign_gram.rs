@@ -14,6 +14,12 @@ const EXACT: usize = 1 << 24;
 /// Operands with fewer columns than this are laid side by side and multiplied together.
 const SMALL: usize = 1 << 14;
 
+/// As many operands go to a kernel, and what the kernels give is added up behind the last of them. ONNX
+/// Runtime runs first what the last node needs by its latest input: so a few gradients are multiplied
+/// soon after they are there, and what they are made of makes room. With one kernel for all, gradients
+/// would be computed only after the whole backward pass, in twice the memory.
+const TOGETHER: usize = 3;
+
 /// `y[g, i, j] = Σ_k sign(x[g·size + i, k]) · sign(x[g·size + j, k])` in float64, for `x` of all
 /// operands `[groups·size, k]` laid side by side; NaN where a row holds a value that is not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,7 +116,14 @@ impl Rule for SignGram {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let attrs =
             [("groups", Attr::Int(self.groups as i64)), ("size", Attr::Int(self.size as i64))];
-        Ok(e.kernel("SignGram", &names, &attrs))
+        let terms: Vec<String> =
+            names.chunks(TOGETHER).map(|names| e.kernel("SignGram", names, &attrs)).collect();
+        let mut terms = terms.into_iter();
+        let mut total = terms.next().unwrap_or_default();
+        for term in terms {
+            total = e.node("Add", &[&total, &term], &[]);
+        }
+        Ok(total)
     }
 }
 
@@ -153,8 +166,13 @@ impl Builder {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
+    use crate::emit::emit_split;
+    use crate::engine::all_for_tests;
     use crate::graph::eval;
+    use crate::onnx::proto::ModelProto;
     use crate::testing::Case;
 
     #[test]
@@ -184,5 +202,29 @@ mod tests {
             assert!(got[4..7].iter().all(|v| v.is_nan()));
             assert_eq!(got[7], 1.0);
         }
+    }
+
+    /// What a sum is made of stands before all of the sum, and the sum is the same.
+    #[test]
+    fn many_operands_are_products_of_a_few() {
+        let sizes = [3, 1, 40, 7, 2, 9, 5, 11];
+        let mut b = Builder::default();
+        let rows = sizes.map(|k| b.input(format!("x{k}"), Fact::new(DType::F32, [4, k])));
+        let gram = b.sign_gram(&rows, 2, 2).unwrap();
+        b.output("gram", gram);
+        let graph = b.finish();
+        let value = |i: usize| ((i * 7919 + 13) % 101) as f32 / 50.0 - 1.0;
+        let inputs = sizes.map(|k| Tensor::f32(&[4, k], (0..4 * k).map(value).collect()).unwrap());
+        let want = eval(&graph, &inputs).unwrap().swap_remove(0).to_f64();
+        for engine in all_for_tests() {
+            let (model, weights) = emit_split(&graph, engine.dialect()).unwrap();
+            let got = engine.load_with(&model, &weights).unwrap().run(&inputs).unwrap();
+            assert_eq!(got[0].to_f64(), want);
+        }
+        let (model, _) = emit_split(&graph, Dialect::Fused).unwrap();
+        let nodes = ModelProto::decode(model.as_slice()).unwrap().graph.unwrap().node;
+        let ops: Vec<&str> = nodes.iter().map(|node| node.op_type()).collect();
+        let terms = sizes.len().div_ceil(TOGETHER);
+        assert_eq!(ops, [vec!["SignGram"; terms], vec!["Add"; terms - 1]].concat());
     }
 }

@@ -368,9 +368,14 @@ fn with_products(
     for (name, size) in &training.parameters {
         let value = graph.output(&format!("grad.{name}"))?;
         if b.as_uniform(value) != Some(0.0) && *size > 0 {
-            gradients.push(Gradient::new(&mut b, name, value, *size)?);
+            gradients.push((value, name, *size));
         }
     }
+    // In the order in which the backward pass gets to them.
+    gradients.sort_by_key(|(value, ..)| value.index());
+    let gradients = gradients.into_iter();
+    let gradients = gradients.map(|(value, name, size)| Gradient::new(&mut b, name, value, size));
+    let gradients = gradients.collect::<Result<Vec<_>>>()?;
     let counted = products
         .iter()
         .any(|p| matches!(p, Product::Alignment(_)))
