@@ -172,7 +172,7 @@ mod tests {
     use crate::emit::emit_split;
     use crate::engine::all_for_tests;
     use crate::graph::eval;
-    use crate::onnx::proto::ModelProto;
+    use crate::onnx::proto::{ModelProto, NodeProto};
     use crate::testing::Case;
 
     #[test]
@@ -223,7 +223,7 @@ mod tests {
         }
         let (model, _) = emit_split(&graph, Dialect::Fused).unwrap();
         let nodes = ModelProto::decode(model.as_slice()).unwrap().graph.unwrap().node;
-        let ops: Vec<&str> = nodes.iter().map(|node| node.op_type()).collect();
+        let ops: Vec<&str> = nodes.iter().map(NodeProto::op_type).collect();
         let terms = sizes.len().div_ceil(TOGETHER);
         assert_eq!(ops, [vec!["SignGram"; terms], vec!["Add"; terms - 1]].concat());
     }

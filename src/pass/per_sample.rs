@@ -7,8 +7,9 @@ use std::num::NonZeroUsize;
 use ndarray::Array2;
 
 use super::memory::{Memory, copies, peak_bytes, room};
-use super::plan::{Plan, Shares, members, plan};
+use super::plan::{Plan, Shares, beside_samples, members, plan};
 use super::runs::run_all;
+use super::size::{flops, parameters};
 use super::training::{Objective, Reduction, TrainingGraph, training_graph};
 use super::{Batch, Roles, Selection};
 use crate::emit::{Dialect, emit_split};
@@ -151,7 +152,8 @@ fn shares(model: &Graph, memory: Option<u64>, engine: &dyn Engine) -> Shares {
         Some(_) => usize::try_from(others).unwrap_or(usize::MAX),
         None => 0,
     };
-    Shares { threads, sessions: others.saturating_add(1).min(threads) }
+    let run = beside_samples(parameters(model), flops(model));
+    Shares { run, threads, sessions: others.saturating_add(1).min(threads) }
 }
 
 /// A graph with the schedule it is made for.
@@ -748,7 +750,9 @@ mod tests {
         for engine in all_for_tests() {
             let dialect = engine.dialect();
             let prepared = |engine: &dyn Engine, memory| {
-                let shares = shares(&model, memory, engine);
+                // As if the model had more work for each of its parameters.
+                let run = beside_samples(0, 1);
+                let shares = Shares { run, ..shares(&model, memory, engine) };
                 build(&model, &roles, &groups, &request, memory, shares, dialect).unwrap()
             };
             let run = |prepared: &Prepared, engine: &dyn Engine| {

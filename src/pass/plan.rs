@@ -11,9 +11,13 @@ const GRADIENT: usize = 256;
 /// What it takes to get the memory of a sample from the system.
 const MEMORY: usize = 28;
 
-/// What a run takes beside its samples, such as bringing kernels into another form: about as much
-/// as a sample, however many threads share it.
+/// What a run takes beside its samples and reading parameters, such as bringing kernels into another
+/// form: about as much as a sample, however many threads share it.
 const RUN: usize = 256;
+
+/// What reading a parameter takes, in multiply-adds of a sample: once a run, from a memory that
+/// threads wait for together.
+const READING: u64 = 24;
 
 /// One part in so many of a run is lost with each thread that shares it beside the first: at the
 /// end of every operator all of them wait for the last.
@@ -33,9 +37,18 @@ pub(crate) struct Plan {
     pub side_by_side: usize,
 }
 
+/// What a run takes beside its samples, in comparisons of two gradients, by the number of parameters and
+/// of multiply-adds of a sample.
+pub(crate) fn beside_samples(parameters: u64, flops: u64) -> usize {
+    let reading = GRADIENT as u64 * READING * parameters / flops.max(1);
+    RUN.saturating_add(usize::try_from(reading).unwrap_or(usize::MAX)).min(1 << 20)
+}
+
 /// What runs share: threads, by sessions that compute side by side.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shares {
+    /// What each takes beside its samples: [`beside_samples`].
+    pub run: usize,
     /// The threads of all of them together, at least 1.
     pub threads: usize,
     /// The most sessions that there may be, at least 1.
@@ -59,11 +72,11 @@ impl Plan {
 }
 
 /// What so many runs of `lanes` samples in groups of `size` take, `side_by_side` of them at a time:
-/// the time of all `threads` together, in comparisons of two gradients.
-fn cost(runs: usize, lanes: usize, size: usize, side_by_side: usize, threads: usize) -> usize {
-    let sharing = (threads / side_by_side).max(1);
+/// the time of all threads together, in comparisons of two gradients.
+fn cost(runs: usize, lanes: usize, size: usize, side_by_side: usize, shares: Shares) -> usize {
+    let sharing = (shares.threads / side_by_side).max(1);
     // Samples are shared out between the threads of a run.
-    let run = lanes.next_multiple_of(sharing) * (GRADIENT + size) + RUN;
+    let run = lanes.next_multiple_of(sharing) * (GRADIENT + size) + shares.run;
     let waiting = run * (sharing - 1) / WAITING;
     // A place that no run takes in the last round costs as much as one that is taken.
     let places = runs.next_multiple_of(side_by_side);
@@ -111,7 +124,7 @@ pub(crate) fn plan(classes: &[i64], most: usize, shares: Shares) -> Result<Plan>
             let groups = groups.len();
             (1..=most / side_by_side / size).map(move |in_run| {
                 let (runs, lanes) = (groups.div_ceil(in_run), in_run * size);
-                (cost(runs, lanes, size, side_by_side, shares.threads), lanes, side_by_side)
+                (cost(runs, lanes, size, side_by_side, shares), lanes, side_by_side)
             })
         });
         Some((candidates.min()?, groups))
@@ -175,12 +188,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ONE: Shares = Shares { threads: 1, sessions: 1 };
+    const ONE: Shares = Shares { run: RUN, threads: 1, sessions: 1 };
 
     const UNEVEN: [usize; 10] = [4, 4, 3, 3, 3, 3, 3, 3, 3, 3];
 
     fn shares(threads: usize) -> Shares {
-        Shares { threads, sessions: threads }
+        Shares { run: RUN, threads, sessions: threads }
     }
 
     /// Samples of classes that have so many each.
@@ -208,7 +221,7 @@ mod tests {
         assert_eq!((two.groups, two.size, two.runs.len(), two.side_by_side), (1, 16, 2, 2));
         let alone = plan(&of_sizes(&UNEVEN), 32, ONE).unwrap();
         assert_eq!(alone.side_by_side, 1);
-        let one_session = Shares { threads: 2, sessions: 1 };
+        let one_session = Shares { sessions: 1, ..shares(2) };
         assert_eq!(plan(&of_sizes(&UNEVEN), 32, one_session).unwrap().side_by_side, 1);
     }
 
@@ -233,6 +246,17 @@ mod tests {
     fn many_threads_share_few_runs() {
         let plan = plan(&of_sizes(&UNEVEN), 32, shares(16)).unwrap();
         assert!((2..16).contains(&plan.side_by_side), "{plan:?}");
+    }
+
+    /// Layers on one row read as many parameters in a run as a sample has multiply-adds.
+    #[test]
+    fn where_reading_parameters_is_most_of_the_work_few_runs_do_it() {
+        let classes: Vec<i64> = (0..64).map(|i| i % 10).collect();
+        let dense = Shares { run: beside_samples(10_000_000, 10_000_000), ..shares(2) };
+        let (dense, other) = (plan(&classes, 32, dense), plan(&classes, 32, shares(2)));
+        let (dense, other) = (dense.unwrap(), other.unwrap());
+        assert_eq!((dense.side_by_side, other.side_by_side), (1, 2));
+        assert!(dense.runs.len() < other.runs.len());
     }
 
     /// The time of a search that tries all numbers of groups would show here.
