@@ -114,8 +114,9 @@ fn apart(rows: usize, width: usize) -> usize {
     rows * width + MOST_LANES
 }
 
-/// Copies an image `[C, positions]` to `[panel, places, lane]`, a panel a vector of channels. Adds the magnitudes of all channels of a position to `magnitudes` where
-/// these are given, which have room for whole vectors.
+/// Copies an image `[C, positions]` to `[panel, places, lane]`, a panel a vector of channels. Adds the
+/// magnitudes of all channels of a position to `magnitudes` where these are given, which have room for
+/// whole vectors.
 #[inline(always)]
 fn spread<S: Simd>(
     simd: S,
