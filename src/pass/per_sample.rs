@@ -19,7 +19,8 @@ use crate::graph::{Builder, Fact, Graph, Output, Value};
 use crate::ops::{Binary, Op, Primitive, Reduce, Reduction as Reducing, Unary};
 use crate::tensor::{DType, Tensor};
 
-/// Runs are no larger than this unless a class is: more samples at once do not run faster.
+/// Runs at one time have no more samples than this together, unless a class has: more at once do not run
+/// faster.
 const PREFERRED_LANES: usize = 32;
 
 /// One part in so many of the memory is for what sessions beside the first hold of parameters.
@@ -373,7 +374,8 @@ fn with_products(
             gradients.push((value, name, *size));
         }
     }
-    // In the order in which the backward pass gets to them.
+    // In the order in which the backward pass gets to them: products of the first can be computed, and
+    // what they are made of be freed, before it comes to the last.
     gradients.sort_by_key(|(value, ..)| value.index());
     let gradients = gradients.into_iter();
     let gradients = gradients.map(|(value, name, size)| Gradient::new(&mut b, name, value, size));
