@@ -1,0 +1,1 @@
+"""Random networks: what a seed stands for."""
