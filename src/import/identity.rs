@@ -66,11 +66,13 @@ impl<'m> Identities<'m> {
         let stored = stored_floats(model);
         let of_pytorch = model.producer.starts_with("pytorch");
         let mut identities = Identities { of_pytorch, ..Identities::default() };
+        let signature = Signature::new(model, &stored);
         if nodes.iter().any(|node| text(&node.metadata, FX_NODE).is_some()) {
-            identities.read_fx_nodes(model, &stored);
+            identities.read_fx_nodes(model, &signature, &stored);
         } else if of_pytorch {
             identities.scopes = Some(Scopes::new(model, &stored));
         }
+        identities.trained.extend(signature.trained);
         identities.suspect(nodes, &stored);
         identities
     }
@@ -102,9 +104,13 @@ impl<'m> Identities<'m> {
         }
     }
 
-    fn read_fx_nodes(&mut self, model: &'m Model, stored: &HashMap<&'m str, &'m Tensor>) {
+    fn read_fx_nodes(
+        &mut self,
+        model: &'m Model,
+        signature: &Signature<'m>,
+        stored: &HashMap<&'m str, &'m Tensor>,
+    ) {
         let nodes = &model.graph.nodes;
-        let signature = Signature::new(model, stored);
         let mut missing: HashSet<&str> = signature.parameters().collect();
         let mut computed: HashSet<&str> =
             model.graph.inputs.iter().map(|info| info.name.as_str()).collect();
@@ -133,6 +139,9 @@ impl<'m> Identities<'m> {
                     && !open.contains(&target)
                 {
                     missing.remove(target);
+                    if !signature.declared && name.starts_with("p_") {
+                        self.trained.insert(target, true);
+                    }
                     open.push(target);
                 }
             }
@@ -153,7 +162,6 @@ impl<'m> Identities<'m> {
             }
         }
         self.complete = missing.is_empty() && signature.declared;
-        self.trained = signature.trained;
         for (tensor, uses) in readers {
             self.take_apart(nodes, tensor, &uses, stored);
         }

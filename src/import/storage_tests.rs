@@ -8,7 +8,9 @@ use crate::data::{Dataset, Options, Samples};
 use crate::emit::emit_bytes;
 use crate::engine::all_for_tests;
 use crate::metric;
-use crate::onnx::{Attribute, Initializer, Model, Node, load};
+use crate::onnx::{
+    Attribute, DataType, Dim, Graph, Initializer, Literal, Model, Node, Type, ValueInfo, load,
+};
 use crate::ops::BatchNormMode;
 use crate::pass::{Reduction, training_graph};
 use crate::score::{Settings, prepare, score};
@@ -61,6 +63,100 @@ fn as_initializers(model: &Model) -> Model {
 fn parameters(imported: &Imported) -> BTreeMap<String, Tensor> {
     let all = imported.graph.parameters();
     all.map(|(_, p)| (p.name.to_string(), p.tensor.clone())).collect()
+}
+
+/// A matrix product whose right side is computed of stored tensors by these nodes, written
+/// `Transpose w -> v`. Names of tensors have their shapes: `w3x6`.
+fn product_with(lines: &[&str]) -> Model {
+    let dims = |name: &str| -> Option<Vec<usize>> {
+        name.strip_prefix('w')?.split('x').map(|d| d.parse().ok()).collect()
+    };
+    let mut graph = Graph::default();
+    let info = |name: &str, columns: usize| ValueInfo {
+        name: name.into(),
+        ty: Type::Tensor(
+            DataType::Float,
+            Some(vec![Dim::Named("batch".into()), Dim::Fixed(columns)]),
+        ),
+    };
+    graph.inputs.push(info("x", 6));
+    graph.outputs.push(info("y", 3));
+    for line in lines.iter().chain(&["MatMul x v -> y"]) {
+        let (call, outputs) = line.split_once(" -> ").unwrap();
+        let (words, attributes): (Vec<_>, Vec<_>) =
+            call.split(' ').partition(|word| !word.contains('='));
+        for name in &words[1..] {
+            let tensor = match dims(name) {
+                Some(shape) => {
+                    let start = name.bytes().map(f32::from).sum::<f32>();
+                    let values =
+                        (0..shape.iter().product()).map(|i: usize| (start + 2.3 * i as f32).sin());
+                    Tensor::f32(&shape, values.collect()).unwrap()
+                }
+                // A list of integers is written `0,6`.
+                _ if name.starts_with(|c: char| c.is_ascii_digit()) => {
+                    Tensor::index(name.split(',').map(|v| v.parse().unwrap()))
+                }
+                _ => continue,
+            };
+            if graph.initializers.iter().all(|i| i.name != *name) {
+                let stored =
+                    if tensor.dtype().is_float() { DataType::Float } else { DataType::Int64 };
+                let literal = Literal { stored, tensor: Ok(tensor) };
+                graph.initializers.push(Initializer { name: (*name).into(), literal });
+            }
+        }
+        let attributes = attributes.iter().map(|word| {
+            let (name, values) = word.split_once('=').unwrap();
+            let list: Vec<i64> = values.split(',').map(|v| v.parse().unwrap()).collect();
+            let value = match (name, &list[..]) {
+                ("perm" | "axes", _) | (_, [_, _, ..] | []) => Attribute::Ints(list),
+                (_, [one]) => Attribute::Int(*one),
+            };
+            (name.to_owned(), value)
+        });
+        graph.nodes.push(Node {
+            op: words[0].into(),
+            inputs: words[1..].iter().map(|&name| name.into()).collect(),
+            outputs: outputs.split(' ').map(str::to_owned).collect(),
+            attributes: attributes.collect(),
+            ..Node::default()
+        });
+    }
+    let opsets = [(String::new(), 17)].into();
+    Model { source: "made by hand".into(), ir_version: 8, opsets, graph, ..Model::default() }
+}
+
+#[test]
+fn weights_behind_other_operators_train_wherever_they_are_stored() {
+    for (lines, count) in [
+        (&["Transpose perm=1,0 w3x6 -> v"][..], 18),
+        (&["Reshape w18 6,3 -> v"], 18),
+        (&["Slice w8x3 0 6 0 -> v"], 24),
+        (&["Concat axis=0 w2x3 w4x3 -> v"], 18),
+        (&["Split axis=1 w6x6 -> v rest"], 36),
+        (&["Mul w6x3 w1x3 -> v"], 21),
+        (&["Expand w1x3 6,3 -> v"], 3),
+        (&["Tile w2x3 3,1 -> v"], 6),
+        (&["Gather w9x3 0,2,4,6,8,1 -> v"], 27),
+        (&["Squeeze w1x6x3 0 -> v"], 18),
+        (&["Cast to=1 w6x3 -> v"], 18),
+        (&["Identity w6x3 -> v"], 18),
+        (&["Pad w4x3 1,0,1,0 -> v"], 12),
+        (&["Tanh w6x3 -> v"], 18),
+        (&["MatMul w6x2 w2x3 -> v"], 18),
+        (&["ReduceL2 axes=0 keepdims=1 w6x3 -> n", "Div w6x3 n -> u", "Mul u w1x3 -> v"], 21),
+    ] {
+        let model = product_with(lines);
+        let options = ImportOptions::default();
+        let stored = parameters(&import(&model, &options).unwrap());
+        assert_eq!(stored.values().map(Tensor::len).sum::<usize>(), count, "{lines:?}");
+        let moved = in_nodes(&model);
+        assert_eq!(parameters(&import(&moved, &options).unwrap()), stored, "{lines:?}");
+        let data = Path::new("synthetic");
+        assert_eq!(results(&moved, data), results(&model, data), "{lines:?}");
+        assert_eq!(results(&as_initializers(&moved), data), results(&model, data), "{lines:?}");
+    }
 }
 
 /// Loss, per-sample gradients and scores of two samples a class, by engine and name.

@@ -7,7 +7,7 @@
 //! network may begin with layers that are copies of each other. Tensors of one number, scales of 1
 //! and biases of 0, are equal by chance; such a bias follows the weight of its layer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::identity::Home;
 use crate::error::Result;
@@ -60,44 +60,38 @@ pub(super) fn tie(graph: Graph, home: impl Fn(&str) -> Home) -> Result<(Graph, O
 /// Parameters of drawn values that are equal, or transposes of each other.
 fn equal_weights(graph: &Graph, home: impl Fn(&str) -> Home) -> HashMap<Value, Tie> {
     let mut by_length: HashMap<usize, Vec<(Value, &str, &[f32])>> = HashMap::new();
-    let mut order = Vec::new();
     for (value, parameter) in graph.parameters() {
         if let Some(values) = parameter.tensor.f32_slice()
             && is_drawn(values)
         {
             let same = by_length.entry(values.len()).or_default();
-            if same.is_empty() {
-                order.push(values.len());
-            }
             same.push((value, &parameter.name, values));
         }
     }
     let mut ties = HashMap::new();
-    for length in order {
-        let same = &by_length[&length];
-        if same.len() < 2 {
-            continue;
-        }
-        let mut by_digest: HashMap<u64, Vec<Vec<Member>>> = HashMap::new();
-        for &(value, name, values) in same {
+    for same in by_length.into_values().filter(|same| same.len() > 1) {
+        let mut by_digest: HashMap<u64, Vec<Class>> = HashMap::new();
+        for (value, name, values) in same {
             let classes = by_digest.entry(digest(values)).or_default();
             let home = home(name);
             let found = classes.iter_mut().find_map(|class| {
-                let fits = class.iter().all(|member| member.home.may_be(&home));
-                let first = &class[0];
-                let transposed = fits.then(|| relation(graph, first.value, value)).flatten()?;
-                Some((class, transposed))
+                let first = class.members.first()?.value;
+                let fits = class.admits(&home).then(|| relation(graph, first, value));
+                Some((class, fits.flatten()?))
             });
             match found {
-                Some((class, transposed)) => class.push(Member { value, home, transposed }),
-                None => classes.push(vec![Member { value, home, transposed: false }]),
+                Some((class, transposed)) => class.add(value, home, transposed),
+                None => {
+                    let mut class = Class::default();
+                    class.add(value, home, false);
+                    classes.push(class);
+                }
             }
         }
-        for class in by_digest.into_values().flatten() {
+        for Class { members, named, .. } in by_digest.into_values().flatten() {
             // The name that a module has for it is the one to show.
-            let named = |member: &&Member| matches!(member.home, Home::Parameter(_));
-            let Some(to) = class.iter().find(named).or(class.first()) else { continue };
-            for member in class.iter().filter(|member| member.value != to.value) {
+            let Some(&to) = members.get(named.unwrap_or(0)) else { continue };
+            for member in members.iter().filter(|member| member.value != to.value) {
                 let transposed = member.transposed != to.transposed;
                 ties.insert(member.value, Tie { to: to.value, transposed });
             }
@@ -106,12 +100,38 @@ fn equal_weights(graph: &Graph, home: impl Fn(&str) -> Home) -> HashMap<Value, T
     ties
 }
 
+/// Tensors that are equal, or transposes of each other, and of homes that can be one.
+#[derive(Default)]
+struct Class {
+    members: Vec<Member>,
+    /// The first member that has the name of a parameter.
+    named: Option<usize>,
+    /// Homes of each kind.
+    homes: Vec<Home>,
+}
+
 /// A tensor among its equals.
+#[derive(Clone, Copy)]
 struct Member {
     value: Value,
-    home: Home,
     /// Whether it is the transpose of the first.
     transposed: bool,
+}
+
+impl Class {
+    fn admits(&self, home: &Home) -> bool {
+        self.homes.iter().all(|known| known.may_be(home))
+    }
+
+    fn add(&mut self, value: Value, home: Home, transposed: bool) {
+        if matches!(home, Home::Parameter(_)) {
+            self.named.get_or_insert(self.members.len());
+        }
+        self.members.push(Member { value, transposed });
+        if !self.homes.contains(&home) {
+            self.homes.push(home);
+        }
+    }
 }
 
 /// Whether two parameters hold the same values, and if so whether one is the transpose of the other.
@@ -155,17 +175,16 @@ fn is_drawn(values: &[f32]) -> bool {
 
 /// Adds the biases of one number that stand behind copies of one weight.
 fn biases_of_tied(graph: &Graph, ties: &mut HashMap<Value, Tie>) {
-    let mut weights: Vec<Value> = ties.values().map(|tie| tie.to).collect();
+    let mut weights: HashSet<Value> = ties.values().map(|tie| tie.to).collect();
     weights.extend(ties.keys());
     let mut first: HashMap<(Value, u32, Vec<usize>), Value> = HashMap::new();
     let mut found = Vec::new();
-    let is_weight: std::collections::HashSet<Value> = weights.into_iter().collect();
     for (_, node) in graph.nodes() {
         let Op::Apply(Primitive::Binary(Binary::Add)) = &node.op else { continue };
         for (product, bias) in [(0, 1), (1, 0)] {
             let (product, bias) = (node.inputs[product], moved(graph, node.inputs[bias]));
             let Op::Parameter(parameter) = &graph.node(bias).op else { continue };
-            let Some(weight) = weight_of(graph, product).filter(|w| is_weight.contains(w)) else {
+            let Some(weight) = weight_of(graph, product).filter(|w| weights.contains(w)) else {
                 continue;
             };
             let Some(number) = filled(&parameter.tensor) else { continue };
