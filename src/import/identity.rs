@@ -393,6 +393,8 @@ struct Scopes<'m> {
     readers: HashMap<&'m str, (&'m Node, Option<&'m str>)>,
     /// The parts of names of modules, as parameters tell.
     parts: HashSet<&'m str>,
+    /// The parts of names of nodes.
+    called: HashSet<&'m str>,
 }
 
 impl<'m> Scopes<'m> {
@@ -407,7 +409,11 @@ impl<'m> Scopes<'m> {
                 named.insert(to);
             }
         }
-        let mut scopes = Scopes { readers: HashMap::new(), parts: HashSet::new() };
+        let mut scopes = Scopes {
+            readers: HashMap::new(),
+            parts: HashSet::new(),
+            called: nodes.iter().flat_map(|node| node.name.split('/')).collect(),
+        };
         for name in named.iter().filter(|name| of_module(name)) {
             scopes.parts.extend(name.split('.'));
         }
@@ -448,12 +454,13 @@ impl<'m> Scopes<'m> {
     }
 
     /// A part of a node's name without the number of the call: `block_2` is the third call of
-    /// `block`, unless there is a module of this name.
+    /// `block`, unless there is a module of this name or no first call.
     fn once<'a>(&self, part: &'a str) -> &'a str {
         match part.rsplit_once('_') {
             Some((name, call))
                 if !call.is_empty()
                     && call.bytes().all(|c| c.is_ascii_digit())
+                    && self.called.contains(name)
                     && !self.parts.contains(part) =>
             {
                 name
@@ -496,11 +503,18 @@ mod tests {
 
     #[test]
     fn calls_of_a_module_are_told_from_modules_with_numbers() {
-        let parts = HashSet::from(["conv_1", "weight"]);
-        let scopes = Scopes { readers: HashMap::new(), parts };
-        for (part, once) in
-            [("block_2", "block"), ("conv_1", "conv_1"), ("layers.0", "layers.0"), ("a_b", "a_b")]
-        {
+        let scopes = Scopes {
+            readers: HashMap::new(),
+            parts: HashSet::from(["conv_1", "weight"]),
+            called: HashSet::from(["block", "block_2", "conv", "head_1"]),
+        };
+        for (part, once) in [
+            ("block_2", "block"),
+            ("conv_1", "conv_1"),
+            ("head_1", "head_1"),
+            ("layers.0", "layers.0"),
+            ("a_b", "a_b"),
+        ] {
             assert_eq!(scopes.once(part), once);
         }
     }
