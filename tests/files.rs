@@ -335,14 +335,20 @@ fn shared(twice: bool) -> File {
         .output("logits", "batch 3")
 }
 
+/// Equal weights are one parameter, but for files whose names are those of a module's parameters:
+/// there each has a part of the gradient.
 #[test]
 fn the_gradient_of_a_shared_weight_is_the_sum_over_its_uses() {
-    let (once, twice) = (imported(shared(false)).unwrap(), imported(shared(true)).unwrap());
-    assert_eq!((parameters(&once).len(), parameters(&twice).len()), (1, 2));
+    let (once, tied) = (imported(shared(false)).unwrap(), imported(shared(true)).unwrap());
+    let of_pytorch = Model { producer: "pytorch".into(), ..shared(true).model() };
+    let twice = import(&of_pytorch, &ImportOptions::default()).unwrap();
+    let counts = [&once, &tied, &twice].map(|model| parameters(model).len());
+    assert_eq!(counts, [1, 1, 2]);
     let (x, labels) = (values(&[2, 3]), Tensor::index([1, 2]));
-    let both = gradients(&twice, std::slice::from_ref(&x), &labels);
-    for (one, two) in gradients(&once, &[x], &labels).iter().zip(&both) {
+    let of = |model| gradients(model, std::slice::from_ref(&x), &labels);
+    for ((one, tied), two) in of(&once).iter().zip(&of(&tied)).zip(&of(&twice)) {
         assert!(close(&one["loss"], &two["loss"]));
+        assert!(close(&one["grad.weight"], &tied["grad.weight"]));
         let parts = two["grad.weight"].iter().zip(&two["grad.copy"]);
         let sum: Vec<f64> = parts.map(|(a, b)| a + b).collect();
         assert!(close(&one["grad.weight"], &sum), "{one:?} {two:?}");

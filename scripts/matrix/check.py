@@ -10,8 +10,10 @@ Needs numpy, onnx and onnxruntime. For each folder that an exporter left:
   counts as that much.
 - `gradalign score` scores the model on ONNX Runtime and on tract.
 
-A parameter is found in the file by its values, its axes in any order. Where an exporter stores it
-more than once, the gradients of all copies are added, as the chain rule says.
+A parameter is found in the file by its values, its axes in any order, and has one gradient: that
+of a tensor which no other parameter has. Where several tensors hold its values, as all biases of 0 do,
+it is the one whose gradient is nearest. What gradalign takes for two parameters is wrong where the
+framework has one (`copies`), and the other way round (`merged`).
 """
 
 import argparse
@@ -145,15 +147,28 @@ def compare(folder: Path, binary: Path, loss: str) -> dict[str, object]:
     graph.unlink()
     got = {n.removeprefix("grad."): v.astype(np.float64) for n, v in outputs.items() if n.startswith("grad.")}
     weights = {n: w for n, w in stored(folder / "model.onnx").items() if n in got}
+    # Parameters that the exporter has merged or left out have their names from its notes.
+    named = {str(name): truth[f"value.{i}"] for i, name in enumerate(truth["names"])}
+    for name in got.keys() - weights.keys():
+        value = named.get(name, named.get(name.rpartition("/")[2]))
+        weights |= {name: value} if value is not None else {}
     homes = match(truth, weights)
-    differences, norms, missing, looked_up = [], [], [], []
+    differences, norms, missing, looked_up, merged = [], [], [], [], []
+    held = {home for places in homes.values() for home, _ in places}
     for i, name in enumerate(truth["names"]):
         want = truth[f"grad.{i}"]
-        total = np.zeros_like(want)
+        candidates = []
         for home, axes in homes[i]:
             there = (SAMPLES, *(want.shape[1 + a] for a in axes))
             back = (0, *(1 + axes.index(a) for a in range(want.ndim - 1)))
-            total += got.pop(home).reshape(there).transpose(back)
+            if home in got:
+                candidates.append((home, got[home].reshape(there).transpose(back)))
+        if homes[i] and not candidates and want.any():
+            merged.append(str(name))
+        total = np.zeros_like(want)
+        if candidates:
+            home, total = min(candidates, key=lambda pair: np.linalg.norm(pair[1] - want))
+            del got[home]
         for home, array in weights.items() if not homes[i] else ():
             if home in got and (rows := rows_of(truth[f"value.{i}"], array.astype(np.float32))) is not None:
                 np.add.at(total, (slice(None), rows), got.pop(home).reshape(SAMPLES, len(rows), -1))
@@ -177,8 +192,11 @@ def compare(folder: Path, binary: Path, loss: str) -> dict[str, object]:
     }
     result |= {"missing": missing} if missing else {}
     result |= {"looked_up": looked_up} if looked_up else {}
-    if got:
-        result["extra"] = sorted(got)
+    copies = sorted(n for n in got if n in held and np.ptp(weights[n]) > 0)
+    result |= {"copies": copies} if copies else {}
+    result |= {"merged": merged} if merged else {}
+    if extra := sorted(got.keys() - copies):
+        result["extra"] = extra
     return result
 
 
@@ -239,6 +257,8 @@ def verdict(result: dict[str, object]) -> str:
         return "refused"
     if "error" not in result or any(isinstance(s, str) for s in result["scores"].values()):
         return "wrong"
+    if "copies" in result or "merged" in result:
+        return "wrong"
     if "missing" in result:
         return "folded" if result["error"] <= TOLERANCE else "wrong"
     if result["error"] <= TOLERANCE:
@@ -262,7 +282,7 @@ def main() -> None:
         started = time.time()
         result = check(folder, options.binary)
         file.write_text(json.dumps(result, indent=1) + "\n")
-        said = {k: result[k] for k in ("failed", "refused", "wrong", "error", "parameter_error", "float32_error", "missing", "extra", "scores") if k in result}
+        said = {k: result[k] for k in ("failed", "refused", "wrong", "error", "parameter_error", "float32_error", "missing", "copies", "merged", "extra", "scores") if k in result}
         print(f"{folder.name}: {verdict(result)} {said} {time.time() - started:.0f} s", flush=True)
     from .table import page
 

@@ -27,8 +27,8 @@ computes best in float32; how well depends on the machine that exports. `python 
 which units of a ReLU rounding turns on or off, and what the error is with these as float32 has them.
 
 *Taken for parameters, too* names tensors that the framework does not train but that the exporter stores
-as it stores weights, or those that it made of folded parameters. Nothing in a file tells the first from
-weights: inverse frequencies of rotary positions (`inv_freq`; there are networks that train them), tables
+as it stores weights, or those that it made of folded parameters. Files of PyTorch's dynamo exporter say which are parameters; nothing in
+those of other exporters tells the first from weights: inverse frequencies of rotary positions (`inv_freq`; there are networks that train them), tables
 of sines (Whisper's `embed_positions`), tables of coordinates (Swin v2's `relative_coords_table`), filters
 of blurring pools (`filt`, equal in all channels, which is how bilinear upsampling is initialised where it
 is trained), random features, the scaling of images in Keras's EfficientNets. `--no-params '*inv_freq'` and

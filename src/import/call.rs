@@ -211,16 +211,21 @@ impl<'a, 'm> Call<'a, 'm> {
             return Ok(Some(tensor.clone()));
         }
         let value = self.value_of(binding, Role::Fixed)?;
-        self.evaluate(value)
+        self.evaluate(value, false)
     }
 
-    /// What `value` is, if it is a constant expression that is not too large. Expressions share
-    /// their parts, so each part is computed once.
-    fn evaluate(&self, value: Value) -> Result<Option<Tensor>> {
+    /// What `value` is, if it is a constant expression that is not too large; `of_parameters` takes
+    /// parameters for constants, too.
+    fn evaluate(&self, value: Value, of_parameters: bool) -> Result<Option<Tensor>> {
         let (mut results, mut budget) = (HashMap::new(), MAX_EVALUATED);
+        if of_parameters {
+            let parameters = self.graph().parameters();
+            results.extend(parameters.map(|(value, p)| (value, Some(p.tensor.clone()))));
+        }
         self.evaluate_part(value, 0, &mut results, &mut budget)
     }
 
+    /// Expressions share their parts, so each part is computed once.
     fn evaluate_part(
         &self,
         value: Value,
@@ -254,9 +259,14 @@ impl<'a, 'm> Call<'a, 'm> {
         Ok(Some(result))
     }
 
-    /// The tensor that operand `i`, called `what`, must be known to be.
+    /// The tensor that operand `i`, called `what`, must be known to be. What is computed of stored
+    /// tensors is, whether they train elsewhere or not.
     pub fn tensor(&mut self, i: usize, what: &str) -> Result<Tensor> {
-        self.known(i)?.ok_or_else(|| {
+        if let Some(tensor) = self.known(i)? {
+            return Ok(tensor);
+        }
+        let value = self.fixed(i)?;
+        self.evaluate(value, true)?.ok_or_else(|| {
             self.unsupported(format!(
                 "its {what} depends on the model's inputs; export the model with fixed shapes"
             ))

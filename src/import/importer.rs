@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::call::Call;
+use super::call::{Call, MAX_MADE};
+use super::identity::Identities;
 use super::inputs::Shapes;
-use super::literal::{Patterns, Role, Stored};
+use super::literal::{Patterns, Place, Role, Stored};
 use super::scan::{MAX_DEPTH, Problem, function_of, live_nodes};
 use super::table::{Lowering, lookup};
-use super::{Given, ImportOptions, Imported, Info, finish};
+use super::{Given, ImportOptions, Imported, Info, finish, ties};
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, Value};
 use crate::onnx::{self, Attribute, Function, Initializer, Model, Node, Opsets};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// Values with more elements than this are refused: no network has them, damaged files do.
 pub(crate) const MAX_ELEMENTS: usize = 1 << 31;
@@ -73,6 +74,10 @@ pub(crate) struct Importer<'m> {
     operators: BTreeMap<String, usize>,
     lowered: usize,
     readers: HashMap<&'m str, usize>,
+    /// What the file says of which tensors are which parameters.
+    identities: Identities<'m>,
+    /// Parameters that the file stores as others, by name.
+    copies: HashMap<Arc<str>, usize>,
     /// [`ImportOptions::keep_activation`].
     keeps_activation: bool,
     /// How many loops are being unrolled around the present node.
@@ -99,9 +104,10 @@ impl<'m> Importer<'m> {
         options: &'m ImportOptions,
         shapes: Shapes<'m>,
     ) -> Result<Self> {
+        let identities = Identities::new(model);
         let mut importer = Importer {
             b: Builder::default(),
-            warnings: model.warnings.clone(),
+            warnings: [&model.warnings[..], &identities.warnings].concat(),
             notes: Vec::new(),
             batch_norms: 0,
             model,
@@ -112,6 +118,8 @@ impl<'m> Importer<'m> {
             operators: BTreeMap::new(),
             lowered: 0,
             readers: HashMap::new(),
+            identities,
+            copies: HashMap::new(),
             keeps_activation: options.keep_activation,
             unrolling: 0,
             shared: HashMap::new(),
@@ -202,7 +210,7 @@ impl<'m> Importer<'m> {
     fn given(&mut self, name: &str, given: &Given) -> Binding {
         match given {
             Given::Open(fact) => self.b.input(name, fact.clone()).into(),
-            Given::Known(tensor) => self.store_constant(name, Ok(tensor.clone())),
+            Given::Known(tensor) => self.b.constant(tensor.clone()).into(),
             Given::List(elements) => {
                 let each = elements.iter().enumerate();
                 Binding::List(each.map(|(i, e)| self.given(&format!("{name}[{i}]"), e)).collect())
@@ -245,8 +253,11 @@ impl<'m> Importer<'m> {
             false => finish::split_activation(&mut self.b, value)?,
         };
         self.b.output(output, logits);
+        let graph = self.b.finish().pruned();
+        let (graph, tied) = ties::tie(graph, |name| self.identities.home(name))?;
+        self.notes.extend(tied);
         Ok(Imported {
-            graph: self.b.finish().pruned(),
+            graph,
             output: output.to_owned(),
             final_activation,
             batch_norms: self.batch_norms,
@@ -302,8 +313,18 @@ impl<'m> Importer<'m> {
         if let Some(&i) = self.shared.get(&name) {
             return Binding::Stored(i);
         }
-        let stored = self.patterns.store(name, tensor, false);
+        let (place, said) = match self.is_outermost() {
+            true => (Place::Node, self.identities.trained(&name)),
+            false => (Place::InnerNode, None),
+        };
+        let mut stored = self.patterns.store(name, tensor, place, said);
+        stored.reserve(&mut self.b);
         Binding::Stored(self.keep(stored))
+    }
+
+    /// Whether the nodes being lowered are those of the main graph.
+    fn is_outermost(&self) -> bool {
+        self.frames.len() == 1
     }
 
     /// The index of a tensor to store; in a loop it is found again in the next turn.
@@ -332,12 +353,62 @@ impl<'m> Importer<'m> {
         if let Some(&i) = self.shared.get(&name) {
             return Binding::Stored(i);
         }
-        let Stored { tensor, initializer, .. } = &self.stored[i];
-        let mut copy = self.patterns.store(name, tensor.clone(), *initializer);
-        if *initializer {
-            copy.reserve(&mut self.b);
-        }
+        let tensor = self.stored[i].tensor.clone();
+        let said = self.identities.trained(&name);
+        let mut copy = self.patterns.store(name, tensor, Place::Initializer, said);
+        copy.reserve(&mut self.b);
         Binding::Stored(self.keep(copy))
+    }
+
+    /// What operand `i` of `node` is, where the file says that it is another parameter than the one
+    /// that is stored for both.
+    fn taken_apart(&mut self, node: &Node, i: usize, binding: Binding) -> Binding {
+        let Binding::Stored(id) = binding else { return binding };
+        let Some(name) = self.identities.copy(node, i).filter(|_| self.is_outermost()) else {
+            return binding;
+        };
+        let name = name.clone();
+        if self.identities.trained(&name) != Some(true) && !self.stored[id].can_train() {
+            return binding;
+        }
+        if let Some(&copy) = self.copies.get(&name) {
+            return Binding::Stored(copy);
+        }
+        let copy = self.store_again(id, &name);
+        if let Binding::Stored(id) = copy {
+            self.copies.insert(name, id);
+        }
+        copy
+    }
+
+    /// The bias of zeros that the exporter has taken from `node`, with these inputs.
+    fn lost_bias(&mut self, node: &Node, inputs: &[Option<Binding>]) -> Option<Binding> {
+        let name = self.identities.bias(node).filter(|_| self.is_outermost())?.clone();
+        let Some(Some(weight)) = inputs.get(1) else { return None };
+        let shape = match weight {
+            Binding::Value(value) => self.b.shape(*value),
+            Binding::Stored(i) => self.stored[*i].tensor.as_ref().ok()?.shape().to_vec(),
+            Binding::List(_) | Binding::Absent(_) => return None,
+        };
+        let int = |name: &str, default: i64| match node.attribute(name) {
+            Some(Attribute::Int(value)) => *value,
+            _ => default,
+        };
+        let groups = usize::try_from(int("group", 1)).unwrap_or(1);
+        let channels = match (node.op.as_str(), &shape[..]) {
+            ("Gemm", &[rows, columns]) => [columns, rows][usize::from(int("transB", 0) != 0)],
+            ("Conv", &[channels, ..]) => channels,
+            ("ConvTranspose", &[_, channels, ..]) => channels.checked_mul(groups)?,
+            _ => return None,
+        };
+        if channels > MAX_MADE {
+            return None;
+        }
+        let zeros = Tensor::full(DType::F32, &[channels], 0.0);
+        let said = self.identities.trained(&name);
+        let mut bias = self.patterns.store(name, Ok(zeros), Place::Initializer, said);
+        bias.reserve(&mut self.b);
+        Some(Binding::Stored(self.keep(bias)))
     }
 
     /// What the nodes that `node` is lowered to are said to come from.
@@ -429,7 +500,11 @@ impl<'m> Importer<'m> {
             let i = match self.shared.get(&qualified) {
                 Some(&i) => i,
                 None => {
-                    let mut stored = self.patterns.store(qualified, literal.tensor.clone(), true);
+                    let said =
+                        self.is_outermost().then(|| self.identities.trained(&qualified)).flatten();
+                    let tensor = literal.tensor.clone();
+                    let mut stored =
+                        self.patterns.store(qualified, tensor, Place::Initializer, said);
                     stored.reserve(&mut self.b);
                     self.keep(stored)
                 }
@@ -490,11 +565,18 @@ impl<'m> Importer<'m> {
 
     fn lower_call(&mut self, node: &'m Node, needed: &HashSet<&'m str>) -> Result<Vec<Binding>> {
         let mut inputs = Vec::with_capacity(node.inputs.len());
-        for name in &node.inputs {
+        for (i, name) in node.inputs.iter().enumerate() {
             inputs.push(match name.as_str() {
                 "" => None,
-                name => Some(self.resolve(name).cloned().ok_or_else(|| self.undefined(name))?),
+                name => {
+                    let binding = self.resolve(name).cloned();
+                    let binding = binding.ok_or_else(|| self.undefined(name))?;
+                    Some(self.taken_apart(node, i, binding))
+                }
             });
+        }
+        if let Some(bias) = self.lost_bias(node, &inputs) {
+            inputs.push(Some(bias));
         }
         let unknown =
             |binding: &Binding| matches!(binding, Binding::Absent(why) if *why == UNKNOWN);

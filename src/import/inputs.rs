@@ -47,11 +47,10 @@ pub fn declared_inputs(model: &Model) -> Vec<DeclaredInput> {
 fn vocabularies(model: &Model) -> HashMap<&str, usize> {
     let graph = &model.graph;
     let tables: HashMap<&str, usize> = graph
-        .initializers
-        .iter()
-        .filter_map(|stored| {
-            let table = stored.literal.tensor.as_ref().ok()?;
-            table.shape().first().map(|&rows| (stored.name.as_str(), rows))
+        .stored()
+        .filter_map(|(name, literal)| {
+            let table = literal.tensor.as_ref().ok()?;
+            table.shape().first().map(|&rows| (name, rows))
         })
         .collect();
     // Whose values a name has, which may be copies of copies.

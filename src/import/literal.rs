@@ -18,12 +18,12 @@ pub(crate) struct Stored {
     pub name: Arc<str>,
     /// The values, or why there are none.
     pub tensor: Result<Tensor, String>,
-    /// Whether it is an initializer, not the value of a constant node.
-    pub initializer: bool,
-    /// Whether the values of constant nodes of this file can be parameters.
-    nodes_train: bool,
+    /// Whether it is a number in the code of the network, not one of its tensors.
+    written: bool,
     /// Whether the user's patterns decide, and how.
     forced: Option<bool>,
+    /// Whether the file says what it is, and what.
+    said: Option<bool>,
     parameter: Option<Value>,
     constant: Option<Value>,
     mask: Option<bool>,
@@ -34,8 +34,8 @@ pub(crate) struct Stored {
 pub(crate) enum Role {
     /// A position for weights: trainable.
     Weight,
-    /// An operand like any other: trainable if it is an initializer with several elements that
-    /// does not look like a mask.
+    /// An operand like any other: trainable if it has several elements and does not look like a
+    /// mask.
     Operand,
     /// A position for constants, such as the branches of a selection.
     Table,
@@ -57,25 +57,33 @@ impl Stored {
         self.mask == Some(true)
     }
 
+    /// Whether the tensor is a parameter where it is used as `role`. How it is stored, as an
+    /// initializer or a constant node, makes no difference.
     fn is_parameter(&mut self, role: Role) -> bool {
-        let len = self.tensor.as_ref().map_or(0, Tensor::len);
+        let (len, rank) = self.tensor.as_ref().map_or((0, 0), |t| (t.len(), t.shape().len()));
         if !self.is_float() || len == 0 || role == Role::Fixed {
             return false;
         }
-        self.forced.unwrap_or_else(|| match role {
-            Role::Weight if self.is_filler() => false,
-            Role::Weight => self.initializer || (len > 1 && self.nodes_train),
-            Role::Operand => self.initializer && len > 1 && !self.is_mask() && !self.is_filler(),
+        if let Some(decided) = self.forced.or(self.said) {
+            return decided;
+        }
+        match role {
+            Role::Weight => rank > 0 && !self.written && !self.is_filler(),
+            Role::Operand => len > 1 && !self.written && !self.is_mask() && !self.is_filler(),
             Role::Table | Role::Fixed => false,
-        })
+        }
+    }
+
+    /// Whether the tensor is a parameter in some role.
+    pub fn can_train(&mut self) -> bool {
+        self.is_parameter(Role::Weight) || self.is_parameter(Role::Operand)
     }
 
     /// Whether an exporter seems to have made this up: equal elements under a name that it gave
     /// itself. Such are the scales of normalisations written out by others, and empty masks.
     fn is_filler(&self) -> bool {
-        let Ok(tensor @ Tensor::F32(values)) = &self.tensor else { return false };
-        let first = values.first();
-        tensor.len() > 1 && generated(&self.name) && values.iter().all(|v| Some(v) == first)
+        let Ok(tensor @ Tensor::F32(_)) = &self.tensor else { return false };
+        tensor.len() > 1 && generated(&self.name) && is_filled(tensor)
     }
 
     /// The tensor's value in the graph for a use as `role`. Errs, in words, where the tensor
@@ -112,9 +120,25 @@ fn looks_like_mask(tensor: &Tensor) -> bool {
     suppresses && values.contains(&0.0) && values.iter().all(|&v| v == 0.0 || v == other)
 }
 
+/// Whether all elements of a float32 tensor are equal.
+pub(super) fn is_filled(tensor: &Tensor) -> bool {
+    let Some(values) = tensor.f32_slice() else { return false };
+    values.iter().all(|v| Some(v) == values.first())
+}
+
+/// Whether PyTorch's TorchScript exporter calls so what the code of a network has as numbers:
+/// `/layer/Constant_1_output_0`, also where an optimiser has made an initializer of it.
+fn written(name: &str) -> bool {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    let number = last.strip_prefix("Constant").and_then(|rest| rest.strip_suffix("_output_0"));
+    number.is_some_and(|n| {
+        n.is_empty() || n.strip_prefix('_').is_some_and(|n| n.bytes().all(|c| c.is_ascii_digit()))
+    })
+}
+
 /// Whether a tensor's name is one that PyTorch's exporters give to what they compute themselves:
 /// `val_12`, `zeros_like_1`, `/layer/Constant_1_output_0`. Parameters keep the names of modules.
-fn generated(name: &str) -> bool {
+pub(super) fn generated(name: &str) -> bool {
     const MADE: [&str; 13] = [
         "val",
         "where",
@@ -138,15 +162,26 @@ fn generated(name: &str) -> bool {
     MADE.contains(&base)
 }
 
+/// Where a tensor of the file is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Beside the nodes of a graph.
+    Initializer,
+    /// In a constant node of the main graph.
+    Node,
+    /// In a constant node of a branch, or the body of a loop or function.
+    InnerNode,
+}
+
 /// The user's patterns for what is a parameter.
 pub(crate) struct Patterns {
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
-    nodes_train: bool,
+    pytorch: bool,
 }
 
 impl Patterns {
-    /// The patterns for a file made by `producer`. PyTorch stores all parameters as initializers.
+    /// The patterns for a file made by `producer`.
     pub fn new(options: &ImportOptions, producer: &str) -> Result<Self> {
         let parse = |patterns: &[String]| -> Result<Vec<Pattern>> {
             let parsed = patterns.iter().map(|text| {
@@ -159,16 +194,17 @@ impl Patterns {
         Ok(Patterns {
             include: parse(&options.include)?,
             exclude: parse(&options.exclude)?,
-            nodes_train: !producer.starts_with("pytorch"),
+            pytorch: producer.starts_with("pytorch"),
         })
     }
 
-    /// A stored tensor, with what the patterns say of it.
+    /// A stored tensor, with what the patterns say of it, and the file, if it does.
     pub fn store(
         &self,
         name: Arc<str>,
         tensor: Result<Tensor, String>,
-        initializer: bool,
+        place: Place,
+        said: Option<bool>,
     ) -> Stored {
         let matches = |patterns: &[Pattern]| patterns.iter().any(|p| p.matches(&name));
         let forced = if matches(&self.exclude) {
@@ -178,17 +214,17 @@ impl Patterns {
         } else {
             Some(matches(&self.include))
         };
-        Stored {
-            name,
-            tensor,
-            initializer,
-            nodes_train: self.nodes_train,
-            forced,
-            parameter: None,
-            constant: None,
-            mask: None,
-        }
+        let written = written(&name) || (self.pytorch && is_in_code(&name, place));
+        Stored { name, tensor, written, forced, said, parameter: None, constant: None, mask: None }
     }
+}
+
+/// Whether a tensor in a file of PyTorch's is a number in the code of the network. Early exporters
+/// number all values, weights and numbers alike, and later ones call some `onnx::Mul_12`: there the
+/// place tells, since PyTorch stores all weights as initializers.
+fn is_in_code(name: &str, place: Place) -> bool {
+    let numbered = name.bytes().all(|c| c.is_ascii_digit()) || name.starts_with("onnx::");
+    place == Place::InnerNode || (place == Place::Node && numbered)
 }
 
 #[cfg(test)]
@@ -207,6 +243,18 @@ mod tests {
         for name in ["layer.weight", "bias", "weight_1", "onnx::Conv_34", "interval_2", "/w"] {
             assert!(!generated(name), "{name}");
         }
+    }
+
+    #[test]
+    fn numbers_in_the_code_of_a_network_are_known_by_their_names() {
+        for name in ["/Constant_output_0", "/a/b/Constant_12_output_0", "Constant_output_0"] {
+            assert!(written(name), "{name}");
+        }
+        for name in ["/a/Mul_output_0", "Constant", "/Constant_x_output_0", "Constant_1.weight"] {
+            assert!(!written(name), "{name}");
+        }
+        assert!(is_in_code("12", Place::Node) && !is_in_code("12", Place::Initializer));
+        assert!(!is_in_code("layer.weight", Place::Node));
     }
 
     #[test]

@@ -6,14 +6,18 @@
 
 mod call;
 mod finish;
+mod identity;
 mod importer;
 mod inputs;
 mod literal;
 mod lower;
 mod scan;
+#[cfg(test)]
+mod storage_tests;
 mod table;
 #[cfg(test)]
 mod tests;
+mod ties;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

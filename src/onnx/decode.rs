@@ -12,7 +12,7 @@ use super::proto::tensor_proto::DataType;
 use super::proto::tensor_shape_proto::dimension;
 use super::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-    ValueInfoProto, type_proto,
+    StringStringEntryProto, ValueInfoProto, type_proto,
 };
 use super::tensor;
 use crate::error::{Error, Result};
@@ -85,6 +85,7 @@ impl Decoder {
             inputs: proto.input.into_iter().map(value_info).collect(),
             outputs: proto.output.into_iter().map(value_info).collect(),
             values: proto.value_info.into_iter().map(value_info).collect(),
+            metadata: texts(proto.metadata_props),
         })
     }
 
@@ -111,6 +112,7 @@ impl Decoder {
             inputs: proto.input,
             outputs: proto.output,
             attributes: self.attributes(proto.attribute)?,
+            metadata: texts(proto.metadata_props),
         })
     }
 
@@ -158,6 +160,11 @@ impl Decoder {
         *self.stored.entry(literal.stored).or_default() += 1;
         Ok(literal)
     }
+}
+
+fn texts(entries: Vec<StringStringEntryProto>) -> Vec<(String, String)> {
+    let each = entries.into_iter();
+    each.map(|e| (e.key.unwrap_or_default(), e.value.unwrap_or_default())).collect()
 }
 
 fn value_info(proto: ValueInfoProto) -> ValueInfo {

@@ -10,7 +10,7 @@ use prost::bytes::{Buf, Bytes};
 use super::external::External;
 use super::model::{Literal, Model, Opsets};
 use super::proto::{ModelProto, TensorProto};
-use super::{decode, tensor};
+use super::{decode, names, tensor};
 use crate::error::{Error, Result};
 
 /// The oldest accepted version of the `ai.onnx` operator set: since 7, operators broadcast.
@@ -71,6 +71,7 @@ fn finish(
     })?;
     check_ir_version(&proto, source)?;
     let mut model = decode::model(proto, source, external)?;
+    names::check(&model)?;
     let sets = std::iter::once(&model.opsets).chain(model.functions.values().map(|f| &f.opsets));
     let mut newest = 0;
     for set in sets {

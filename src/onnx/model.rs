@@ -43,6 +43,16 @@ pub struct Graph {
     pub outputs: Vec<ValueInfo>,
     /// What the file says of the values between.
     pub values: Vec<ValueInfo>,
+    /// Named texts that exporters attach to the graph.
+    pub metadata: Vec<(String, String)>,
+}
+
+impl Graph {
+    /// The tensors that are stored under a name, as initializers or in constant nodes.
+    pub fn stored(&self) -> impl Iterator<Item = (&str, &Literal)> {
+        let initializers = self.initializers.iter().map(|i| (i.name.as_str(), &i.literal));
+        initializers.chain(self.nodes.iter().filter_map(Node::stored))
+    }
 }
 
 /// A function defined by the model itself.
@@ -77,6 +87,8 @@ pub struct Node {
     pub outputs: Vec<String>,
     /// Named attributes.
     pub attributes: Vec<(String, Attribute)>,
+    /// Named texts that exporters attach to the node.
+    pub metadata: Vec<(String, String)>,
 }
 
 impl Node {
@@ -101,6 +113,15 @@ impl Node {
     /// The attribute called `name`.
     pub fn attribute(&self, name: &str) -> Option<&Attribute> {
         self.attributes.iter().find(|(n, _)| n == name).map(|(_, value)| value)
+    }
+
+    /// The name and the tensor of a constant node.
+    pub fn stored(&self) -> Option<(&str, &Literal)> {
+        let is_constant = self.op == "Constant" && self.domain.is_empty();
+        match self.attribute("value").filter(|_| is_constant) {
+            Some(Attribute::Tensor(literal)) => Some((self.outputs.first()?, literal)),
+            _ => None,
+        }
     }
 
     /// The graphs among the attributes: branches and bodies.

@@ -12,7 +12,7 @@ use crate::tensor::{DType, Tensor};
 const MAX_WEIGHT: usize = 1 << 27;
 
 pub(super) const ENTRIES: &[Entry] = &[
-    rules("Constant", 7, "a constant, or a parameter where weights stand", constant),
+    rules("Constant", 7, "a constant or a parameter, as an initializer is", constant),
     rules(
         "ConstantOfShape",
         9,
