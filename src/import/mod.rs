@@ -4,12 +4,17 @@
 //! functions are inlined, shapes become static with the batch at 1, arithmetic on shapes is folded
 //! to constants, and it is decided which tensors are trainable.
 
+mod bounds;
 mod call;
-mod finish;
+mod end;
+mod folded;
 mod importer;
 mod inputs;
 mod literal;
 mod lower;
+#[cfg(test)]
+mod made;
+mod quantised;
 mod scan;
 mod table;
 #[cfg(test)]
@@ -17,7 +22,8 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-pub use finish::FinalActivation;
+pub(crate) use bounds::bounds;
+pub use end::FinalActivation;
 pub use inputs::{DeclaredInput, declared_inputs};
 pub use scan::{Problem, default_output};
 pub use table::{Entry, entries, markdown};
@@ -117,6 +123,10 @@ pub fn all_problems(model: &Model, options: &ImportOptions) -> Vec<Problem> {
     };
     let mut found = scan::problems(model, &[&output]);
     if found.iter().any(|p| scan::is_quantised(&p.op)) {
+        return found;
+    }
+    if let Some(weight) = quantised::quantised_weight(model, &[&output]) {
+        found.push(weight);
         return found;
     }
     let more = match Importer::new(model, options) {

@@ -12,7 +12,7 @@ use super::proto::tensor_proto::DataType;
 use super::proto::tensor_shape_proto::dimension;
 use super::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-    ValueInfoProto, type_proto,
+    StringStringEntryProto, ValueInfoProto, type_proto,
 };
 use super::tensor;
 use crate::error::{Error, Result};
@@ -30,6 +30,7 @@ pub(super) fn model(proto: ModelProto, source: &str, external: External) -> Resu
         producer: producer.filter(|s| !s.is_empty()).collect::<Vec<_>>().join(" "),
         opsets: opsets(proto.opset_import),
         graph: decoder.graph(graph)?,
+        metadata: metadata(proto.metadata_props),
         ..Model::default()
     };
     for function in proto.functions {
@@ -57,6 +58,11 @@ fn domain(domain: Option<String>) -> String {
 
 fn opsets(imports: Vec<OperatorSetIdProto>) -> Opsets {
     imports.into_iter().map(|o| (domain(o.domain), o.version.unwrap_or(1))).collect()
+}
+
+fn metadata(entries: Vec<StringStringEntryProto>) -> Vec<(String, String)> {
+    let text = Option::unwrap_or_default;
+    entries.into_iter().map(|entry| (text(entry.key), text(entry.value))).collect()
 }
 
 struct Decoder {
@@ -111,6 +117,7 @@ impl Decoder {
             inputs: proto.input,
             outputs: proto.output,
             attributes: self.attributes(proto.attribute)?,
+            metadata: metadata(proto.metadata_props),
         })
     }
 
