@@ -9,7 +9,7 @@ use super::inputs::Shapes;
 use super::literal::{Patterns, Place, Role, Stored};
 use super::scan::{MAX_DEPTH, Problem, function_of, live_nodes};
 use super::table::{Lowering, lookup};
-use super::{Given, ImportOptions, Imported, Info, finish, ties};
+use super::{Given, ImportOptions, Imported, Info, bounds, end, folded, ties};
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, Value};
 use crate::onnx::{self, Attribute, Function, Initializer, Model, Node, Opsets};
@@ -246,12 +246,22 @@ impl<'m> Importer<'m> {
         if let Some(k) = self.fixed_batch() {
             self.notes.push(format!("the file fixes the batch at {k}; it is taken at 1"));
         }
-        self.warnings.extend(finish::folded_batch_norm(self.model, self.batch_norms));
+        self.warnings.extend(folded::folded_batch_norm(self.model));
         self.b.set_scope("");
         let (logits, final_activation) = match self.keeps_activation {
             true => (value, None),
-            false => finish::split_activation(&mut self.b, value)?,
+            false => end::split_activation(&mut self.b, value)?,
         };
+        if !self.keeps_activation
+            && final_activation.is_none()
+            && bounds(self.b.graph(), logits).is_probability()
+        {
+            self.warnings.push(format!(
+                "the output '{output}' always lies between 0 and 1, so it is probabilities, which \
+                 are taken for logits here since the activation that makes them is not recognised: \
+                 take what goes into it, by --output NAME"
+            ));
+        }
         self.b.output(output, logits);
         let graph = self.b.finish().pruned();
         let (graph, tied) = ties::tie(graph, |name| self.identities.home(name))?;

@@ -4,13 +4,18 @@
 //! functions are inlined, shapes become static with the batch at 1, arithmetic on shapes is folded
 //! to constants, and it is decided which tensors are trainable.
 
+mod bounds;
 mod call;
-mod finish;
+mod end;
+mod folded;
 mod identity;
 mod importer;
 mod inputs;
 mod literal;
 mod lower;
+#[cfg(test)]
+mod made;
+mod quantised;
 mod scan;
 #[cfg(test)]
 mod storage_tests;
@@ -21,7 +26,8 @@ mod ties;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-pub use finish::FinalActivation;
+pub(crate) use bounds::bounds;
+pub use end::FinalActivation;
 pub use inputs::{DeclaredInput, declared_inputs};
 pub use scan::{Problem, default_output};
 pub use table::{Entry, entries, markdown};
@@ -121,6 +127,10 @@ pub fn all_problems(model: &Model, options: &ImportOptions) -> Vec<Problem> {
     };
     let mut found = scan::problems(model, &[&output]);
     if found.iter().any(|p| scan::is_quantised(&p.op)) {
+        return found;
+    }
+    if let Some(weight) = quantised::quantised_weight(model, &[&output]) {
+        found.push(weight);
         return found;
     }
     let more = match Importer::new(model, options) {

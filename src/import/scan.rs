@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use super::quantised::quantised_weight;
 use super::table::{Lowering, lookup};
 use crate::error::{Error, Result};
 use crate::onnx::{DataType, Function, Graph, Model, Node, Opsets, Type, dtype_of};
@@ -124,6 +125,10 @@ pub(crate) fn check(model: &Model, outputs: &[&str]) -> Result<()> {
             model.source
         )));
     }
+    if let Some(Problem { node, op, reason, .. }) = quantised_weight(model, outputs) {
+        let source = &model.source;
+        return Err(Error::UnsupportedModel(format!("{source}: node '{node}' ({op}): {reason}")));
+    }
     let Some((first, rest)) = problems.split_first() else { return Ok(()) };
     let mut others: Vec<&str> = rest.iter().map(|p| p.op.as_str()).collect();
     others.sort_unstable();
@@ -215,6 +220,14 @@ impl<'m> Scan<'m> {
                 None if is_quantised(&node.op) => problem("it computes on quantised values"),
                 None if node.domain.is_empty() => {
                     problem("it is not an operator that gradalign knows");
+                }
+                None if node.domain.starts_with("com.microsoft.nchwc")
+                    || node.domain.starts_with("com.ms.internal") =>
+                {
+                    problem(
+                        "ONNX Runtime has optimised the file for one kind of machine; take the file \
+                         that it was given, or one that it writes with optimisations disabled",
+                    );
                 }
                 None => problem(
                     "operators of this domain are not known and the file has no function that \

@@ -30,6 +30,7 @@ pub(super) fn model(proto: ModelProto, source: &str, external: External) -> Resu
         producer: producer.filter(|s| !s.is_empty()).collect::<Vec<_>>().join(" "),
         opsets: opsets(proto.opset_import),
         graph: decoder.graph(graph)?,
+        metadata: metadata(proto.metadata_props),
         ..Model::default()
     };
     for function in proto.functions {
@@ -59,6 +60,11 @@ fn opsets(imports: Vec<OperatorSetIdProto>) -> Opsets {
     imports.into_iter().map(|o| (domain(o.domain), o.version.unwrap_or(1))).collect()
 }
 
+fn metadata(entries: Vec<StringStringEntryProto>) -> Vec<(String, String)> {
+    let text = Option::unwrap_or_default;
+    entries.into_iter().map(|entry| (text(entry.key), text(entry.value))).collect()
+}
+
 struct Decoder {
     source: String,
     external: External,
@@ -85,7 +91,7 @@ impl Decoder {
             inputs: proto.input.into_iter().map(value_info).collect(),
             outputs: proto.output.into_iter().map(value_info).collect(),
             values: proto.value_info.into_iter().map(value_info).collect(),
-            metadata: texts(proto.metadata_props),
+            metadata: metadata(proto.metadata_props),
         })
     }
 
@@ -112,7 +118,7 @@ impl Decoder {
             inputs: proto.input,
             outputs: proto.output,
             attributes: self.attributes(proto.attribute)?,
-            metadata: texts(proto.metadata_props),
+            metadata: metadata(proto.metadata_props),
         })
     }
 
@@ -160,11 +166,6 @@ impl Decoder {
         *self.stored.entry(literal.stored).or_default() += 1;
         Ok(literal)
     }
-}
-
-fn texts(entries: Vec<StringStringEntryProto>) -> Vec<(String, String)> {
-    let each = entries.into_iter();
-    each.map(|e| (e.key.unwrap_or_default(), e.value.unwrap_or_default())).collect()
 }
 
 fn value_info(proto: ValueInfoProto) -> ValueInfo {

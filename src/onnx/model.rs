@@ -26,6 +26,8 @@ pub struct Model {
     pub graph: Graph,
     /// Functions that nodes may call as operators.
     pub functions: HashMap<FunctionKey, Function>,
+    /// Named texts that exporters attach to the model.
+    pub metadata: Vec<(String, String)>,
     /// What the user should know of the file.
     pub warnings: Vec<String>,
 }

@@ -1,6 +1,7 @@
 //! Scoring one model: import, fit the data, run the passes that the metrics need, evaluate them.
 
 mod draw;
+mod probabilities;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -105,6 +106,7 @@ pub fn score_file(
     let model = onnx::load(path)?;
     let (imported, batch, loss, mut warnings) = prepare(&model, dataset, settings)?;
     drop(model);
+    warnings.extend(probabilities::taken_for_logits(&imported, &batch, loss, settings, engine));
     let mut scored = score(&imported.graph, &batch, loss, settings, engine)?;
     warnings.append(&mut scored.warnings);
     scored.warnings = warnings;
