@@ -19,6 +19,8 @@ mod shape;
 mod sign_gram;
 mod slice;
 mod softmax;
+#[cfg(test)]
+pub(crate) mod tails;
 mod topk;
 mod unary;
 

@@ -45,6 +45,7 @@ elementwise!(
     And,
     Div,
     Equal,
+    Exp,
     Greater,
     GreaterOrEqual,
     Less,
