@@ -23,6 +23,8 @@ mod softmax;
 pub(crate) mod tails;
 mod topk;
 mod unary;
+#[cfg(test)]
+mod zeros;
 
 use std::sync::Arc;
 

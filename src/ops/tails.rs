@@ -23,7 +23,10 @@ pub(crate) fn magnitudes() -> Vec<f64> {
 }
 
 /// `f(x)`, the derivatives of its sum, and those of the sum of these.
-fn derivatives(x: &Fact, f: impl Fn(&mut Builder, Value) -> Result<Value>) -> Result<Graph> {
+pub(crate) fn derivatives(
+    x: &Fact,
+    f: impl Fn(&mut Builder, Value) -> Result<Value>,
+) -> Result<Graph> {
     let mut b = Builder::default();
     let input = b.input("x", x.clone());
     let mut outputs = vec![f(&mut b, input)?];
