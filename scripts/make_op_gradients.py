@@ -327,8 +327,34 @@ def signals():
     case("STFT", stft, rand(1, 18, 1), np.array(3), window, opset=17)
 
 
+def zeros():
+    """At exact zeros and ties, where a slope may be infinite."""
+    x = rand(2, 3, 4)
+    x[0, :, 1] = 0
+    x[1, 1:, 2] = 0
+    for axis in (1, 2):
+        axes = np.array([axis])
+        case("ReduceProd", lambda x: x.prod(axis, keepdim=True), x, axes, name=f"zeros {axis}")
+        case("ReduceL2", lambda x: x.norm(dim=axis, keepdim=True), x, axes, name=f"zeros {axis}")
+        case("ReduceMax", lambda x: x.amax(axis, keepdim=True), x.clamp(max=0), axes,
+             name=f"ties {axis}")
+    case("CumProd", lambda x: x.cumprod(2), x, np.array(2), opset=26, name="zeros")
+    base, power = torch.tensor([0.0, 0, 0, 2]).double(), torch.tensor([0.0, 1, 2.5, 0]).double()
+    case("Pow", torch.pow, base, power, name="zeros")
+    case("Max", torch.maximum, x, torch.zeros_like(x), name="ties")
+    case("Min", torch.minimum, x, torch.zeros_like(x), name="ties")
+    images = rand(1, 2, 4, 4)
+    images[0, 0, :2, :2] = 0
+    case("LpPool", lambda x: F.lp_pool2d(x, 2, 2), images, opset=22, kernel_shape=[2, 2],
+         strides=[2, 2], p=2, name="zeros")
+    case("LpPool", lambda x: F.lp_pool2d(x, 3, 2), images.abs(), opset=22, kernel_shape=[2, 2],
+         strides=[2, 2], p=3, name="zeros, p 3")
+    case("GlobalLpPool", lambda x: x.norm(dim=(2, 3), keepdim=True), torch.zeros(1, 2, 2, 2).double(),
+         opset=22, p=2, name="zeros")
+
+
 torch.manual_seed(0)
-for family in (recurrent, attention, sampling, others, signals):
+for family in (recurrent, attention, sampling, others, signals, zeros):
     family()
 path = pathlib.Path(__file__).parent.parent / "tests" / "data" / "op_gradients.json"
 path.write_text("[\n" + ",\n".join(json.dumps(c) for c in CASES) + "\n]\n")

@@ -60,6 +60,7 @@ fn elementwise(op: &Primitive) -> Option<Elementwise> {
         },
         Primitive::Unary(op) => match op {
             Unary::Abs => E::Abs,
+            Unary::Exp => E::Exp,
             Unary::Neg => E::Neg,
             Unary::Not => E::Not,
             Unary::Reciprocal => E::Reciprocal,

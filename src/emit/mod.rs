@@ -37,6 +37,8 @@ pub enum Dialect {
     Standard,
     /// Standard ones, so that ONNX Runtime on a CUDA device finds what all others find.
     Cuda,
+    /// Standard ones, but for those that tract computes wrongly far from 0 or close to it.
+    Tract,
     /// Standard ones and this project's kernels for the CPU.
     Fused,
 }
@@ -104,7 +106,7 @@ fn write(graph: &Graph, dialect: Dialect, weights: Option<&mut Weights>) -> Resu
         graph,
         dialect,
         packed: match dialect {
-            Dialect::Standard | Dialect::Cuda => vec![false; graph.nodes().len()],
+            Dialect::Standard | Dialect::Cuda | Dialect::Tract => vec![false; graph.nodes().len()],
             Dialect::Fused => packed(graph, &live),
         },
         current: 0,
@@ -121,7 +123,7 @@ fn write(graph: &Graph, dialect: Dialect, weights: Option<&mut Weights>) -> Resu
         e.names[input.index()] = Some(name);
     }
     let fused = match dialect {
-        Dialect::Standard | Dialect::Cuda => None,
+        Dialect::Standard | Dialect::Cuda | Dialect::Tract => None,
         Dialect::Fused => Some(fuse::Plan::new(graph, &live)),
     };
     for (value, node) in graph.nodes() {
@@ -170,7 +172,7 @@ fn write(graph: &Graph, dialect: Dialect, weights: Option<&mut Weights>) -> Resu
         producer_name: Some("gradalign".into()),
         producer_version: Some(env!("CARGO_PKG_VERSION").into()),
         opset_import: match dialect {
-            Dialect::Standard | Dialect::Cuda => vec![opset("", OPSET)],
+            Dialect::Standard | Dialect::Cuda | Dialect::Tract => vec![opset("", OPSET)],
             Dialect::Fused => vec![opset("", OPSET), opset(KERNELS, 1)],
         },
         graph: Some(proto),
@@ -232,7 +234,7 @@ fn tensor_of(graph: &Graph, value: Value) -> Option<&Tensor> {
 pub(crate) fn stored_bytes(graph: &Graph, dialect: Dialect) -> Vec<Option<u64>> {
     let live = graph.live();
     let (plan, packed) = match dialect {
-        Dialect::Standard | Dialect::Cuda => (None, vec![false; live.len()]),
+        Dialect::Standard | Dialect::Cuda | Dialect::Tract => (None, vec![false; live.len()]),
         Dialect::Fused => (Some(fuse::Plan::new(graph, &live)), packed(graph, &live)),
     };
     let bytes = |(value, node): (Value, &Node)| match &node.op {

@@ -12,6 +12,7 @@ use tract_onnx::prelude::{
 };
 
 use super::{Description, Device, Engine, EngineOptions, Session, guarded};
+use crate::emit::Dialect;
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, dispatch};
 
@@ -56,6 +57,10 @@ impl Engine for TractEngine {
             device: Device::Cpu.to_string(),
             note: self.note.clone(),
         }
+    }
+
+    fn dialect(&self) -> Dialect {
+        Dialect::Tract
     }
 
     fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>> {

@@ -5,6 +5,7 @@
 
 mod builder;
 mod eval;
+mod range;
 
 use std::fmt;
 use std::sync::Arc;

@@ -131,7 +131,8 @@ impl Rule for Binary {
 
     /// `δ·∂f/∂a` and `δ·∂f/∂b`, each summed over the axes along which that operand was broadcast.
     ///
-    /// `max` and `min` split the cotangent evenly where the operands are equal, as PyTorch.
+    /// `max` and `min` split the cotangent evenly where the operands are equal, as PyTorch. Where a
+    /// slope is infinite (a quotient by 0, a power below 1 of 0) it counts as 0.
     fn vjp(&self, b: &mut Builder, site: &Site, dy: Value) -> Result<Cotangents> {
         let (p, q, y) = (site.input(0), site.input(1), site.output);
         let mut dp = None;
@@ -157,18 +158,18 @@ impl Rule for Binary {
                 }
             }
             Div => {
-                let scaled = b.div(dy, q)?;
+                let divisor = b.infinite_at_zero(q)?;
+                let scaled = b.div(dy, divisor)?;
                 dp = Some(scaled);
                 if site.wants(1) {
+                    let y = if divisor == q { y } else { b.div(p, divisor)? };
                     let moved = b.mul(scaled, y)?;
                     dq = Some(b.neg(moved)?);
                 }
             }
             Pow => {
                 if site.wants(0) {
-                    let lower = b.shift(q, -1.0)?;
-                    let power = b.pow(p, lower)?;
-                    let slope = b.mul(q, power)?;
+                    let slope = power_slope(b, p, q)?;
                     dp = Some(b.mul(dy, slope)?);
                 }
                 if site.wants(1) {
@@ -179,21 +180,20 @@ impl Rule for Binary {
                     let base = b.select(positive, p, one)?;
                     let log = b.unary(Unary::Log, base)?;
                     let slope = b.mul(y, log)?;
+                    let slope = b.select(positive, slope, zero)?;
                     dq = Some(b.mul(dy, slope)?);
                 }
             }
             Max | Min => {
                 let (for_p, for_q) = if *self == Max { (Greater, Less) } else { (Less, Greater) };
-                let equal = b.push(Equal, &[p, q])?;
-                let dtype = b.dtype(dy);
-                let tie = b.cast(equal, dtype)?;
-                let half = b.scale(tie, 0.5)?;
+                let tie = b.push(Equal, &[p, q])?;
+                let half = b.scale(dy, 0.5)?;
+                let zero = b.scalar_like(dy, 0.0);
+                let share = b.select(tie, half, zero)?;
                 for (wins, cotangent, i) in [(for_p, &mut dp, 0), (for_q, &mut dq, 1)] {
                     if site.wants(i) {
                         let wins = b.push(wins, &[p, q])?;
-                        let wins = b.cast(wins, dtype)?;
-                        let share = b.add(wins, half)?;
-                        *cotangent = Some(b.mul(dy, share)?);
+                        *cotangent = Some(b.select(wins, dy, share)?);
                     }
                 }
             }
@@ -293,6 +293,23 @@ impl Binary {
         let y = b.push(*self, &[left, right])?;
         b.reshape(y, &out.shape).map(Some)
     }
+}
+
+/// `q·p^{q−1}`, and 0 for a power of 0 whose slope is infinite or the product `0·∞`.
+fn power_slope(b: &mut Builder, p: Value, q: Value) -> Result<Value> {
+    let lower = b.shift(q, -1.0)?;
+    if b.as_uniform(q).is_some_and(|q| q >= 1.0) || b.graph().is_never_zero(p) {
+        let power = b.pow(p, lower)?;
+        return b.mul(q, power);
+    }
+    let (zero, one) = (b.scalar_like(p, 0.0), b.scalar_like(p, 1.0));
+    let is_zero = b.equal(p, zero)?;
+    let is_low = b.less(q, one)?;
+    let is_singular = b.and(is_zero, is_low)?;
+    let base = b.select(is_singular, one, p)?;
+    let power = b.pow(base, lower)?;
+    let slope = b.mul(q, power)?;
+    b.select(is_singular, zero, slope)
 }
 
 /// `f` of two arrays broadcast to `shape`.

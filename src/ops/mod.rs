@@ -19,8 +19,12 @@ mod shape;
 mod sign_gram;
 mod slice;
 mod softmax;
+#[cfg(test)]
+pub(crate) mod tails;
 mod topk;
 mod unary;
+#[cfg(test)]
+mod zeros;
 
 use std::sync::Arc;
 

@@ -75,7 +75,7 @@ impl Rule for Reduce {
     /// - 1 for a sum and 1/n for a mean;
     /// - for a maximum or minimum, `1[x = y]` over the number of such elements (as PyTorch's
     ///   `amax`);
-    /// - for a product, `y / x` (undefined where an element is 0).
+    /// - for a product, the product of the other elements, which may be zero.
     fn vjp(&self, b: &mut Builder, site: &Site, dy: Value) -> Result<Cotangents> {
         let (x, y) = (site.input(0), site.output);
         let shape = b.shape(x);
@@ -92,12 +92,10 @@ impl Rule for Reduce {
                 let winners = b.cast(equal, dtype)?;
                 let count = b.reduce_sum(winners, &self.axes)?;
                 let share = b.div(dy, count)?;
-                b.mul(winners, share)?
+                let zero = b.scalar_like(dy, 0.0);
+                b.select(equal, share, zero)?
             }
-            Reduction::Prod => {
-                let whole = b.mul(dy, y)?;
-                b.div(whole, x)?
-            }
+            Reduction::Prod => self.product_of_others(b, x, dy)?,
         };
         Ok(vec![Some(dx)])
     }
@@ -174,6 +172,36 @@ impl Rule for Reduce {
 }
 
 impl Reduce {
+    /// `δ` times the product of all other elements, without division: halves are multiplied with each
+    /// other until one element is left, and `δ` goes back through these products.
+    fn product_of_others(&self, b: &mut Builder, x: Value, dy: Value) -> Result<Value> {
+        let (mut product, mut steps) = (x, Vec::new());
+        for &axis in &self.axes {
+            while b.shape(product)[axis] > 1 {
+                let size = b.shape(product)[axis];
+                let half = size / 2;
+                let left = b.slice_axis(product, axis, 0, half, 1)?;
+                let right = b.slice_axis(product, axis, half, 2 * half, 1)?;
+                let rest = b.slice_axis(product, axis, 2 * half, size, 1)?;
+                steps.push((axis, half, left, right));
+                product = b.mul(left, right)?;
+                if size % 2 == 1 {
+                    product = b.concat(&[product, rest], axis)?;
+                }
+            }
+        }
+        let mut cotangent = dy;
+        for (axis, half, left, right) in steps.into_iter().rev() {
+            let size = b.shape(cotangent)[axis];
+            let of_product = b.slice_axis(cotangent, axis, 0, half, 1)?;
+            let rest = b.slice_axis(cotangent, axis, half, size, 1)?;
+            let (to_left, to_right) = (b.mul(of_product, right)?, b.mul(of_product, left)?);
+            let all = [to_left, to_right, rest];
+            cotangent = b.concat(&all[..if size > half { 3 } else { 2 }], axis)?;
+        }
+        Ok(cotangent)
+    }
+
     /// `Σ c·x` as `c·Σ x`, where `c` is the same along the axes.
     fn without_factor(&self, b: &mut Builder, x: Value) -> Result<Option<Value>> {
         let node = b.graph().node(x);

@@ -2,8 +2,8 @@
 
 use ndarray::Axis;
 
-use super::{Cotangents, Lane, Rule, Site};
-use crate::emit::{Attr, Emitter};
+use super::{Cotangents, Lane, Rule, Site, Unary};
+use crate::emit::{Attr, Dialect, Emitter};
 use crate::error::{Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
 use crate::tensor::Tensor;
@@ -56,6 +56,20 @@ impl Rule for Softmax {
 
     fn batch(&self, b: &mut Builder, lanes: &[Lane], _: usize) -> Result<Value> {
         b.push(Softmax { axis: self.axis + 1, ..*self }, &[lanes[0].value])
+    }
+
+    /// tract takes the logarithm of the softmax, which may be 0.
+    fn decompose(&self, b: &mut Builder, x: &[Value], dialect: Dialect) -> Result<Option<Value>> {
+        if !self.log || dialect != Dialect::Tract {
+            return Ok(None);
+        }
+        let axis = [self.axis];
+        let max = b.reduce_max(x[0], &axis)?;
+        let shifted = b.sub(x[0], max)?;
+        let exp = b.exp(shifted)?;
+        let sum = b.reduce_sum(exp, &axis)?;
+        let log = b.unary(Unary::Log, sum)?;
+        b.sub(shifted, log).map(Some)
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {

@@ -1,7 +1,7 @@
 //! Elementwise functions of one operand.
 
 use super::{Cotangents, Derivative, Lane, Rule, Site};
-use crate::emit::Emitter;
+use crate::emit::{Dialect, Emitter};
 use crate::error::{Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
 use crate::tensor::{DType, Tensor};
@@ -119,9 +119,10 @@ impl Rule for Unary {
         }
     }
 
-    /// `δ · f′(x)`, written with the result `y` where that is cheaper.
+    /// `δ · f′(x)`, written with the result `y` where that is cheaper and cancels nothing.
     ///
-    /// At kinks: `relu′(0) = 0` and `|·|′(0) = 0`, as PyTorch.
+    /// At kinks: `relu′(0) = 0` and `|·|′(0) = 0`, as PyTorch. Where a slope is infinite (a root or a
+    /// logarithm at 0, an arc sine at ±1) it counts as 0.
     fn vjp(&self, b: &mut Builder, site: &Site, dy: Value) -> Result<Cotangents> {
         let (x, y) = (site.input(0), site.output);
         let dx = match self {
@@ -131,34 +132,44 @@ impl Rule for Unary {
                 let sign = b.unary(Sign, x)?;
                 b.mul(dy, sign)?
             }
-            Exp => b.mul(dy, y)?,
-            Log => b.div(dy, x)?,
+            Exp => {
+                let slope = b.at_most_finite(y)?;
+                b.mul(dy, slope)?
+            }
+            Log => {
+                let divisor = b.infinite_at_zero(x)?;
+                b.div(dy, divisor)?
+            }
             Sqrt => {
-                let two = b.scalar_like(y, 2.0);
-                let twice = b.mul(y, two)?;
+                let root = b.infinite_at_zero(y)?;
+                let twice = b.scale(root, 2.0)?;
                 b.div(dy, twice)?
             }
             Reciprocal => {
+                let divisor = b.infinite_at_zero(x)?;
+                let y = if divisor == x { y } else { b.unary(Reciprocal, divisor)? };
                 let square = b.mul(y, y)?;
                 let slope = b.unary(Neg, square)?;
                 b.mul(dy, slope)?
             }
             Relu => {
-                let mask = b.unary(Sign, y)?;
-                b.mul(dy, mask)?
+                let zero = b.scalar_like(y, 0.0);
+                let passes = b.greater(y, zero)?;
+                b.select(passes, dy, zero)?
             }
             Sigmoid => {
-                let rest = b.one_minus(y)?;
-                let slope = b.mul(y, rest)?;
+                let slope = logistic_density(b, x)?;
                 b.mul(dy, slope)?
             }
             Softplus => {
                 let slope = b.unary(Sigmoid, x)?;
                 b.mul(dy, slope)?
             }
+            // 1/cosh²(x) = 4·σ′(2x)
             Tanh => {
-                let square = b.mul(y, y)?;
-                let slope = b.one_minus(square)?;
+                let twice = b.scale(x, 2.0)?;
+                let density = logistic_density(b, twice)?;
+                let slope = b.scale(density, 4.0)?;
                 b.mul(dy, slope)?
             }
             Erf => {
@@ -190,16 +201,23 @@ impl Rule for Unary {
                 let slope = b.unary(Sinh, x)?;
                 b.mul(dy, slope)?
             }
-            // 1/√(1−x²), 1/√(x²±1), 1/(1±x²)
+            // 1/√(1−x²), 1/√(x²±1), 1/(1±x²), with 1−x² as (1−x)·(1+x), which does not cancel
             Asin | Acos | Asinh | Acosh | Atan | Atanh => {
-                let square = b.mul(x, x)?;
                 let inner = match self {
-                    Asin | Acos | Atanh => b.one_minus(square)?,
-                    Acosh => b.shift(square, -1.0)?,
-                    _ => b.shift(square, 1.0)?,
+                    Asin | Acos | Acosh | Atanh => {
+                        let above = b.shift(x, 1.0)?;
+                        let below =
+                            if *self == Acosh { b.shift(x, -1.0)? } else { b.one_minus(x)? };
+                        b.mul(below, above)?
+                    }
+                    _ => {
+                        let square = b.mul(x, x)?;
+                        b.shift(square, 1.0)?
+                    }
                 };
                 let divisor =
                     if matches!(self, Atan | Atanh) { inner } else { b.unary(Sqrt, inner)? };
+                let divisor = b.infinite_at_zero(divisor)?;
                 let dx = b.div(dy, divisor)?;
                 if *self == Acos { b.unary(Neg, dx)? } else { dx }
             }
@@ -223,6 +241,15 @@ impl Rule for Unary {
         }
     }
 
+    fn decompose(&self, b: &mut Builder, x: &[Value], dialect: Dialect) -> Result<Option<Value>> {
+        match self {
+            Sigmoid => logistic(b, x[0]).map(Some),
+            Softplus if dialect == Dialect::Tract => softplus(b, x[0]).map(Some),
+            Erf if dialect == Dialect::Tract => error_function(b, x[0]).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         if *self == Softplus {
@@ -236,7 +263,75 @@ impl Rule for Unary {
     }
 }
 
+/// `σ′(x) = e^{−|x|} / (1 + e^{−|x|})²`, which `y·(1 − y)` is only as long as `1 − y` does not cancel.
+fn logistic_density(b: &mut Builder, x: Value) -> Result<Value> {
+    let size = b.unary(Abs, x)?;
+    let negated = b.neg(size)?;
+    let tail = b.exp(negated)?;
+    let whole = b.shift(tail, 1.0)?;
+    let square = b.mul(whole, whole)?;
+    b.div(tail, square)
+}
+
+/// `σ(x) = 1 / (1 + e⁻ˣ)` as it stands: where engines have it as an operator, they take a rational
+/// approximation with an absolute error, which has no tail.
+fn logistic(b: &mut Builder, x: Value) -> Result<Value> {
+    let negated = b.neg(x)?;
+    let exp = b.exp(negated)?;
+    let whole = b.shift(exp, 1.0)?;
+    b.unary(Reciprocal, whole)
+}
+
+/// `ln(1 + eˣ) = max(x, 0) + ln(1 + t)` with `t = e^{−|x|}` and `ln(1 + t) = 2 artanh(t / (2 + t))`.
+fn softplus(b: &mut Builder, x: Value) -> Result<Value> {
+    let size = b.unary(Abs, x)?;
+    let negated = b.neg(size)?;
+    let tail = b.exp(negated)?;
+    let divisor = b.shift(tail, 2.0)?;
+    let ratio = b.div(tail, divisor)?;
+    let half = b.unary(Atanh, ratio)?;
+    let log = b.scale(half, 2.0)?;
+    let line = b.relu(x)?;
+    b.add(line, log)
+}
+
+/// The error function by its series near 0, where an engine's has an absolute error:
+/// `2/√π · (x − x³/3 + x⁵/10 − x⁷/42)` up to 1/4.
+fn error_function(b: &mut Builder, x: Value) -> Result<Value> {
+    let square = b.mul(x, x)?;
+    let mut sum = b.scalar_like(x, -1.0 / 42.0);
+    for coefficient in [0.1, -1.0 / 3.0, 1.0] {
+        let higher = b.mul(sum, square)?;
+        sum = b.shift(higher, coefficient)?;
+    }
+    let series = b.mul(sum, x)?;
+    let series = b.scale(series, std::f64::consts::FRAC_2_SQRT_PI)?;
+    let size = b.unary(Abs, x)?;
+    let quarter = b.scalar_like(x, 0.25);
+    let is_near = b.less(size, quarter)?;
+    let far = b.unary(Erf, x)?;
+    b.select(is_near, series, far)
+}
+
 impl Builder {
+    /// `x` for a divisor of cotangents: infinite where it is 0, so that a cotangent over it is 0 there
+    /// and not infinite or NaN.
+    pub(crate) fn infinite_at_zero(&mut self, x: Value) -> Result<Value> {
+        if self.graph().is_never_zero(x) {
+            return Ok(x);
+        }
+        let (zero, infinity) = (self.scalar_like(x, 0.0), self.scalar_like(x, f64::INFINITY));
+        let is_zero = self.equal(x, zero)?;
+        self.select(is_zero, infinity, x)
+    }
+
+    /// `x` for a factor of cotangents: at most the largest number, which makes 0 of 0.
+    fn at_most_finite(&mut self, x: Value) -> Result<Value> {
+        let most = if self.dtype(x) == DType::F64 { f64::MAX } else { f32::MAX.into() };
+        let most = self.scalar_like(x, most);
+        self.min(x, most)
+    }
+
     /// Applies an elementwise function.
     pub fn unary(&mut self, f: Unary, x: Value) -> Result<Value> {
         self.push(f, &[x])

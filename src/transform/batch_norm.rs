@@ -1,5 +1,6 @@
 //! Deciding which statistics batch normalisation uses.
 
+use super::means::without_centred_means;
 use crate::error::Result;
 use crate::graph::{Builder, Graph, Value};
 use crate::ops::{BatchNorm, BatchNormMode, Binary, Op, Primitive};
@@ -13,7 +14,7 @@ use crate::ops::{BatchNorm, BatchNormMode, Binary, Op, Primitive};
 ///
 /// Subtracting a mean takes out what is the same at all positions, such as the bias of the layer
 /// before. Such summands are left out, so that their parameters have no gradient rather than one
-/// of rounding noise.
+/// of rounding noise; so are means over all positions of what has been normalised over them.
 pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Graph, Vec<String>)> {
     let mut warnings = Vec::new();
     let mut b = Builder::default();
@@ -41,7 +42,13 @@ pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Graph, Vec<Stri
         norm.in_primitives(b, &inputs, 1).map(Some)
     })?;
     b.copy_outputs(graph, &map)?;
-    Ok((b.finish(), warnings))
+    let graph = b.finish();
+    Ok(match mode {
+        BatchNormMode::Running | BatchNormMode::Sample => {
+            (without_centred_means(&graph)?, warnings)
+        }
+        BatchNormMode::Batch => (graph, warnings),
+    })
 }
 
 /// `x` without summands that are constant along all axes but that of the channels.

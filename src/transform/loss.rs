@@ -16,7 +16,7 @@ pub const LABELS: &str = "labels";
 pub enum Loss {
     /// `−log softmax(z)_y` on logits `z` of `K` classes; the label `y` is an int64 scalar.
     CrossEntropy,
-    /// The mean of `softplus(z) − t·z` over the logits; the target `t` has the output's shape.
+    /// The mean of `t·softplus(−z) + (1 − t)·softplus(z)` over the logits; the target `t` has the output's shape.
     BinaryCrossEntropy,
     /// The mean of `(z − t)²` over the outputs; the target `t` has the output's shape.
     MeanSquaredError,
@@ -123,10 +123,7 @@ pub fn loss(graph: &Graph, loss: Loss) -> Result<(Graph, Value)> {
         }
         Loss::BinaryCrossEntropy => {
             let logits = b.reshape(output, &target_fact.shape)?;
-            let softplus = b.unary(Unary::Softplus, logits)?;
-            let agreement = b.mul(logits, target)?;
-            let terms = b.sub(softplus, agreement)?;
-            mean(&mut b, terms)?
+            binary_cross_entropy(&mut b, logits, target)?
         }
         Loss::MeanSquaredError => {
             let prediction = b.reshape(output, &target_fact.shape)?;
@@ -139,18 +136,36 @@ pub fn loss(graph: &Graph, loss: Loss) -> Result<(Graph, Value)> {
 }
 
 /// The mean over rows of `−log softmax(logits)_label`, for logits `[T, K]` and labels `[T]`.
+///
+/// It is computed from the logits less that of the label, which then is a constant 0: so the gradient
+/// of the label's logit is `−Σ p` over the others, and not `p − 1`, of which nothing is left where the
+/// prediction is sure.
 fn cross_entropy(b: &mut Builder, logits: Value, labels: Value) -> Result<Value> {
     let shape = b.shape(logits);
     let (rows, classes) = (shape[0], shape[1]);
-    let log_p = b.log_softmax(logits, 1)?;
     let all = b.constant(Tensor::index(0..classes as i64).reshape(&[1, classes])?);
     let labels = b.reshape(labels, &[rows, 1])?;
     let hit = b.equal(labels, all)?;
-    let dtype = b.dtype(log_p);
-    let hit = b.cast(hit, dtype)?;
-    let chosen = b.mul(log_p, hit)?;
+    let zero = b.scalar_like(logits, 0.0);
+    let own = b.select(hit, logits, zero)?;
+    let own = b.reduce_sum(own, &[1])?;
+    let ahead = b.sub(logits, own)?;
+    let ahead = b.select(hit, zero, ahead)?;
+    let log_p = b.log_softmax(ahead, 1)?;
+    let chosen = b.select(hit, log_p, zero)?;
     let total = b.sum_all(chosen)?;
     b.scale(total, -1.0 / rows as f64)
+}
+
+/// The mean of `t·softplus(−z) + (1 − t)·softplus(z)`, whose gradient does not cancel where `t` is 0
+/// or 1.
+fn binary_cross_entropy(b: &mut Builder, logits: Value, target: Value) -> Result<Value> {
+    let negated = b.neg(logits)?;
+    let (yes, no) = (b.unary(Unary::Softplus, negated)?, b.unary(Unary::Softplus, logits)?);
+    let rest = b.one_minus(target)?;
+    let (yes, no) = (b.mul(yes, target)?, b.mul(no, rest)?);
+    let terms = b.add(yes, no)?;
+    mean(b, terms)
 }
 
 fn mean(b: &mut Builder, terms: Value) -> Result<Value> {
@@ -163,6 +178,7 @@ fn mean(b: &mut Builder, terms: Value) -> Result<Value> {
 mod tests {
     use super::*;
     use crate::graph::eval_values;
+    use crate::ops::tails::{check, magnitudes};
     use crate::transform::grad;
 
     fn model(shape: &[usize]) -> (Graph, Value) {
@@ -188,6 +204,41 @@ mod tests {
         for (g, expected) in out[1].to_f64().iter().zip([p[0], p[1], p[2] - 1.0]) {
             assert!((g - expected).abs() < 1e-6, "{g} {expected}");
         }
+    }
+
+    /// Logits of a row that are as large as those of any network, with each of them as the label.
+    #[test]
+    fn losses_of_logits_of_all_magnitudes() {
+        let rows: Vec<[f64; 3]> = magnitudes().iter().map(|&m| [m, -m, m / 2.0]).collect();
+        for label in 0..3 {
+            check(&format!("cross-entropy, label {label}"), rows.as_flattened(), 4.0, |b, x| {
+                let logits = b.reshape(x, &[rows.len(), 3])?;
+                let labels = b.constant(Tensor::index(rows.iter().map(|_| label)));
+                cross_entropy(b, logits, labels)
+            });
+        }
+        for target in [0.0, 1.0, 0.25] {
+            check(&format!("bce, target {target}"), &magnitudes(), 4.0, |b, x| {
+                let fact = b.fact(x).clone();
+                let target = b.constant(Tensor::full(fact.dtype, &fact.shape, target));
+                binary_cross_entropy(b, x, target)
+            });
+        }
+    }
+
+    /// A class that a model rules out has no part in the loss.
+    #[test]
+    fn a_class_may_be_masked() {
+        let (graph, z) = model(&[1, 3]);
+        let (graph, value) = loss(&graph, Loss::CrossEntropy).unwrap();
+        let (graph, d) = grad(&graph, value, &[z]).unwrap();
+        let inputs = [
+            Tensor::f64(&[1, 3], vec![1.0, f64::NEG_INFINITY, 1.0]).unwrap(),
+            Tensor::full(DType::I64, &[], 2.0),
+        ];
+        let out = eval_values(&graph, &inputs, &[value, d[0].unwrap()]).unwrap();
+        assert!((out[0].scalar().unwrap() - 2f64.ln()).abs() < 1e-12);
+        assert_eq!(out[1], Tensor::f64(&[1, 3], vec![0.5, 0.0, -0.5]).unwrap());
     }
 
     #[test]

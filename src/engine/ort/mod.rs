@@ -337,7 +337,7 @@ impl OrtEngine {
             .with_memory_pattern(false)?
             .with_execution_providers(self.providers())?;
         Ok(match self.dialect {
-            Dialect::Standard => builder.with_disabled_optimizers(HARMFUL)?,
+            Dialect::Standard | Dialect::Tract => builder.with_disabled_optimizers(HARMFUL)?,
             Dialect::Cuda => builder.with_disabled_optimizers(WRITTEN_WITHOUT)?,
             Dialect::Fused => builder
                 .with_operators(operators::domain()?)?

@@ -91,10 +91,13 @@ fn log_sum(c: &mut Call) -> Result<Value> {
     })
 }
 
-/// `m + log Σ e^{x − m}` with the maximum `m`, whose derivative cancels.
+/// `m + log Σ e^{x − m}` with the maximum `m`, whose derivative cancels, or 0 where that is infinite.
 fn log_sum_exp(c: &mut Call) -> Result<Value> {
     reduced(c, |c, x, axes| {
         let max = c.reduce_max(x, axes)?;
+        let is_infinite = c.unary(Unary::IsInf, max)?;
+        let zero = c.scalar_like(max, 0.0);
+        let max = c.select(is_infinite, zero, max)?;
         let max = c.detach(max)?;
         let shifted = c.sub(x, max)?;
         let exp = c.exp(shifted)?;

@@ -45,6 +45,7 @@ elementwise!(
     And,
     Div,
     Equal,
+    Exp,
     Greater,
     GreaterOrEqual,
     Less,
@@ -351,6 +352,33 @@ mod tests {
         check(Sign, &[p], &|i| truth(x[i] > 0.0) - truth(x[i] < 0.0));
         check(Sqrt, &[p], &|i| x[i].sqrt());
         check(Sub, &both, &|i| x[i] - y[i]);
+    }
+
+    /// To two units in the last place where results are normal numbers.
+    #[test]
+    fn exponentials_of_all_magnitudes() {
+        let mut x: Vec<f32> = (0..4000).map(|i| (i - 2000) as f32 * 0.0531).collect();
+        x.extend((0..300).map(|i| 1e-30 * 1.3f32.powi(i)));
+        x.extend([0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e30, -1e30]);
+        x.extend((0..300).map(|i| -1e-30 * 1.3f32.powi(i)));
+        let map = Map {
+            len: x.len(),
+            views: vec![axes(&[(x.len(), 1)])],
+            truths: vec![],
+            constants: vec![],
+            steps: vec![Step { op: Elementwise::Exp, arguments: [Source::Operand(0); 3] }],
+            outputs: vec![Output { source: Source::Step(0), form: Form::Whole }],
+        };
+        for (&x, &got) in x.iter().zip(&run(&map, &[Operand::Floats(&x)])[0]) {
+            let want = f64::from(x).exp();
+            let off = (f64::from(got) - want).abs();
+            let right = match want {
+                _ if x.is_nan() => got.is_nan(),
+                _ if want > f64::from(f32::MAX) => got == f32::INFINITY,
+                _ => off <= 2.4e-7 * want + f64::from(f32::MIN_POSITIVE),
+            };
+            assert!(right, "e^{x}: {got} for {want}");
+        }
     }
 
     /// `x·c + 2` with `x` `[n, channels, size]` and `c` `[channels, 1]`, whole and summed.

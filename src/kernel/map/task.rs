@@ -302,6 +302,7 @@ fn apply(op: Elementwise, [a, b, c]: [Piece; 3], out: &mut [f32]) {
         And => binary(a, b, out, |x, y| x * y),
         Div => binary(a, b, out, |x, y| x / y),
         Equal => binary(a, b, out, |x, y| truth(x == y)),
+        Exp => unary(a, out, exp),
         Greater => binary(a, b, out, |x, y| truth(x > y)),
         GreaterOrEqual => binary(a, b, out, |x, y| truth(x >= y)),
         Less => binary(a, b, out, |x, y| truth(x < y)),
@@ -315,11 +316,7 @@ fn apply(op: Elementwise, [a, b, c]: [Piece; 3], out: &mut [f32]) {
         Or => binary(a, b, out, |x, y| truth(x + y > 0.0)),
         Reciprocal => unary(a, out, |x| 1.0 / x),
         Relu => unary(a, out, |x| if x < 0.0 { 0.0 } else { x }),
-        Select => {
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = if a.at(i) != 0.0 { b.at(i) } else { c.at(i) };
-            }
-        }
+        Select => select(a, b, c, out),
         Sign => unary(a, out, |x| truth(x > 0.0) - truth(x < 0.0)),
         Sqrt => unary(a, out, f32::sqrt),
         Sub => binary(a, b, out, |x, y| x - y),
@@ -342,6 +339,54 @@ impl Piece<'_> {
             Piece::All(value) => *value,
         }
     }
+}
+
+/// `b` where `a` is true, else `c`.
+#[inline(always)]
+fn select(a: Piece, b: Piece, c: Piece, out: &mut [f32]) {
+    let choose = |t: f32, x: f32, y: f32| if t != 0.0 { x } else { y };
+    match (a, b, c) {
+        (Piece::Each(a), Piece::Each(b), Piece::All(y)) => {
+            out.iter_mut().zip(a).zip(b).for_each(|((out, &t), &x)| *out = choose(t, x, y));
+        }
+        (Piece::Each(a), Piece::All(x), Piece::Each(c)) => {
+            out.iter_mut().zip(a).zip(c).for_each(|((out, &t), &y)| *out = choose(t, x, y));
+        }
+        (Piece::Each(a), Piece::Each(b), Piece::Each(c)) => {
+            let all = out.iter_mut().zip(a).zip(b).zip(c);
+            all.for_each(|(((out, &t), &x), &y)| *out = choose(t, x, y));
+        }
+        _ => {
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = choose(a.at(i), b.at(i), c.at(i));
+            }
+        }
+    }
+}
+
+/// `eˣ` to two units in the last place: `2ᵏ·eʳ` with `|r| ≤ ln 2 / 2` and the polynomial of the Cephes
+/// library for `eʳ`. Made of what compilers make vectors of.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    /// Adding it rounds to an integer, which is then in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    /// ln 2 in two parts. Products of the first with integers up to 2⁸ are exact.
+    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+    // Beyond these bounds the result is 0 or infinite, as it is at them.
+    let x = x.clamp(-104.0, 89.0);
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let k = rounded - ROUND;
+    let r = x - k * LN_2[0] - k * LN_2[1];
+    let mut p = 1.987_569_1e-4;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = p * r + c;
+    }
+    let y = p * r * r + r + 1.0;
+    // In two factors, since one alone may be out of range.
+    let k = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let low = k >> 1;
+    let power = |k: i32| f32::from_bits((k.wrapping_add(127) as u32) << 23);
+    y * power(low) * power(k.wrapping_sub(low))
 }
 
 #[inline(always)]

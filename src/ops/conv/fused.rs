@@ -19,7 +19,7 @@ const FEWEST_POSITIONS: usize = 16;
 
 impl Window {
     /// Whether a kernel of spatial shape `kernel` mixes the channels at each position by itself.
-    fn is_pointwise(&self, kernel: &[usize]) -> bool {
+    pub(crate) fn is_pointwise(&self, kernel: &[usize]) -> bool {
         let pads = self.pads_begin.iter().chain(&self.pads_end);
         self.groups == 1
             && self.is_unit_stride()
