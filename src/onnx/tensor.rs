@@ -151,9 +151,10 @@ fn read_as<T, const N: usize>(
     f: impl Fn([u8; N]) -> T,
 ) -> io::Result<Vec<T>> {
     let mut values = Vec::with_capacity(len);
-    let mut buffer = vec![0; (1 << 16) * N];
+    let at_once = len.min(1 << 16);
+    let mut buffer = vec![0; at_once * N];
     while values.len() < len {
-        let piece = &mut buffer[..(len - values.len()).min(1 << 16) * N];
+        let piece = &mut buffer[..(len - values.len()).min(at_once) * N];
         reader.read_exact(piece)?;
         values.extend(piece.as_chunks::<N>().0.iter().map(|&bytes| f(bytes)));
     }

@@ -14,7 +14,6 @@ use crate::emit::emit_split;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, Output, Value};
-use crate::ops::{Op, Primitive};
 use crate::tensor::Tensor;
 use crate::transform::{self, LABELS, Loss, Rectifier};
 
@@ -131,7 +130,7 @@ impl Network {
             .map(|layer| {
                 Ok(LayerValues {
                     size: layer.size,
-                    product: behind_reshapes(&graph, next()?),
+                    product: graph.behind_reshapes(next()?),
                     activation: next()?,
                     channel_axis: layer.channel_axis + lane_axes,
                 })
@@ -305,14 +304,5 @@ impl Network {
         let (nodes, run) = (graph.nodes().len(), start.elapsed() - loaded);
         tracing::debug!("whole batch: {nodes} nodes, session {loaded:.2?}, run {run:.2?}");
         Ok(results)
-    }
-}
-
-/// The value that `value` holds in another shape. What reads a reshaped value may read this one
-/// instead, but never the other way round.
-fn behind_reshapes(graph: &Graph, value: Value) -> Value {
-    match &graph.node(value).op {
-        Op::Apply(Primitive::Reshape(_)) => behind_reshapes(graph, graph.node(value).inputs[0]),
-        _ => value,
     }
 }

@@ -1,7 +1,7 @@
 //! Per-sample gradients, reduced inside the graph: to the Gram matrices of their signs inside each
 //! class, to how far the signs of all samples add up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 
 use ndarray::Array2;
@@ -295,10 +295,10 @@ fn blame(
         let training = training_graph(model, objective, plan.lanes(), Reduction::PerSample)?;
         let mut b = Builder::new(training.graph.clone());
         let mut outputs = Vec::new();
-        for (name, size) in &training.parameters {
-            let gradient = training.graph.output(&format!("grad.{name}"))?;
+        let gradients = training.graph.outputs().iter().skip(1);
+        for ((name, size), gradient) in training.parameters.iter().zip(gradients) {
             if *size > 0 {
-                outputs.push(Output { name: name.clone(), value: b.sum_all(gradient)? });
+                outputs.push(Output { name: name.clone(), value: b.sum_all(gradient.value)? });
             }
         }
         let names: Vec<String> = outputs.iter().map(|o| o.name.clone()).collect();
@@ -365,11 +365,12 @@ fn with_products(
 ) -> Result<Graph> {
     let graph = &training.graph;
     let loss = graph.output("loss")?;
+    let outputs = graph.outputs().iter().map(|output| output.value);
     let mut b = Builder::new(graph.clone());
     b.set_scope("reduce");
     let mut gradients = Vec::new();
-    for (name, size) in &training.parameters {
-        let value = graph.output(&format!("grad.{name}"))?;
+    // Behind the loss there is one for each parameter.
+    for ((name, size), value) in training.parameters.iter().zip(outputs.skip(1)) {
         if b.as_uniform(value) != Some(0.0) && *size > 0 {
             gradients.push((value, name, *size));
         }
@@ -377,9 +378,11 @@ fn with_products(
     // In the order in which the backward pass gets to them: products of the first can be computed, and
     // what they are made of be freed, before it comes to the last.
     gradients.sort_by_key(|(value, ..)| value.index());
+    let mut clean = HashMap::new();
     let gradients = gradients.into_iter();
-    let gradients = gradients.map(|(value, name, size)| Gradient::new(&mut b, name, value, size));
-    let gradients = gradients.collect::<Result<Vec<_>>>()?;
+    let gradients = gradients
+        .map(|(value, name, size)| Gradient::new(&mut b, name, value, size, &mut clean))
+        .collect::<Result<Vec<_>>>()?;
     let counted = products
         .iter()
         .any(|p| matches!(p, Product::Alignment(_)))
@@ -420,13 +423,20 @@ enum Form {
 }
 
 impl Gradient {
-    fn new(b: &mut Builder, name: &str, value: Value, size: usize) -> Result<Self> {
+    /// `clean` holds what [`without_noise`] made before.
+    fn new(
+        b: &mut Builder,
+        name: &str,
+        value: Value,
+        size: usize,
+        clean: &mut HashMap<Value, Value>,
+    ) -> Result<Self> {
         let value = unmoved(b.graph(), value);
         let form = match outer_product(b.graph(), value) {
             Some((x, d)) => Form::Outer(x, d),
             None => {
                 let lanes = b.fact(value).len() / size;
-                let clean = without_noise(b, value)?;
+                let clean = without_noise(b, value, clean)?;
                 Form::Rows(b.reshape(clean, &[lanes, size])?)
             }
         };
@@ -528,16 +538,18 @@ fn gram_of(b: &mut Builder, values: &[Value], plan: &Plan, kind: GramKind) -> Re
 
 /// The value that `gradient` is, its elements only put into another order inside each lane: that
 /// changes neither signs nor inner products.
-fn unmoved(graph: &Graph, gradient: Value) -> Value {
-    let node = graph.node(gradient);
-    let inner = match &node.op {
-        Op::Apply(Primitive::Reshape(_)) => node.inputs[0],
-        Op::Apply(Primitive::Transpose(op)) if op.perm.first() == Some(&0) => node.inputs[0],
-        _ => return gradient,
-    };
-    match graph.shape(inner).first() == graph.shape(gradient).first() {
-        true => unmoved(graph, inner),
-        false => gradient,
+fn unmoved(graph: &Graph, mut gradient: Value) -> Value {
+    loop {
+        let node = graph.node(gradient);
+        let inner = match &node.op {
+            Op::Apply(Primitive::Reshape(_)) => node.inputs[0],
+            Op::Apply(Primitive::Transpose(op)) if op.perm.first() == Some(&0) => node.inputs[0],
+            _ => return gradient,
+        };
+        if graph.shape(inner).first() != graph.shape(gradient).first() {
+            return gradient;
+        }
+        gradient = inner;
     }
 }
 
@@ -558,25 +570,42 @@ fn outer_product(graph: &Graph, gradient: Value) -> Option<(Value, Value)> {
 
 /// A gradient in which the sums that cancel to rounding noise are zero. Sums are looked for behind
 /// whatever only moves, adds up or scales them.
-fn without_noise(b: &mut Builder, gradient: Value) -> Result<Value> {
-    let node = b.graph().node(gradient).clone();
-    let Op::Apply(op) = &node.op else { return Ok(gradient) };
-    match op {
-        Primitive::Reshape(_)
-        | Primitive::Transpose(_)
-        | Primitive::Slice(_)
-        | Primitive::Pad(_)
-        | Primitive::Concat(_)
-        | Primitive::Binary(Binary::Add | Binary::Mul) => {
-            let operands = node.inputs.iter();
-            let cleaned = operands.map(|&v| without_noise(b, v)).collect::<Result<Vec<_>>>()?;
-            if cleaned == node.inputs { Ok(gradient) } else { b.push(op.clone(), &cleaned) }
+fn without_noise(
+    b: &mut Builder,
+    gradient: Value,
+    done: &mut HashMap<Value, Value>,
+) -> Result<Value> {
+    let is_followed = |op: &Op| {
+        matches!(
+            op,
+            Op::Apply(
+                Primitive::Reshape(_)
+                    | Primitive::Transpose(_)
+                    | Primitive::Slice(_)
+                    | Primitive::Pad(_)
+                    | Primitive::Concat(_)
+                    | Primitive::Binary(Binary::Add | Binary::Mul)
+            )
+        )
+    };
+    let operands = |b: &Builder, value: Value| {
+        let node = b.graph().node(value);
+        if is_followed(&node.op) { node.inputs.clone() } else { Vec::new() }
+    };
+    b.remade(gradient, done, operands, |b, value, clean| {
+        let node = b.graph().node(value);
+        match &node.op {
+            Op::Apply(Primitive::Reduce(Reduce { kind: Reducing::Sum, axes })) => {
+                let (x, axes) = (node.inputs[0], axes.clone());
+                b.clean_sum(x, &axes)
+            }
+            Op::Apply(op) if is_followed(&node.op) && clean != node.inputs => {
+                let op = op.clone();
+                b.push(op, clean)
+            }
+            _ => Ok(value),
         }
-        Primitive::Reduce(Reduce { kind: Reducing::Sum, axes }) => {
-            b.clean_sum(node.inputs[0], axes)
-        }
-        _ => Ok(gradient),
-    }
+    })
 }
 
 #[cfg(test)]
