@@ -256,7 +256,8 @@ impl Builder {
                 continue;
             }
             let parts = parts(self, value);
-            let made: Vec<Value> = parts.iter().filter_map(|part| done.get(part).copied()).collect();
+            let made: Vec<Value> =
+                parts.iter().filter_map(|part| done.get(part).copied()).collect();
             if made.len() < parts.len() {
                 waiting.extend(parts.into_iter().rev().filter(|part| !done.contains_key(part)));
                 continue;

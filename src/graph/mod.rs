@@ -104,6 +104,8 @@ pub struct Graph {
 impl Graph {
     /// The node that computes `value`.
     pub fn node(&self, value: Value) -> &Node {
+        #[cfg(test)]
+        looks::add(1);
         &self.nodes[value.index()]
     }
 
@@ -119,6 +121,8 @@ impl Graph {
 
     /// All values with their nodes, in topological order.
     pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (Value, &Node)> + ExactSizeIterator {
+        #[cfg(test)]
+        looks::add(self.nodes.len());
         self.nodes.iter().enumerate().map(|(i, node)| (Value(i as u32), node))
     }
 
@@ -281,4 +285,25 @@ pub struct Parameter {
     pub name: Arc<str>,
     /// Its values; shared, not copied, by clones of the graph.
     pub tensor: Tensor,
+}
+
+/// How often nodes are looked at, for tests of how work grows.
+#[cfg(test)]
+pub(crate) mod looks {
+    use std::cell::Cell;
+
+    thread_local! {
+        static LOOKS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn add(looks: usize) {
+        LOOKS.set(LOOKS.get() + looks);
+    }
+
+    /// The looks that `work` takes.
+    pub(crate) fn during(work: impl FnOnce()) -> usize {
+        let before = LOOKS.get();
+        work();
+        LOOKS.get() - before
+    }
 }
