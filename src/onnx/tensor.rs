@@ -37,7 +37,8 @@ fn unusable(stored: DataType) -> String {
     }
 }
 
-fn width(stored: DataType) -> u64 {
+/// The bytes of a stored element.
+pub(super) fn width(stored: DataType) -> u64 {
     use DataType as T;
     match stored {
         T::Int8 | T::Uint8 | T::Bool => 1,

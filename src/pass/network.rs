@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::memory::{Memory, check_fits, peak_bytes};
+use super::memory::{Memory, Need, peak_bytes};
 use super::training::first_output;
 use super::{Roles, Selection, Setting};
 use crate::emit::emit_split;
@@ -294,11 +294,12 @@ impl Network {
             }
         }
         let graph = graph.without_unused_inputs();
-        check_fits(peak_bytes(&graph, engine.dialect()), memory, &graph)?;
         let start = Instant::now();
-        let (proto, parameters) = emit_split(&graph, engine.dialect())?;
-        let mut session = engine.load_with(&proto, &parameters)?;
-        drop((proto, parameters));
+        let emitted = emit_split(&graph, engine.dialect())?;
+        let values = peak_bytes(&graph, engine.dialect());
+        memory.check(Need::of(&emitted, values, 1), "all samples at once")?;
+        let mut session = engine.load_with(&emitted.0, &emitted.1)?;
+        drop(emitted);
         let loaded = start.elapsed();
         let results = session.run(&tensors)?;
         let (nodes, run) = (graph.nodes().len(), start.elapsed() - loaded);

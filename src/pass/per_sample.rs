@@ -6,9 +6,9 @@ use std::num::NonZeroUsize;
 
 use ndarray::Array2;
 
-use super::memory::{Memory, copies, peak_bytes, room};
+use super::memory::{Memory, Need, copies, peak_bytes};
 use super::plan::{Plan, Shares, beside_samples, members, plan};
-use super::runs::run_all;
+use super::runs::{Emitted, run_all};
 use super::size::{flops, parameters};
 use super::training::{Objective, Reduction, TrainingGraph, training_graph};
 use super::{Batch, Roles, Selection};
@@ -122,14 +122,15 @@ pub fn per_sample(
     request: &PerSampleRequest,
     engine: &dyn Engine,
 ) -> Result<Vec<Reduced>> {
-    let memory = room(request.memory, model);
     let groups = groups(&samples.classes, request);
-    let shares = shares(model, memory, engine);
-    let prepared = build(model, roles, &groups, request, memory, shares, engine.dialect())?;
-    let reduced = run_plan(&prepared, &groups, samples, request, engine)?;
+    let free = || request.memory.free();
+    let shares = shares(model, free(), engine);
+    let prepared = build(model, roles, &groups, request, &free, shares, engine.dialect())?;
+    let plan = prepared.plan.clone();
+    let reduced = run_plan(prepared, &groups, samples, request, engine)?;
     match reduced.iter().all(Reduced::is_finite) {
         true => Ok(reduced),
-        false => Err(blame(model, samples, request.objective, &prepared.plan, engine)),
+        false => Err(blame(model, samples, request, &plan, engine)),
     }
 }
 
@@ -158,20 +159,29 @@ fn shares(model: &Graph, memory: Option<u64>, engine: &dyn Engine) -> Shares {
 }
 
 /// A graph with the schedule it is made for.
+#[derive(Clone)]
 struct Prepared {
     plan: Plan,
     graph: Graph,
+    emitted: Emitted,
+}
+
+impl Prepared {
+    fn need(&self, dialect: Dialect) -> Need {
+        Need::of(&self.emitted, peak_bytes(&self.graph, dialect), self.plan.side_by_side)
+    }
 }
 
 /// Runs the graph over all groups of the plan and puts the results together.
 fn run_plan(
-    prepared: &Prepared,
+    prepared: Prepared,
     groups: &[i64],
     samples: &Batch,
     request: &PerSampleRequest,
     engine: &dyn Engine,
 ) -> Result<Vec<Reduced>> {
-    let Prepared { plan, graph } = prepared;
+    let Prepared { plan, graph, emitted } = prepared;
+    let plan = &plan;
     let members = members(groups);
     let mut grams = vec![empty_grams(&members); request.products.len()];
     let mut sums: Vec<Vec<f64>> = vec![Vec::new(); request.products.len()];
@@ -220,7 +230,6 @@ fn run_plan(
         }
         Ok(())
     };
-    let emitted = emit_split(graph, engine.dialect())?;
     run_all(emitted, plan.runs.len(), plan.side_by_side, engine, inputs, collect)?;
     let products = request.products.iter().zip(grams).zip(sums);
     Ok(products
@@ -287,10 +296,11 @@ fn check_finite(losses: &Tensor) -> Result<()> {
 fn blame(
     model: &Graph,
     samples: &Batch,
-    objective: Objective,
+    request: &PerSampleRequest,
     plan: &Plan,
     engine: &dyn Engine,
 ) -> Error {
+    let objective = request.objective;
     let find = || -> Result<Option<String>> {
         let training = training_graph(model, objective, plan.lanes(), Reduction::PerSample)?;
         let mut b = Builder::new(training.graph.clone());
@@ -303,8 +313,10 @@ fn blame(
         }
         let names: Vec<String> = outputs.iter().map(|o| o.name.clone()).collect();
         let graph = b.finish().with_outputs(outputs);
-        let (proto, weights) = emit_split(&graph, engine.dialect())?;
-        let mut session = engine.load_with(&proto, &weights)?;
+        let emitted = emit_split(&graph, engine.dialect())?;
+        let need = Need::of(&emitted, peak_bytes(&graph, engine.dialect()), 1);
+        request.memory.check(need, "whole gradients")?;
+        let mut session = engine.load_with(&emitted.0, &emitted.1)?;
         for run in &plan.runs {
             let sums = session.run(&inputs(samples, objective, &slots(plan, run))?)?;
             let bad = sums.iter().position(|sum| sum.to_f64().iter().any(|v| !v.is_finite()));
@@ -320,37 +332,54 @@ fn blame(
     ))
 }
 
-/// The largest plan whose values fit into `memory` bytes, with its graph.
+/// The largest plan that fits into the memory that is `free`, with its graph.
 fn build(
     model: &Graph,
     roles: &Roles,
     groups: &[i64],
     request: &PerSampleRequest,
-    memory: Option<u64>,
-    shares: Shares,
+    free: &dyn Fn() -> Option<u64>,
+    mut shares: Shares,
     dialect: Dialect,
 ) -> Result<Prepared> {
     let largest = members(groups).values().map(Vec::len).max().unwrap_or(1);
     let mut most = largest.max(PREFERRED_LANES).min(groups.len().max(1));
+    // Samples that are compared must meet.
+    let least = largest.clamp(1, 2);
     loop {
         let plan = plan(groups, most, shares)?;
         let training =
             training_graph(model, request.objective, plan.lanes(), Reduction::PerSample)?;
         let graph = with_products(&training, &plan, roles, &request.products)?;
-        let (side_by_side, lanes) = (plan.side_by_side as u64, plan.side_by_side * plan.lanes());
-        let prepared = Prepared { plan, graph };
-        let Some(memory) = memory else { return Ok(prepared) };
-        // Room is made for one session's copies of the parameters; each other has its own.
-        let memory = memory.saturating_sub((side_by_side - 1) * copies(model));
-        let peak = side_by_side * peak_bytes(&prepared.graph, dialect);
+        let emitted = emit_split(&graph, dialect)?;
+        let (side_by_side, lanes) = (plan.side_by_side, plan.lanes());
+        let prepared = Prepared { plan, graph, emitted };
+        let need = prepared.need(dialect);
+        let Some(free) = free() else { return Ok(prepared) };
         tracing::debug!(
-            "{lanes} samples at once, in {side_by_side} runs, take {peak} bytes of {memory}"
+            "{side_by_side} runs of {lanes} samples take {} bytes of {free}: {need:?}",
+            need.total()
         );
-        if peak <= memory {
+        if need.total() <= free {
             return Ok(prepared);
         }
-        let fitting = (lanes as u64).saturating_mul(memory) / peak.max(1);
-        most = usize::try_from(fitting).unwrap_or(usize::MAX).min(lanes - 1);
+        if side_by_side > 1 {
+            // Each session has copies of the parameters.
+            shares.sessions = side_by_side / 2;
+            continue;
+        }
+        if lanes <= least {
+            let what = if least == 1 {
+                "the gradients of a sample"
+            } else {
+                "the gradients of two samples"
+            };
+            return Err(request.memory.refusal(need, free, what));
+        }
+        let fixed = Need { values: 0, ..need }.total();
+        let fitting = (lanes as u64).saturating_mul(free.saturating_sub(fixed))
+            / (need.total() - fixed).max(1);
+        most = usize::try_from(fitting).unwrap_or(usize::MAX).min(lanes - 1).max(least);
     }
 }
 
@@ -727,11 +756,6 @@ mod tests {
         }
     }
 
-    /// What the runs at one time take.
-    fn peak(prepared: &Prepared, dialect: Dialect) -> u64 {
-        prepared.plan.side_by_side as u64 * peak_bytes(&prepared.graph, dialect)
-    }
-
     /// Each engine on one thread, on two and on as many as there are, where it has a say.
     fn of_some_threads() -> Vec<Box<dyn Engine>> {
         let engines = all_for_tests().into_iter().flat_map(|engine| {
@@ -784,10 +808,10 @@ mod tests {
                 // As if the model had more work for each of its parameters.
                 let run = beside_samples(0, 1);
                 let shares = Shares { run, ..shares(&model, memory, engine) };
-                build(&model, &roles, &groups, &request, memory, shares, dialect).unwrap()
+                build(&model, &roles, &groups, &request, &|| memory, shares, dialect).unwrap()
             };
             let run = |prepared: &Prepared, engine: &dyn Engine| {
-                run_plan(prepared, &groups, &batch, &request, engine).unwrap()
+                run_plan(prepared.clone(), &groups, &batch, &request, engine).unwrap()
             };
             let engine_of = |threads| engine.with_threads(NonZeroUsize::new(threads).unwrap());
             let (Some(one), Some(two)) = (engine_of(1), engine_of(2)) else {
@@ -801,9 +825,9 @@ mod tests {
             assert_eq!(pair.plan.side_by_side, 2);
             assert!(2 * pair.plan.lanes() <= PREFERRED_LANES);
             expect_same(&expected, &run(&pair, &*two), &PRODUCTS);
-            let half = peak(&pair, dialect) / 2 + 2 * copies(&model);
+            let half = pair.need(dialect).total() / 2;
             let limited = prepared(&*two, Some(half));
-            assert!(peak(&limited, dialect) <= half);
+            assert!(limited.need(dialect).total() <= half);
             let samples = |plan: &Plan| plan.side_by_side * plan.lanes();
             assert!(samples(&limited.plan) < samples(&pair.plan), "{:?}", limited.plan);
             expect_same(&expected, &run(&limited, &*two), &PRODUCTS);
@@ -831,16 +855,17 @@ mod tests {
             let dialect = engine.dialect();
             let build = |memory| {
                 let shares = shares(&model, memory, &*engine);
-                build(&model, &roles, &groups, &request, memory, shares, dialect)
+                build(&model, &roles, &groups, &request, &|| memory, shares, dialect)
             };
             let whole = build(None).unwrap();
-            let third = peak(&whole, dialect) / 3;
+            let need = whole.need(dialect);
+            let third = Need { sessions: 1, values: need.values / 3, ..need }.total();
             let parts = build(Some(third)).unwrap();
             assert!(parts.plan.runs.len() > whole.plan.runs.len(), "{:?}", parts.plan);
-            assert!(peak(&parts, dialect) <= third);
+            assert!(parts.need(dialect).total() <= third);
             assert!(matches!(build(Some(1)), Err(Error::Memory(_))));
             let run = |prepared: &Prepared| {
-                run_plan(prepared, &groups, &batch, &request, &*engine).unwrap()
+                run_plan(prepared.clone(), &groups, &batch, &request, &*engine).unwrap()
             };
             expect_same(&run(&whole), &run(&parts), &PRODUCTS);
         }

@@ -102,7 +102,7 @@ pub fn score_file(
     settings: &Settings,
     engine: &dyn Engine,
 ) -> Result<Scored> {
-    let model = onnx::load(path)?;
+    let model = onnx::load_within(path, settings.memory.free())?;
     let (imported, batch, loss, mut warnings) = prepare(&model, dataset, settings)?;
     drop(model);
     let mut scored = score(&imported.graph, &batch, loss, settings, engine)?;

@@ -50,11 +50,16 @@ pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Graph, Vec<Stri
 /// `x` without summands that are constant along all axes but that of the channels. `done` holds the
 /// values that were looked at before: normalisations on one stream of sums share most of them.
 fn without_shift(b: &mut Builder, x: Value, done: &mut HashMap<Value, Value>) -> Result<Value> {
-    b.remade(x, done, |b, x| summands(b.graph(), x), |b, x, without| match *without {
-        [only] => Ok(only),
-        [p, q] => b.add(p, q),
-        _ => Ok(x),
-    })
+    b.remade(
+        x,
+        done,
+        |b, x| summands(b.graph(), x),
+        |b, x, without| match *without {
+            [only] => Ok(only),
+            [p, q] => b.add(p, q),
+            _ => Ok(x),
+        },
+    )
 }
 
 /// The summands that are left of `x` without those that are constant along all axes but that of the
