@@ -1,6 +1,7 @@
 //! Dense tensors: a dtype, a static shape and shared data in row-major order.
 
 use std::fmt;
+use std::io::{self, Write};
 
 use ndarray::{ArcArray, ArrayD, ArrayViewD, IxDyn};
 
@@ -261,19 +262,40 @@ impl Tensor {
 
     /// The elements in row-major order as little-endian bytes, as ONNX stores them.
     pub fn to_le_bytes(&self) -> Vec<u8> {
-        fn collect<T: Copy, const N: usize>(a: &Array<T>, bytes: fn(T) -> [u8; N]) -> Vec<u8> {
-            let mut all = Vec::with_capacity(N * a.len());
+        let mut all = Vec::with_capacity(self.len() * self.dtype().size());
+        // A vector takes all that is written to it.
+        let _ = self.write_le_bytes(&mut all);
+        all
+    }
+
+    /// Writes what [`Tensor::to_le_bytes`] gives, in pieces.
+    ///
+    /// # Errors
+    /// When `to` fails.
+    pub fn write_le_bytes(&self, to: &mut impl Write) -> io::Result<()> {
+        fn pieces<T: Copy, const N: usize>(
+            a: &Array<T>,
+            to: &mut impl Write,
+            bytes: fn(T) -> [u8; N],
+        ) -> io::Result<()> {
+            let mut piece = [[0; N]; 1024];
+            let mut filled = 0;
             for &v in a {
-                all.extend_from_slice(&bytes(v));
+                piece[filled] = bytes(v);
+                filled += 1;
+                if filled == piece.len() {
+                    to.write_all(piece.as_flattened())?;
+                    filled = 0;
+                }
             }
-            all
+            to.write_all(piece[..filled].as_flattened())
         }
         match self {
-            Tensor::F32(a) => collect(a, f32::to_le_bytes),
-            Tensor::F64(a) => collect(a, f64::to_le_bytes),
-            Tensor::I32(a) => collect(a, i32::to_le_bytes),
-            Tensor::I64(a) => collect(a, i64::to_le_bytes),
-            Tensor::Bool(a) => collect(a, |v| [u8::from(v)]),
+            Tensor::F32(a) => pieces(a, to, f32::to_le_bytes),
+            Tensor::F64(a) => pieces(a, to, f64::to_le_bytes),
+            Tensor::I32(a) => pieces(a, to, i32::to_le_bytes),
+            Tensor::I64(a) => pieces(a, to, i64::to_le_bytes),
+            Tensor::Bool(a) => pieces(a, to, |v| [u8::from(v)]),
         }
     }
 

@@ -1,10 +1,11 @@
 //! `gradalign grad`.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
 use super::{Outcome, args};
-use crate::emit::emit_bytes;
+use crate::emit::{self, Files};
 use crate::error::Error;
 use crate::import;
 use crate::onnx;
@@ -37,7 +38,15 @@ pub(super) fn run(args: args::Grad) -> anyhow::Result<Outcome> {
     for warning in model.warnings.iter().chain(&imported.warnings).chain(&notes) {
         tracing::warn!("{warning}");
     }
-    write(&args.out, &emit_bytes(&training.graph)?)?;
+    let name = args.out.file_name().unwrap_or_default().to_string_lossy();
+    let beside = format!("{name}.data");
+    let Files { model, data } = emit::emit_files(&training.graph, &beside, emit::MOST_IN_ONE)?;
+    if let Some(data) = data {
+        let path = args.out.with_file_name(beside);
+        write(&path, |file| data.write_to(file))?;
+        tracing::info!("{}: the tensors; it belongs beside the model", path.display());
+    }
+    write(&args.out, |file| file.write_all(&model))?;
     tracing::info!(
         "{}: {loss} and the gradients of {} parameters for {} samples",
         args.out.display(),
@@ -48,14 +57,14 @@ pub(super) fn run(args: args::Grad) -> anyhow::Result<Outcome> {
 }
 
 /// Writes beside the file first, so that a failure leaves no half of it behind.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+fn write(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Error> {
     let failed = |e: io::Error| Error::io(path, e);
     let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
     let mut beside = name.to_owned();
     beside.push(format!(".{}.part", std::process::id()));
     let beside = path.with_file_name(beside);
-    let written = std::fs::File::create(&beside)
-        .and_then(|mut file| file.write_all(bytes))
+    let written = File::create(&beside)
+        .and_then(|mut file| content(&mut file))
         .and_then(|()| std::fs::rename(&beside, path));
     if written.is_err() {
         // What matters is the first failure.

@@ -1,6 +1,6 @@
 //! `gradalign inspect`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -143,12 +143,11 @@ fn network(imported: Imported) -> Network {
 }
 
 fn parameters(graph: &Graph) -> Vec<Parameter> {
-    let roles = roles(graph);
-    let role_of = |value| roles.iter().find(|(v, _)| *v == value).map(|(_, role)| *role);
+    let roles: HashMap<_, _> = roles(graph).into_iter().collect();
     let parameter = |(value, parameter): (_, &crate::graph::Parameter)| Parameter {
         name: parameter.name.to_string(),
         shape: graph.shape(value).to_vec(),
-        role: match role_of(value) {
+        role: match roles.get(&value) {
             Some(Role::Weight { .. }) => "weight",
             Some(Role::Bias { .. }) => "bias",
             Some(Role::Scale) => "scale",

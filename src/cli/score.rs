@@ -50,7 +50,7 @@ pub(super) fn score_all(models: &[PathBuf], settings: &Settings) -> anyhow::Resu
     let rows = score_models(models, &dataset, &scoring, &*engine, next);
     drop(progress);
     if let Some(bytes) = pass::peak_resident() {
-        tracing::info!("peak memory {:.2} GiB", bytes as f64 / f64::from(1 << 30));
+        tracing::info!("peak memory {} MiB", bytes.div_ceil(1 << 20));
     }
     let interrupted = rows.len() < models.len();
     let run = Run::new(engine.describe(), dataset.description().clone(), settings.describe());

@@ -74,6 +74,7 @@ impl args::Scoring {
                 seed: data.seed,
                 mean: data.mean,
                 std: data.std,
+                memory: score.memory.free(),
             },
             score,
             engine: engine.engine,

@@ -51,12 +51,15 @@ pub struct Options {
     pub mean: Vec<f32>,
     /// Standard deviation per channel, by which they are divided then; none for 1.
     pub std: Vec<f32>,
+    /// The most bytes of memory that reading an archive may take; `None` for any number. Compressed
+    /// ones may unpack to a thousand times their size.
+    pub memory: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let samples = NonZeroUsize::new(128).map_or(Samples::All, Samples::Count);
-        Options { samples, seed: 0, mean: Vec::new(), std: Vec::new() }
+        Options { samples, seed: 0, mean: Vec::new(), std: Vec::new(), memory: None }
     }
 }
 
@@ -208,7 +211,7 @@ impl Dataset {
             return Self::synthetic(options, normalisation);
         }
         let path = Path::new(source);
-        let found = open_source(path)?;
+        let found = open_source(path, options.memory)?;
         if found.len == 0 {
             return Err(Error::Data(format!("{source}: there are no samples in it")));
         }
@@ -280,7 +283,7 @@ impl Dataset {
     }
 }
 
-fn open_source(path: &Path) -> Result<Source> {
+fn open_source(path: &Path, memory: Option<u64>) -> Result<Source> {
     let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
     let is = |extension: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
     if metadata.is_dir() {
@@ -289,7 +292,7 @@ fn open_source(path: &Path) -> Result<Source> {
             files => cifar::open(&files),
         }
     } else if is("npz") {
-        npz::open(path)
+        npz::open(path, memory)
     } else if is("bin") {
         cifar::open(&[path.to_path_buf()])
     } else {

@@ -15,7 +15,8 @@ use crate::tensor::Tensor;
 /// Names of the array of labels, in the order tried.
 const LABELS: [&str; 2] = ["labels", "y"];
 
-pub(super) fn open(path: &Path) -> Result<Source> {
+/// Opens an archive whose arrays may take `memory` bytes.
+pub(super) fn open(path: &Path, memory: Option<u64>) -> Result<Source> {
     let sha256 = super::sha256(path)?;
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
 
@@ -23,12 +24,16 @@ pub(super) fn open(path: &Path) -> Result<Source> {
         Error::Data(format!("{}: not a readable .npz file: {reason}", path.display()))
     };
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| broken(&e))?;
+    check_size(&mut archive, memory)
+        .map_err(|why| Error::Memory(format!("{}: {why}", path.display())))?;
     let mut arrays = BTreeMap::new();
     for index in 0..archive.len() {
         let entry = archive.by_index(index).map_err(|e| broken(&e))?;
         let name = entry.name().trim_end_matches(".npy").to_owned();
-        let array =
-            read_array(entry).map_err(|reason| broken(&format!("array '{name}': {reason}")))?;
+        // No more is unpacked than the directory says, and the end is seen, where the checksum is.
+        let size = entry.size();
+        let array = read_array(entry.take(size.saturating_add(1)))
+            .map_err(|reason| broken(&format!("array '{name}': {reason}")))?;
         arrays.insert(name, array);
     }
 
@@ -62,6 +67,33 @@ pub(super) fn open(path: &Path) -> Result<Source> {
         Ok((Content::Arrays(arrays), sha256))
     };
     Ok(Source { labels, len, warnings: Vec::new(), read: Box::new(read) })
+}
+
+/// Archives that take no more than this are read whatever memory there is.
+const SMALL: u64 = 1 << 20;
+
+/// Errs, in words, where the arrays of an archive take more than `memory` bytes. Nothing is unpacked
+/// for that: the directory says how long each array is.
+fn check_size(
+    archive: &mut ZipArchive<BufReader<File>>,
+    memory: Option<u64>,
+) -> Result<(), String> {
+    let Some(memory) = memory else { return Ok(()) };
+    let sizes = (0..archive.len()).filter_map(|i| Some(archive.by_index_raw(i).ok()?.size()));
+    // All are held together, and one of them as its bytes besides.
+    let (all, largest) = sizes.fold((0u64, 0), |(all, largest): (u64, u64), size| {
+        (all.saturating_add(size), largest.max(size))
+    });
+    let needed = all.saturating_add(largest);
+    match needed > memory.max(SMALL) {
+        true => Err(format!(
+            "its arrays take {} MiB to be unpacked, of which {} are available: raise --memory, or \
+             keep fewer samples in it",
+            needed.div_ceil(1 << 20),
+            memory >> 20
+        )),
+        false => Ok(()),
+    }
 }
 
 /// Reads an `.npy` file.
@@ -304,6 +336,20 @@ pub(super) mod tests {
         }
         assert!(read_array(&b"\x93NUMPY\x01\x00\xff\xff{"[..]).is_err());
         assert!(read_array(&b"something else"[..]).is_err());
+    }
+
+    #[test]
+    fn an_archive_that_unpacks_to_more_than_memory_is_refused_unread() {
+        let archive = || {
+            Npz::new()
+                .with("images", Array::<u8, _>::zeros((300, 3, 64, 64)))
+                .with("labels", Array1::<i64>::zeros(300))
+        };
+        let open = |memory| archive().open(&Options { memory, ..Options::default() });
+        let error = open(Some(4 << 20)).unwrap_err();
+        assert_eq!(error.kind(), "memory");
+        assert!(error.to_string().contains("8 MiB to be unpacked, of which 4"), "{error}");
+        assert!(open(Some(8 << 20)).is_ok() && open(None).is_ok());
     }
 
     #[test]

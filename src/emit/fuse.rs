@@ -21,6 +21,10 @@ const MOST_STEPS: usize = 40;
 /// the one it is.
 const MOST_READ_AGAIN: usize = 3;
 
+/// So many of those that read a value are looked at for what can be written together with another:
+/// with all of them, a value that everything reads would be looked at by everything.
+const MOST_READERS: usize = 256;
+
 /// A single sum of more values than this is left to the engine.
 const LONGEST_SUM: usize = 1 << 16;
 
@@ -92,13 +96,11 @@ fn is_view(op: &Primitive) -> bool {
 }
 
 /// The value whose elements `value` has, in another shape.
-fn reshaped(graph: &Graph, value: Value) -> Value {
-    match primitive(graph, value) {
-        Some(Primitive::Reshape(_) | Primitive::Detach(_)) => {
-            reshaped(graph, graph.node(value).inputs[0])
-        }
-        _ => value,
+fn reshaped(graph: &Graph, mut value: Value) -> Value {
+    while let Some(Primitive::Reshape(_) | Primitive::Detach(_)) = primitive(graph, value) {
+        value = graph.node(value).inputs[0];
     }
+    value
 }
 
 fn is_float_or_truth(fact: &Fact) -> bool {
@@ -150,6 +152,7 @@ fn fates(graph: &Graph, live: &[bool]) -> Vec<Fate> {
     for (_, node) in graph.nodes().filter(|(v, _)| live[v.index()]) {
         node.inputs.iter().for_each(|v| uses[v.index()] += 1);
     }
+    let joins = joining_products(graph, &varies);
     // Values that something asks for as tensors.
     let mut asked = vec![false; live.len()];
     for output in graph.outputs() {
@@ -162,7 +165,7 @@ fn fates(graph: &Graph, live: &[bool]) -> Vec<Fate> {
             && (elementwise(op).is_some() || is_view(op))
             && is_float_or_truth(&node.fact)
             && node.inputs.iter().all(|&v| is_float_or_truth(graph.fact(v)))
-            && !joins_product(graph, value, &varies);
+            && !joins[i];
         let is_sum = sum(graph, value).is_some();
         can[i] = plain || is_sum && (varies[i] || matches!(op, Primitive::CleanSum(_)));
         if !plain {
@@ -201,24 +204,26 @@ fn fates(graph: &Graph, live: &[bool]) -> Vec<Fate> {
     fates
 }
 
-/// Whether `value` is what ONNX Runtime does on the way: the bias or the ReLU after a convolution, the
-/// bias after a matrix product.
-fn joins_product(graph: &Graph, value: Value, varies: &[bool]) -> bool {
-    let node = graph.node(value);
-    match (primitive(graph, value), node.inputs.as_slice()) {
-        (Some(Primitive::Conv(_)), _) => true,
-        (Some(Primitive::MatMul(_)), &[p, q]) => graph.fact(p).rank() == 2 && !varies[q.index()],
-        (Some(Primitive::Reshape(_)), &[p]) => joins_product(graph, p, varies),
-        (Some(Primitive::Unary(Unary::Relu)), &[p]) => {
-            graph.fact(p).rank() > 2 && joins_product(graph, p, varies)
-        }
-        (Some(Primitive::Binary(Binary::Add)), &[p, q]) => {
-            let bias =
-                |x: Value, bias: Value| !varies[bias.index()] && joins_product(graph, x, varies);
-            bias(p, q) || bias(q, p)
-        }
-        _ => false,
+/// For each value, whether it is what ONNX Runtime does on the way: the bias or the ReLU after a
+/// convolution, the bias after a matrix product.
+fn joining_products(graph: &Graph, varies: &[bool]) -> Vec<bool> {
+    let mut joins = vec![false; varies.len()];
+    for (value, node) in graph.nodes() {
+        let bias = |x: Value, bias: Value| !varies[bias.index()] && joins[x.index()];
+        joins[value.index()] = match (primitive(graph, value), node.inputs.as_slice()) {
+            (Some(Primitive::Conv(_)), _) => true,
+            (Some(Primitive::MatMul(_)), &[p, q]) => {
+                graph.fact(p).rank() == 2 && !varies[q.index()]
+            }
+            (Some(Primitive::Reshape(_)), &[p]) => joins[p.index()],
+            (Some(Primitive::Unary(Unary::Relu)), &[p]) => {
+                graph.fact(p).rank() > 2 && joins[p.index()]
+            }
+            (Some(Primitive::Binary(Binary::Add)), &[p, q]) => bias(p, q) || bias(q, p),
+            _ => false,
+        };
     }
+    joins
 }
 
 /// A map that is put together from values of a graph.
@@ -468,10 +473,12 @@ impl Emitter<'_> {
         // Operands and results alike may be read by others.
         while let Some(&read) = draft.operands.iter().chain(&draft.outputs).nth(next) {
             next += 1;
-            for &other in plan.readers.get(&read).into_iter().flatten() {
+            let readers = plan.readers.get(&read).map_or(&[][..], Vec::as_slice);
+            // They are in graph order.
+            let later = &readers[readers.partition_point(|&other| other <= value)..];
+            for &other in later.iter().take(MOST_READERS) {
                 let is_written = |v: Value| self.names[v.index()].is_some();
-                if other > value
-                    && !is_written(other)
+                if !is_written(other)
                     && !draft.outputs.contains(&other)
                     && draft.fits(other, &plan.reads[&other], is_written)
                 {

@@ -3,12 +3,14 @@
 //! Opset 17 of `ai.onnx` only: both engines know it, and so does every other ONNX runtime. An
 //! engine that has the kernels of this project as operators may be given them beside it.
 
+mod files;
 mod fuse;
 
 use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 
+pub use self::files::{ExternalData, Files, MOST_IN_ONE, emit_files};
 use self::fuse::Fate;
 pub(crate) use self::fuse::is_mapped;
 use crate::error::{Error, Result};
@@ -80,8 +82,8 @@ pub struct Emitter<'a> {
     current: usize,
     names: Vec<Option<String>>,
     proto: GraphProto,
-    /// Where large tensors are put, if not into the model.
-    weights: Option<&'a mut Weights>,
+    /// Where tensors of at least so many elements are put, if not into the model.
+    weights: Option<(&'a mut Weights, usize)>,
     constants: HashMap<(DType, Vec<usize>, Vec<u8>), String>,
     scope: String,
     counter: usize,
@@ -98,8 +100,12 @@ pub fn emit(graph: &Graph) -> Result<ModelProto> {
     write(graph, Dialect::Standard, None)
 }
 
-/// Writes `graph`, putting large tensors into `weights` where that is given.
-fn write(graph: &Graph, dialect: Dialect, weights: Option<&mut Weights>) -> Result<ModelProto> {
+/// Writes `graph`. With `weights`, tensors of at least the number of elements beside it are put there.
+fn write(
+    graph: &Graph,
+    dialect: Dialect,
+    weights: Option<(&mut Weights, usize)>,
+) -> Result<ModelProto> {
     let graph = &decomposed(graph, dialect)?;
     let live = graph.live();
     let mut e = Emitter {
@@ -288,7 +294,10 @@ fn packed(graph: &Graph, live: &[bool]) -> Vec<bool> {
 
 /// `graph` as the bytes of an ONNX model.
 pub fn emit_bytes(graph: &Graph) -> Result<Vec<u8>> {
-    Ok(emit(graph)?.encode_to_vec())
+    let mut weights = Weights::new();
+    let model = write(graph, Dialect::Standard, Some((&mut weights, LARGE)))?;
+    files::joined(model, &weights, u64::MAX)
+        .map_err(|_| Error::Shape("a model of no length".into()))
 }
 
 /// `graph` as the bytes of an ONNX model and, by name, its large tensors, which are external data in
@@ -296,7 +305,7 @@ pub fn emit_bytes(graph: &Graph) -> Result<Vec<u8>> {
 /// engine that knows `dialect`.
 pub fn emit_split(graph: &Graph, dialect: Dialect) -> Result<(Vec<u8>, Weights)> {
     let mut weights = Vec::new();
-    let model = write(graph, dialect, Some(&mut weights))?;
+    let model = write(graph, dialect, Some((&mut weights, LARGE)))?;
     Ok((model.encode_to_vec(), weights))
 }
 
@@ -406,7 +415,7 @@ impl Emitter<'_> {
 
     fn initializer(&mut self, name: &str, tensor: &Tensor) {
         let initializer = match &mut self.weights {
-            Some(weights) if tensor.len() >= LARGE => {
+            Some((weights, large)) if tensor.len() >= *large => {
                 weights.push((name.to_owned(), tensor.clone()));
                 external_tensor(name, tensor)
             }
@@ -481,7 +490,7 @@ impl Emitter<'_> {
         let read: HashSet<&str> =
             self.proto.node.iter().flat_map(|n| n.input.iter().map(String::as_str)).collect();
         self.proto.initializer.retain(|i| read.contains(i.name()));
-        if let Some(weights) = &mut self.weights {
+        if let Some((weights, _)) = &mut self.weights {
             weights.retain(|(name, _)| read.contains(name.as_str()));
         }
     }

@@ -4,6 +4,7 @@
 //! touches it is in this module and guarded.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tract_onnx::prelude::{
@@ -67,10 +68,10 @@ impl Engine for TractEngine {
         guarded(NAME, || {
             let onnx = tract_onnx::onnx();
             let mut proto = onnx.proto_model_for_read(&mut &*model).map_err(failed)?;
+            let weights: HashMap<&str, &Tensor> =
+                weights.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
             for initializer in proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
-                if let Some((_, tensor)) =
-                    weights.iter().find(|(name, _)| *name == initializer.name)
-                {
+                if let Some(tensor) = weights.get(initializer.name.as_str()) {
                     initializer.raw_data = tensor.to_le_bytes();
                     initializer.data_location = None;
                     initializer.external_data.clear();

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::known::Known;
 use super::{Fact, Graph, Node, Output, Parameter, Value};
 use crate::error::{Error, Result};
 use crate::ops::{Op, Primitive};
@@ -26,7 +27,7 @@ const SHARE_LIMIT: usize = 64;
 /// yield their operand.
 pub struct Builder {
     graph: Graph,
-    known: HashMap<(Primitive, Vec<Value>), Value>,
+    known: Known,
     constants: HashMap<(DType, Vec<usize>, Vec<u64>), Value>,
     scope: Arc<str>,
 }
@@ -40,22 +41,15 @@ impl Default for Builder {
 impl Builder {
     /// Starts from `graph`; its values keep their identity.
     pub fn new(graph: Graph) -> Self {
-        let mut known = HashMap::new();
         let mut constants = HashMap::new();
         for (value, node) in graph.nodes() {
-            match &node.op {
-                Op::Constant(tensor) => {
-                    if let Some(key) = constant_key(tensor) {
-                        constants.entry(key).or_insert(value);
-                    }
-                }
-                Op::Apply(op) => {
-                    known.entry((op.clone(), node.inputs.clone())).or_insert(value);
-                }
-                Op::Input(_) | Op::Parameter(_) => {}
+            if let Op::Constant(tensor) = &node.op
+                && let Some(key) = constant_key(tensor)
+            {
+                constants.entry(key).or_insert(value);
             }
         }
-        Builder { graph, known, constants, scope: "".into() }
+        Builder { known: Known::of(&graph.nodes), graph, constants, scope: "".into() }
     }
 
     /// The graph so far.
@@ -162,17 +156,20 @@ impl Builder {
         if let Some(value) = self.fold(&op, inputs, &fact)? {
             return Ok(value);
         }
-        let key = (op, inputs.to_vec());
-        if let Some(&value) = self.known.get(&key) {
-            let known = &mut self.graph.nodes[value.index()];
-            if known.scope != self.scope {
-                known.copies += 1;
+        match self.known.find(&self.graph.nodes, &op, inputs) {
+            Ok(value) => {
+                let known = &mut self.graph.nodes[value.index()];
+                if known.scope != self.scope {
+                    known.copies += 1;
+                }
+                Ok(value)
             }
-            return Ok(value);
+            Err(place) => {
+                let value = self.append(Op::Apply(op), inputs.to_vec(), fact);
+                self.known.add(place, value);
+                Ok(value)
+            }
         }
-        let value = self.append(Op::Apply(key.0.clone()), key.1.clone(), fact);
-        self.known.insert(key, value);
-        Ok(value)
     }
 
     fn fold(&mut self, op: &Primitive, inputs: &[Value], fact: &Fact) -> Result<Option<Value>> {
@@ -240,6 +237,34 @@ impl Builder {
             map[value.index()] = Some(new);
         }
         Ok(map)
+    }
+
+    /// What stands for `root` where values are put together anew from the bottom up: each from what
+    /// stands for the values that `parts` names, by `make`. `done` holds what was made before. However
+    /// deep the graph and however often a value is used, each is made once.
+    pub(crate) fn remade(
+        &mut self,
+        root: Value,
+        done: &mut HashMap<Value, Value>,
+        parts: impl Fn(&Builder, Value) -> Vec<Value>,
+        make: impl Fn(&mut Builder, Value, &[Value]) -> Result<Value>,
+    ) -> Result<Value> {
+        let mut waiting = vec![root];
+        while let Some(&value) = waiting.last() {
+            if done.contains_key(&value) {
+                waiting.pop();
+                continue;
+            }
+            let parts = parts(self, value);
+            let made: Vec<Value> =
+                parts.iter().filter_map(|part| done.get(part).copied()).collect();
+            if made.len() < parts.len() {
+                waiting.extend(parts.into_iter().rev().filter(|part| !done.contains_key(part)));
+                continue;
+            }
+            done.insert(value, make(self, value, &made)?);
+        }
+        Ok(done[&root])
     }
 
     /// Names as outputs what the outputs of `graph` became under the map of [`Builder::import`].

@@ -20,7 +20,7 @@ pub fn eval_values(graph: &Graph, inputs: &[Tensor], wanted: &[Value]) -> Result
         return Err(Error::Data(format!("the graph has {want} inputs, {have} were given")));
     }
     let outputs = wanted.iter().map(|&value| super::Output { name: String::new(), value });
-    let live = Graph { outputs: outputs.collect(), ..graph.clone() }.live();
+    let live = graph.needed(&outputs.collect::<Vec<_>>());
     let mut values: Vec<Option<Tensor>> = vec![None; graph.nodes.len()];
     for (&input, tensor) in graph.inputs().iter().zip(inputs) {
         let fact = graph.fact(input);

@@ -5,6 +5,7 @@
 
 mod builder;
 mod eval;
+mod known;
 mod range;
 
 use std::fmt;
@@ -104,6 +105,8 @@ pub struct Graph {
 impl Graph {
     /// The node that computes `value`.
     pub fn node(&self, value: Value) -> &Node {
+        #[cfg(test)]
+        looks::add(1);
         &self.nodes[value.index()]
     }
 
@@ -119,6 +122,8 @@ impl Graph {
 
     /// All values with their nodes, in topological order.
     pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (Value, &Node)> + ExactSizeIterator {
+        #[cfg(test)]
+        looks::add(self.nodes.len());
         self.nodes.iter().enumerate().map(|(i, node)| (Value(i as u32), node))
     }
 
@@ -177,15 +182,29 @@ impl Graph {
             Op::Constant(tensor) if (1..=64).contains(&tensor.len()) => {
                 tensor.to_f64().first().copied().filter(|&v| tensor.is_all(v))
             }
+            // A broadcast of a broadcast is one.
             Op::Apply(Primitive::Expand(_)) => self.uniform(self.node(value).inputs[0]),
             _ => None,
         }
     }
 
+    /// The value that `value` holds in another shape. What reads a reshaped value may read this one
+    /// instead, but never the other way round.
+    pub(crate) fn behind_reshapes(&self, mut value: Value) -> Value {
+        while let Op::Apply(Primitive::Reshape(_)) = &self.node(value).op {
+            value = self.node(value).inputs[0];
+        }
+        value
+    }
+
     /// For each value, whether an output depends on it.
     pub fn live(&self) -> Vec<bool> {
+        self.needed(&self.outputs)
+    }
+
+    fn needed(&self, outputs: &[Output]) -> Vec<bool> {
         let mut live = vec![false; self.nodes.len()];
-        for output in &self.outputs {
+        for output in outputs {
             live[output.value.index()] = true;
         }
         for (value, node) in self.nodes().rev() {
@@ -214,8 +233,7 @@ impl Graph {
 
     /// The graph with only the given outputs, and only the nodes these depend on. Inputs stay.
     pub fn with_outputs(&self, outputs: Vec<Output>) -> Graph {
-        let graph = Graph { outputs, ..self.clone() };
-        graph.pruned()
+        self.reduced(&outputs)
     }
 
     /// The graph with only the given outputs. All nodes stay, and values keep their identity.
@@ -232,7 +250,11 @@ impl Graph {
 
     /// The graph without the nodes that no output depends on. Inputs stay.
     pub fn pruned(&self) -> Graph {
-        let mut keep = self.live();
+        self.reduced(&self.outputs)
+    }
+
+    fn reduced(&self, outputs: &[Output]) -> Graph {
+        let mut keep = self.needed(outputs);
         for input in &self.inputs {
             keep[input.index()] = true;
         }
@@ -242,14 +264,15 @@ impl Graph {
             if keep[value.index()] {
                 map[value.index()] = Value(nodes.len() as u32);
                 let inputs = node.inputs.iter().map(|v| map[v.index()]).collect();
-                nodes.push(Node { inputs, ..node.clone() });
+                let (op, fact) = (node.op.clone(), node.fact.clone());
+                nodes.push(Node { op, inputs, fact, scope: node.scope.clone(), ..*node });
             }
         }
-        let outputs = self.outputs.iter();
         Graph {
             nodes,
             inputs: self.inputs.iter().map(|v| map[v.index()]).collect(),
             outputs: outputs
+                .iter()
                 .map(|o| Output { name: o.name.clone(), value: map[o.value.index()] })
                 .collect(),
         }
@@ -263,4 +286,25 @@ pub struct Parameter {
     pub name: Arc<str>,
     /// Its values; shared, not copied, by clones of the graph.
     pub tensor: Tensor,
+}
+
+/// How often nodes are looked at, for tests of how work grows.
+#[cfg(test)]
+pub(crate) mod looks {
+    use std::cell::Cell;
+
+    thread_local! {
+        static LOOKS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn add(looks: usize) {
+        LOOKS.set(LOOKS.get() + looks);
+    }
+
+    /// The looks that `work` takes.
+    pub(crate) fn during(work: impl FnOnce()) -> usize {
+        let before = LOOKS.get();
+        work();
+        LOOKS.get() - before
+    }
 }

@@ -1,5 +1,6 @@
 //! The state of an import: names in scope, stored tensors, and the graph so far.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::table::{Lowering, lookup};
 use super::{Given, ImportOptions, Imported, Info, bounds, end, folded, ties};
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, Value};
-use crate::onnx::{self, Attribute, Function, Initializer, Model, Node, Opsets};
+use crate::onnx::{self, Attribute, Function, Initializer, Model, Node, Opsets, ValueInfo};
 use crate::tensor::{DType, Tensor};
 
 /// Values with more elements than this are refused: no network has them, damaged files do.
@@ -78,6 +79,10 @@ pub(crate) struct Importer<'m> {
     identities: Identities<'m>,
     /// Parameters that the file stores as others, by name.
     copies: HashMap<Arc<str>, usize>,
+    /// The names of the declared inputs, which may be initializers too.
+    inputs: HashSet<&'m str>,
+    /// What the file says of values, where that was asked for.
+    declared: OnceCell<HashMap<&'m str, &'m ValueInfo>>,
     /// [`ImportOptions::keep_activation`].
     keeps_activation: bool,
     /// How many loops are being unrolled around the present node.
@@ -120,6 +125,8 @@ impl<'m> Importer<'m> {
             readers: HashMap::new(),
             identities,
             copies: HashMap::new(),
+            inputs: model.graph.inputs.iter().map(|info| info.name.as_str()).collect(),
+            declared: OnceCell::new(),
             keeps_activation: options.keep_activation,
             unrolling: 0,
             shared: HashMap::new(),
@@ -349,7 +356,7 @@ impl<'m> Importer<'m> {
 
     /// Whether the model declares an input called `name`, which may be an initializer too.
     pub fn declares(&self, name: &str) -> bool {
-        self.model.graph.inputs.iter().any(|info| info.name == name)
+        self.inputs.contains(name)
     }
 
     /// How many operands of the model's own nodes are called `name`.
@@ -629,15 +636,16 @@ impl<'m> Importer<'m> {
     fn go_on(&mut self, node: &'m Node, error: Error) -> Result<Vec<Binding>> {
         let opset = self.frame()?.opsets.get(&node.domain).copied().unwrap_or(1);
         self.record(node.label(), &node.full_op(), opset, error)?;
-        let model = self.model;
-        let declared = |name: &String| {
-            let mut all = model.graph.values.iter().chain(&model.graph.outputs);
-            all.find(|info| !name.is_empty() && info.name == *name)
-        };
+        let graph = &self.model.graph;
+        let declared = self.declared.get_or_init(|| {
+            let values = graph.outputs.iter().chain(&graph.values);
+            values.map(|info| (info.name.as_str(), info)).filter(|(n, _)| !n.is_empty()).collect()
+        });
         let outer = self.frames.len() == 1;
         let mut outputs = Vec::with_capacity(node.outputs.len());
         for name in &node.outputs {
-            let fact = declared(name).filter(|_| outer).and_then(|info| self.shapes.between(info));
+            let info = declared.get(name.as_str()).filter(|_| outer);
+            let fact = info.and_then(|info| self.shapes.between(info));
             outputs.push(match fact {
                 Some(fact) => self.b.input(name.as_str(), fact).into(),
                 None => Binding::Absent(UNKNOWN),

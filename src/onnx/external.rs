@@ -5,8 +5,15 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Take};
 use std::path::{Component, Path, PathBuf};
 
-use super::proto::StringStringEntryProto;
+use super::proto::{StringStringEntryProto, TensorProto};
 use crate::error::{Error, Result};
+
+/// The length of the file that the data of `tensor` is in, where it is a file in `folder`.
+pub(super) fn length(tensor: &TensorProto, folder: &Path) -> Option<u64> {
+    let location = tensor.external_data.iter().find(|e| e.key.as_deref() == Some("location"))?;
+    let meta = folder.join(location.value.as_deref()?).metadata().ok()?;
+    meta.is_file().then_some(meta.len())
+}
 
 /// Opens external data, but only inside the model's folder.
 pub(super) struct External {

@@ -7,9 +7,10 @@ use std::path::Path;
 use prost::Message;
 use prost::bytes::{Buf, Bytes};
 
-use super::external::External;
+use super::external::{self, External};
 use super::model::{Literal, Model, Opsets};
-use super::proto::{ModelProto, TensorProto};
+use super::proto::tensor_proto::{DataLocation, DataType};
+use super::proto::{GraphProto, ModelProto, TensorProto};
 use super::{decode, names, tensor};
 use crate::error::{Error, Result};
 
@@ -25,12 +26,19 @@ const NEWEST_OPSET: i64 = 30;
 /// Reads the ONNX model at `path`, with its external data. Errs when the file is missing, is not
 /// ONNX, is damaged, or is of a version that is not supported; the message says which.
 pub fn load(path: impl AsRef<Path>) -> Result<Model> {
+    load_within(path, None)
+}
+
+/// As [`load`], where the model may take at most `room` bytes of memory. Errs before it takes more: the
+/// file's length is known at once, that of external data with the file.
+pub fn load_within(path: impl AsRef<Path>, room: Option<u64>) -> Result<Model> {
     let path = path.as_ref();
     let source = path.display().to_string();
     let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
     if !meta.is_file() {
         return Err(Error::InvalidModel(format!("{source}: not a regular file")));
     }
+    check_room(meta.len(), room, &source)?;
     let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
     let mut head = Vec::new();
     file.by_ref().take(64).read_to_end(&mut head).map_err(|e| Error::io(path, e))?;
@@ -41,7 +49,54 @@ pub fn load(path: impl AsRef<Path>) -> Result<Model> {
     if let Some(error) = buffer.error {
         return Err(Error::io(path, error));
     }
+    if let (Ok(proto), Some(_)) = (&decoded, room) {
+        let tensors = proto.graph.as_ref().map_or(0, |graph| tensor_bytes(graph, folder));
+        check_room(meta.len().saturating_add(tensors), room, &source)?;
+    }
     finish(decoded, &source, External::new(&source, Some(folder)))
+}
+
+/// Errs where `bytes` are more than there is room for.
+fn check_room(bytes: u64, room: Option<u64>, source: &str) -> Result<()> {
+    match room {
+        Some(room) if bytes > room => Err(Error::Memory(format!(
+            "{source}: the model takes {} MiB to be read, of which {} are available: raise --memory",
+            bytes.div_ceil(1 << 20),
+            room >> 20
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// What the tensors of a graph take beside the file, in bytes: all of those in files beside it, and of
+/// the others what they take more than there.
+fn tensor_bytes(graph: &GraphProto, folder: &Path) -> u64 {
+    let attributes = graph.node.iter().flat_map(|node| &node.attribute);
+    let constants = attributes.filter_map(|attribute| attribute.t.as_ref());
+    let tensors = graph.initializer.iter().chain(constants);
+    tensors.fold(0, |sum: u64, tensor| {
+        let stored = DataType::try_from(tensor.data_type.unwrap_or_default());
+        let Some((stored, dtype)) = stored.ok().and_then(|s| Some((s, tensor::dtype_of(s)?)))
+        else {
+            return sum;
+        };
+        let (width, size) = (tensor::width(stored), dtype.size() as u64);
+        let bytes = match &tensor.raw_data {
+            _ if tensor.data_location == Some(DataLocation::External as i32) => {
+                let sizes = tensor.dims.iter().map(|&d| u64::try_from(d).unwrap_or(0));
+                let len = sizes.fold(1u64, u64::saturating_mul);
+                // What claims more than its file has is an error of its own.
+                let file = external::length(tensor, folder).unwrap_or(0);
+                match len.saturating_mul(width) <= file {
+                    true => len.saturating_mul(size),
+                    false => 0,
+                }
+            }
+            Some(raw) => (raw.len() as u64 / width).saturating_mul(size.saturating_sub(width)),
+            None => 0,
+        };
+        sum.saturating_add(bytes)
+    })
 }
 
 /// Reads an ONNX model from memory; `source` is what messages call it. External data is refused.
@@ -219,5 +274,41 @@ impl Buf for Stream {
             }
         }
         bytes.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::emit::emit_files;
+    use crate::graph::{Builder, Fact};
+    use crate::tensor::{DType, Tensor};
+
+    /// A model of a megabyte, with its tensors in the file or beside it.
+    fn stored(folder: &Path, most: u64) -> std::path::PathBuf {
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F32, [1, 512]));
+        let w = b.parameter("w", Tensor::full(DType::F32, &[512, 512], 0.5));
+        let y = b.matmul(x, w).unwrap();
+        b.output("y", y);
+        let files = emit_files(&b.finish(), "m.onnx.data", most).unwrap();
+        let path = folder.join("m.onnx");
+        std::fs::write(&path, files.model).unwrap();
+        if let Some(data) = files.data {
+            data.write_to(&mut File::create(folder.join("m.onnx.data")).unwrap()).unwrap();
+        }
+        path
+    }
+
+    #[test]
+    fn a_model_larger_than_memory_is_refused_unread() {
+        for most in [u64::MAX, 10_000] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = stored(folder.path(), most);
+            let error = load_within(&path, Some(1 << 20)).unwrap_err();
+            assert_eq!(error.kind(), "memory");
+            assert!(error.to_string().contains("takes 2 MiB to be read, of which 1"), "{error}");
+            assert!(load_within(&path, Some(2 << 20)).is_ok());
+        }
     }
 }

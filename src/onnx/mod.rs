@@ -13,7 +13,7 @@ mod names;
 pub mod proto;
 mod tensor;
 
-pub use load::{NEWEST_KNOWN_OPSET, load, read, read_tensor};
+pub use load::{NEWEST_KNOWN_OPSET, load, load_within, read, read_tensor};
 pub use model::{
     Attribute, Dim, Function, FunctionKey, Graph, Initializer, Literal, Model, Node, Opsets, Type,
     ValueInfo,

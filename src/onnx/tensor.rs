@@ -37,7 +37,8 @@ fn unusable(stored: DataType) -> String {
     }
 }
 
-fn width(stored: DataType) -> u64 {
+/// The bytes of a stored element.
+pub(super) fn width(stored: DataType) -> u64 {
     use DataType as T;
     match stored {
         T::Int8 | T::Uint8 | T::Bool => 1,
@@ -151,9 +152,10 @@ fn read_as<T, const N: usize>(
     f: impl Fn([u8; N]) -> T,
 ) -> io::Result<Vec<T>> {
     let mut values = Vec::with_capacity(len);
-    let mut buffer = vec![0; (1 << 16) * N];
+    let at_once = len.min(1 << 16);
+    let mut buffer = vec![0; at_once * N];
     while values.len() < len {
-        let piece = &mut buffer[..(len - values.len()).min(1 << 16) * N];
+        let piece = &mut buffer[..(len - values.len()).min(at_once) * N];
         reader.read_exact(piece)?;
         values.extend(piece.as_chunks::<N>().0.iter().map(|&bytes| f(bytes)));
     }

@@ -8,6 +8,10 @@ use crate::error::{Result, bail_shape};
 use crate::graph::{Builder, Fact, Graph, Value};
 use crate::tensor::{DType, Tensor};
 
+/// So many values are looked at for whether terms add up to zero: those that a gradient of a
+/// normalisation is made of, and not a whole network.
+const LOOKED_AT: usize = 256;
+
 /// How a reduction combines elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
@@ -229,44 +233,58 @@ impl Reduce {
     /// The sum without terms that add up to zero: `Σ c·(x − mean x)`, as the gradient of a
     /// normalisation holds it.
     fn without_zeros(&self, b: &mut Builder, x: Value, out: &Fact) -> Result<Option<Value>> {
-        if self.is_zero(b.graph(), x) {
-            return b.zeros(out).map(Some);
-        }
-        let node = b.graph().node(x);
-        match (&node.op, node.inputs.as_slice()) {
-            (Op::Apply(Primitive::Unary(Unary::Neg)), &[inner]) => {
-                match self.without_zeros(b, inner, out)? {
-                    Some(sum) => b.neg(sum).map(Some),
-                    None => Ok(None),
-                }
+        let is_zero = |b: &Builder, v: Value| {
+            let mut most = LOOKED_AT;
+            self.is_zero(b.graph(), v, &mut most)
+        };
+        let (mut terms, mut negative) = (x, false);
+        let mut fewer = None;
+        loop {
+            if is_zero(b, terms) {
+                return b.zeros(out).map(Some);
             }
-            (Op::Apply(Primitive::Binary(Binary::Add)), &[p, q])
-                if b.fact(p) == b.fact(x) && b.fact(q) == b.fact(x) =>
-            {
-                match (self.is_zero(b.graph(), p), self.is_zero(b.graph(), q)) {
-                    (true, _) => b.push(self.clone(), &[q]).map(Some),
-                    (_, true) => b.push(self.clone(), &[p]).map(Some),
-                    _ => Ok(None),
+            let node = b.graph().node(terms);
+            match (&node.op, node.inputs.as_slice()) {
+                (Op::Apply(Primitive::Unary(Unary::Neg)), &[inner]) => {
+                    (terms, negative) = (inner, !negative);
                 }
+                (Op::Apply(Primitive::Binary(Binary::Add)), &[p, q])
+                    if b.fact(p) == b.fact(x) && b.fact(q) == b.fact(x) =>
+                {
+                    terms = match (is_zero(b, p), is_zero(b, q)) {
+                        (true, _) => q,
+                        (_, true) => p,
+                        _ => break,
+                    };
+                    fewer = Some((terms, negative));
+                }
+                _ => break,
             }
-            _ => Ok(None),
         }
+        let Some((terms, negative)) = fewer else { return Ok(None) };
+        let sum = b.push(self.clone(), &[terms])?;
+        if negative { b.neg(sum).map(Some) } else { Ok(Some(sum)) }
     }
 
-    /// Whether `x` adds up to zero along the axes whatever its operands are.
-    fn is_zero(&self, graph: &Graph, x: Value) -> bool {
+    /// Whether `x` adds up to zero along the axes whatever its operands are, as far as that is seen
+    /// by a look at `most` values.
+    fn is_zero(&self, graph: &Graph, x: Value, most: &mut usize) -> bool {
+        let Some(left) = most.checked_sub(1) else { return false };
+        *most = left;
         let node = graph.node(x);
         let Op::Apply(op) = &node.op else { return false };
         match (op, node.inputs.as_slice()) {
-            (Primitive::Unary(Unary::Neg), &[p]) => self.is_zero(graph, p),
+            (Primitive::Unary(Unary::Neg), &[p]) => self.is_zero(graph, p, most),
             (Primitive::Binary(Binary::Add), &[p, q]) => {
-                graph.shape(p) == graph.shape(q) && self.is_zero(graph, p) && self.is_zero(graph, q)
+                graph.shape(p) == graph.shape(q)
+                    && self.is_zero(graph, p, most)
+                    && self.is_zero(graph, q, most)
             }
             (Primitive::Binary(Binary::Mul), &[p, q]) => {
-                let factor = |v: Value, other: Value| {
-                    self.is_constant_along(graph, v, node.fact.rank())
+                let mut factor = |v: Value, other: Value| {
+                    self.is_constant_along(graph, v, node.fact.rank(), most)
                         && graph.shape(other) == node.fact.shape
-                        && self.is_zero(graph, other)
+                        && self.is_zero(graph, other, most)
                 };
                 factor(p, q) || factor(q, p)
             }
@@ -282,10 +300,18 @@ impl Reduce {
     }
 
     /// Whether a factor of a result of rank `rank` is the same all along the axes.
-    fn is_constant_along(&self, graph: &Graph, factor: Value, rank: usize) -> bool {
+    fn is_constant_along(
+        &self,
+        graph: &Graph,
+        factor: Value,
+        rank: usize,
+        most: &mut usize,
+    ) -> bool {
+        let Some(left) = most.checked_sub(1) else { return false };
+        *most = left;
         let node = graph.node(factor);
         if let Op::Apply(Primitive::Expand(_) | Primitive::Binary(_)) = node.op {
-            return node.inputs.iter().all(|&v| self.is_constant_along(graph, v, rank));
+            return node.inputs.iter().all(|&v| self.is_constant_along(graph, v, rank, most));
         }
         self.is_one_along(&node.fact.shape, rank)
     }

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 
+use super::runs::Emitted;
 use crate::emit::{Dialect, stored_bytes};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
@@ -10,6 +11,17 @@ use crate::tensor::DType;
 
 /// What engines hold beside the values alive: memory freed but not given back, and packed operands.
 const SLACK: f64 = 1.3;
+
+/// How often a session holds its weights while it is made: its own copy, one laid out for its kernels,
+/// one on the way from that to this, and what is lost between large pieces of memory.
+const COPIES: f64 = 3.4;
+
+/// What a session holds for each byte of a model without its weights: the graph as read, as taken
+/// apart, and its kernels.
+const NODES: u64 = 4;
+
+/// What a session holds however small the model: its threads, and the room that kernels compute in.
+const SESSION: u64 = 24 << 20;
 
 /// What bounds the memory that a model's runs take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,45 +43,85 @@ impl Memory {
     pub fn up_to(bytes: u64) -> Self {
         Memory { limit: Some(bytes), ..Memory::default() }
     }
-}
 
-/// How many bytes a run may use for the values of its graph: what is free in `memory` beside the
-/// process as it is now and one session's copies of the parameters of `model`. `None` where there
-/// is no limit and the system does not tell.
-pub(crate) fn room(memory: Memory, model: &Graph) -> Option<u64> {
-    let parameters = parameter_bytes(model);
-    let free = match memory.limit {
-        Some(limit) => limit.saturating_sub(resident().unwrap_or(parameters)),
-        None => available()?,
-    };
-    let free = free / memory.sharers.get() as u64;
-    Some((free.saturating_sub(copies(model)) as f64 / SLACK) as u64)
-}
-
-/// The bytes that a session takes for the parameters of `model`: its own copy, and one packed for
-/// its kernels.
-pub(crate) fn copies(model: &Graph) -> u64 {
-    2 * parameter_bytes(model)
-}
-
-fn parameter_bytes(model: &Graph) -> u64 {
-    model.parameters().map(|(_, p)| (p.tensor.len() * p.tensor.dtype().size()) as u64).sum()
-}
-
-/// `Ok` where a run of `model` that takes `peak` bytes fits into `memory`.
-///
-/// # Errors
-/// Where it does not, with the remedies.
-pub(crate) fn check_fits(peak: u64, memory: Memory, model: &Graph) -> Result<()> {
-    match room(memory, model) {
-        Some(room) if peak > room => Err(Error::Memory(format!(
-            "the whole batch takes {} MiB at once, of which {} are available: take fewer samples, \
-             or allow for more by --memory",
-            peak >> 20,
-            room >> 20
-        ))),
-        _ => Ok(()),
+    /// How many bytes one of the sharers may take beside all that the process holds now; `None`
+    /// where there is no limit and the system does not tell what it has.
+    pub fn free(self) -> Option<u64> {
+        let free = match self.limit {
+            Some(limit) => limit.saturating_sub(resident().unwrap_or(0)),
+            None => available()?,
+        };
+        Some(free / self.sharers.get() as u64)
     }
+
+    /// `Ok` where `need` fits into what is free.
+    ///
+    /// # Errors
+    /// Where it does not: says that `what` takes too much, how much there must be, and the remedies.
+    pub(crate) fn check(self, need: Need, what: &str) -> Result<()> {
+        match self.free() {
+            Some(free) if need.total() > free => Err(self.refusal(need, free, what)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The error of a `need` that is more than what is `free`.
+    pub(crate) fn refusal(self, need: Need, free: u64, what: &str) -> Error {
+        let held = resident().unwrap_or(0);
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let all = mib(held + need.total());
+        Error::Memory(match self.limit {
+            Some(limit) => format!(
+                "{what} take {} MiB beside the {} MiB that are held already, and --memory allows for \
+                 {} MiB in all: raise --memory to {all} MiB, or take fewer samples",
+                mib(need.total()),
+                mib(held),
+                limit >> 20,
+            ),
+            None => format!(
+                "{what} take {} MiB, of which {} are available: take fewer samples, or a machine \
+                 with more memory",
+                mib(need.total()),
+                free >> 20,
+            ),
+        })
+    }
+}
+
+/// What runs take beside all that the process holds when they begin, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Need {
+    /// What each session holds.
+    pub session: u64,
+    /// The values of a run.
+    pub values: u64,
+    /// How many sessions there are, each with a run.
+    pub sessions: u64,
+    /// Whatever else.
+    pub more: u64,
+}
+
+impl Need {
+    /// That of `sessions` sessions of the model `emitted`, each with runs whose values take `values`
+    /// bytes.
+    pub fn of(emitted: &Emitted, values: u64, sessions: usize) -> Self {
+        let (model, weights) = emitted;
+        let weights = weights.iter().map(|(_, t)| (t.len() * t.dtype().size()) as u64);
+        let weights = (COPIES * weights.sum::<u64>() as f64) as u64;
+        let session = weights + NODES * model.len() as u64 + SESSION;
+        Need { session, values, sessions: sessions as u64, more: 0 }
+    }
+
+    /// All of it.
+    pub fn total(self) -> u64 {
+        self.sessions * (self.session + (self.values as f64 * SLACK) as u64) + self.more
+    }
+}
+
+/// The bytes that a session takes at least for the parameters of `model`.
+pub(crate) fn copies(model: &Graph) -> u64 {
+    let bytes = model.parameters().map(|(_, p)| p.tensor.len() * p.tensor.dtype().size());
+    2 * bytes.sum::<usize>() as u64
 }
 
 /// The bytes of memory that programs can still get without swapping (Linux).

@@ -5,6 +5,8 @@
 //! inside the graph. It knows graphs, engines and samples, and nothing of the scores made of its
 //! results.
 
+#[cfg(test)]
+mod growth;
 mod memory;
 mod network;
 mod per_sample;

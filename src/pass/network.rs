@@ -7,14 +7,13 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::memory::{Memory, check_fits, peak_bytes};
+use super::memory::{Memory, Need, peak_bytes};
 use super::training::first_output;
 use super::{Roles, Selection, Setting};
 use crate::emit::emit_split;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, Output, Value};
-use crate::ops::{Op, Primitive};
 use crate::tensor::Tensor;
 use crate::transform::{self, LABELS, Loss, Rectifier};
 
@@ -131,7 +130,7 @@ impl Network {
             .map(|layer| {
                 Ok(LayerValues {
                     size: layer.size,
-                    product: behind_reshapes(&graph, next()?),
+                    product: graph.behind_reshapes(next()?),
                     activation: next()?,
                     channel_axis: layer.channel_axis + lane_axes,
                 })
@@ -295,24 +294,16 @@ impl Network {
             }
         }
         let graph = graph.without_unused_inputs();
-        check_fits(peak_bytes(&graph, engine.dialect()), memory, &graph)?;
         let start = Instant::now();
-        let (proto, parameters) = emit_split(&graph, engine.dialect())?;
-        let mut session = engine.load_with(&proto, &parameters)?;
-        drop((proto, parameters));
+        let emitted = emit_split(&graph, engine.dialect())?;
+        let values = peak_bytes(&graph, engine.dialect());
+        memory.check(Need::of(&emitted, values, 1), "all samples at once")?;
+        let mut session = engine.load_with(&emitted.0, &emitted.1)?;
+        drop(emitted);
         let loaded = start.elapsed();
         let results = session.run(&tensors)?;
         let (nodes, run) = (graph.nodes().len(), start.elapsed() - loaded);
         tracing::debug!("whole batch: {nodes} nodes, session {loaded:.2?}, run {run:.2?}");
         Ok(results)
-    }
-}
-
-/// The value that `value` holds in another shape. What reads a reshaped value may read this one
-/// instead, but never the other way round.
-fn behind_reshapes(graph: &Graph, value: Value) -> Value {
-    match &graph.node(value).op {
-        Op::Apply(Primitive::Reshape(_)) => behind_reshapes(graph, graph.node(value).inputs[0]),
-        _ => value,
     }
 }

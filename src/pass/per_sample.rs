@@ -1,14 +1,14 @@
 //! Per-sample gradients, reduced inside the graph: to the Gram matrices of their signs inside each
 //! class, to how far the signs of all samples add up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 
 use ndarray::Array2;
 
-use super::memory::{Memory, copies, peak_bytes, room};
+use super::memory::{Memory, Need, copies, peak_bytes};
 use super::plan::{Plan, Shares, beside_samples, members, plan};
-use super::runs::run_all;
+use super::runs::{Emitted, run_all};
 use super::size::{flops, parameters};
 use super::training::{Objective, Reduction, TrainingGraph, training_graph};
 use super::{Batch, Roles, Selection};
@@ -122,14 +122,15 @@ pub fn per_sample(
     request: &PerSampleRequest,
     engine: &dyn Engine,
 ) -> Result<Vec<Reduced>> {
-    let memory = room(request.memory, model);
     let groups = groups(&samples.classes, request);
-    let shares = shares(model, memory, engine);
-    let prepared = build(model, roles, &groups, request, memory, shares, engine.dialect())?;
-    let reduced = run_plan(&prepared, &groups, samples, request, engine)?;
+    let free = || request.memory.free();
+    let shares = shares(model, free(), engine);
+    let prepared = build(model, roles, &groups, request, &free, shares, engine.dialect())?;
+    let plan = prepared.plan.clone();
+    let reduced = run_plan(prepared, &groups, samples, request, engine)?;
     match reduced.iter().all(Reduced::is_finite) {
         true => Ok(reduced),
-        false => Err(blame(model, samples, request.objective, &prepared.plan, engine)),
+        false => Err(blame(model, samples, request, &plan, engine)),
     }
 }
 
@@ -158,20 +159,29 @@ fn shares(model: &Graph, memory: Option<u64>, engine: &dyn Engine) -> Shares {
 }
 
 /// A graph with the schedule it is made for.
+#[derive(Clone)]
 struct Prepared {
     plan: Plan,
     graph: Graph,
+    emitted: Emitted,
+}
+
+impl Prepared {
+    fn need(&self, dialect: Dialect) -> Need {
+        Need::of(&self.emitted, peak_bytes(&self.graph, dialect), self.plan.side_by_side)
+    }
 }
 
 /// Runs the graph over all groups of the plan and puts the results together.
 fn run_plan(
-    prepared: &Prepared,
+    prepared: Prepared,
     groups: &[i64],
     samples: &Batch,
     request: &PerSampleRequest,
     engine: &dyn Engine,
 ) -> Result<Vec<Reduced>> {
-    let Prepared { plan, graph } = prepared;
+    let Prepared { plan, graph, emitted } = prepared;
+    let plan = &plan;
     let members = members(groups);
     let mut grams = vec![empty_grams(&members); request.products.len()];
     let mut sums: Vec<Vec<f64>> = vec![Vec::new(); request.products.len()];
@@ -220,7 +230,6 @@ fn run_plan(
         }
         Ok(())
     };
-    let emitted = emit_split(graph, engine.dialect())?;
     run_all(emitted, plan.runs.len(), plan.side_by_side, engine, inputs, collect)?;
     let products = request.products.iter().zip(grams).zip(sums);
     Ok(products
@@ -287,24 +296,27 @@ fn check_finite(losses: &Tensor) -> Result<()> {
 fn blame(
     model: &Graph,
     samples: &Batch,
-    objective: Objective,
+    request: &PerSampleRequest,
     plan: &Plan,
     engine: &dyn Engine,
 ) -> Error {
+    let objective = request.objective;
     let find = || -> Result<Option<String>> {
         let training = training_graph(model, objective, plan.lanes(), Reduction::PerSample)?;
         let mut b = Builder::new(training.graph.clone());
         let mut outputs = Vec::new();
-        for (name, size) in &training.parameters {
-            let gradient = training.graph.output(&format!("grad.{name}"))?;
+        let gradients = training.graph.outputs().iter().skip(1);
+        for ((name, size), gradient) in training.parameters.iter().zip(gradients) {
             if *size > 0 {
-                outputs.push(Output { name: name.clone(), value: b.sum_all(gradient)? });
+                outputs.push(Output { name: name.clone(), value: b.sum_all(gradient.value)? });
             }
         }
         let names: Vec<String> = outputs.iter().map(|o| o.name.clone()).collect();
         let graph = b.finish().with_outputs(outputs);
-        let (proto, weights) = emit_split(&graph, engine.dialect())?;
-        let mut session = engine.load_with(&proto, &weights)?;
+        let emitted = emit_split(&graph, engine.dialect())?;
+        let need = Need::of(&emitted, peak_bytes(&graph, engine.dialect()), 1);
+        request.memory.check(need, "whole gradients")?;
+        let mut session = engine.load_with(&emitted.0, &emitted.1)?;
         for run in &plan.runs {
             let sums = session.run(&inputs(samples, objective, &slots(plan, run))?)?;
             let bad = sums.iter().position(|sum| sum.to_f64().iter().any(|v| !v.is_finite()));
@@ -320,37 +332,54 @@ fn blame(
     ))
 }
 
-/// The largest plan whose values fit into `memory` bytes, with its graph.
+/// The largest plan that fits into the memory that is `free`, with its graph.
 fn build(
     model: &Graph,
     roles: &Roles,
     groups: &[i64],
     request: &PerSampleRequest,
-    memory: Option<u64>,
-    shares: Shares,
+    free: &dyn Fn() -> Option<u64>,
+    mut shares: Shares,
     dialect: Dialect,
 ) -> Result<Prepared> {
     let largest = members(groups).values().map(Vec::len).max().unwrap_or(1);
     let mut most = largest.max(PREFERRED_LANES).min(groups.len().max(1));
+    // Samples that are compared must meet.
+    let least = largest.clamp(1, 2);
     loop {
         let plan = plan(groups, most, shares)?;
         let training =
             training_graph(model, request.objective, plan.lanes(), Reduction::PerSample)?;
         let graph = with_products(&training, &plan, roles, &request.products)?;
-        let (side_by_side, lanes) = (plan.side_by_side as u64, plan.side_by_side * plan.lanes());
-        let prepared = Prepared { plan, graph };
-        let Some(memory) = memory else { return Ok(prepared) };
-        // Room is made for one session's copies of the parameters; each other has its own.
-        let memory = memory.saturating_sub((side_by_side - 1) * copies(model));
-        let peak = side_by_side * peak_bytes(&prepared.graph, dialect);
+        let emitted = emit_split(&graph, dialect)?;
+        let (side_by_side, lanes) = (plan.side_by_side, plan.lanes());
+        let prepared = Prepared { plan, graph, emitted };
+        let need = prepared.need(dialect);
+        let Some(free) = free() else { return Ok(prepared) };
         tracing::debug!(
-            "{lanes} samples at once, in {side_by_side} runs, take {peak} bytes of {memory}"
+            "{side_by_side} runs of {lanes} samples take {} bytes of {free}: {need:?}",
+            need.total()
         );
-        if peak <= memory {
+        if need.total() <= free {
             return Ok(prepared);
         }
-        let fitting = (lanes as u64).saturating_mul(memory) / peak.max(1);
-        most = usize::try_from(fitting).unwrap_or(usize::MAX).min(lanes - 1);
+        if side_by_side > 1 {
+            // Each session has copies of the parameters.
+            shares.sessions = side_by_side / 2;
+            continue;
+        }
+        if lanes <= least {
+            let what = if least == 1 {
+                "the gradients of a sample"
+            } else {
+                "the gradients of two samples"
+            };
+            return Err(request.memory.refusal(need, free, what));
+        }
+        let fixed = Need { values: 0, ..need }.total();
+        let fitting = (lanes as u64).saturating_mul(free.saturating_sub(fixed))
+            / (need.total() - fixed).max(1);
+        most = usize::try_from(fitting).unwrap_or(usize::MAX).min(lanes - 1).max(least);
     }
 }
 
@@ -365,11 +394,12 @@ fn with_products(
 ) -> Result<Graph> {
     let graph = &training.graph;
     let loss = graph.output("loss")?;
+    let outputs = graph.outputs().iter().map(|output| output.value);
     let mut b = Builder::new(graph.clone());
     b.set_scope("reduce");
     let mut gradients = Vec::new();
-    for (name, size) in &training.parameters {
-        let value = graph.output(&format!("grad.{name}"))?;
+    // Behind the loss there is one for each parameter.
+    for ((name, size), value) in training.parameters.iter().zip(outputs.skip(1)) {
         if b.as_uniform(value) != Some(0.0) && *size > 0 {
             gradients.push((value, name, *size));
         }
@@ -377,9 +407,11 @@ fn with_products(
     // In the order in which the backward pass gets to them: products of the first can be computed, and
     // what they are made of be freed, before it comes to the last.
     gradients.sort_by_key(|(value, ..)| value.index());
+    let mut clean = HashMap::new();
     let gradients = gradients.into_iter();
-    let gradients = gradients.map(|(value, name, size)| Gradient::new(&mut b, name, value, size));
-    let gradients = gradients.collect::<Result<Vec<_>>>()?;
+    let gradients = gradients
+        .map(|(value, name, size)| Gradient::new(&mut b, name, value, size, &mut clean))
+        .collect::<Result<Vec<_>>>()?;
     let counted = products
         .iter()
         .any(|p| matches!(p, Product::Alignment(_)))
@@ -420,13 +452,20 @@ enum Form {
 }
 
 impl Gradient {
-    fn new(b: &mut Builder, name: &str, value: Value, size: usize) -> Result<Self> {
+    /// `clean` holds what [`without_noise`] made before.
+    fn new(
+        b: &mut Builder,
+        name: &str,
+        value: Value,
+        size: usize,
+        clean: &mut HashMap<Value, Value>,
+    ) -> Result<Self> {
         let value = unmoved(b.graph(), value);
         let form = match outer_product(b.graph(), value) {
             Some((x, d)) => Form::Outer(x, d),
             None => {
                 let lanes = b.fact(value).len() / size;
-                let clean = without_noise(b, value)?;
+                let clean = without_noise(b, value, clean)?;
                 Form::Rows(b.reshape(clean, &[lanes, size])?)
             }
         };
@@ -528,16 +567,18 @@ fn gram_of(b: &mut Builder, values: &[Value], plan: &Plan, kind: GramKind) -> Re
 
 /// The value that `gradient` is, its elements only put into another order inside each lane: that
 /// changes neither signs nor inner products.
-fn unmoved(graph: &Graph, gradient: Value) -> Value {
-    let node = graph.node(gradient);
-    let inner = match &node.op {
-        Op::Apply(Primitive::Reshape(_)) => node.inputs[0],
-        Op::Apply(Primitive::Transpose(op)) if op.perm.first() == Some(&0) => node.inputs[0],
-        _ => return gradient,
-    };
-    match graph.shape(inner).first() == graph.shape(gradient).first() {
-        true => unmoved(graph, inner),
-        false => gradient,
+fn unmoved(graph: &Graph, mut gradient: Value) -> Value {
+    loop {
+        let node = graph.node(gradient);
+        let inner = match &node.op {
+            Op::Apply(Primitive::Reshape(_)) => node.inputs[0],
+            Op::Apply(Primitive::Transpose(op)) if op.perm.first() == Some(&0) => node.inputs[0],
+            _ => return gradient,
+        };
+        if graph.shape(inner).first() != graph.shape(gradient).first() {
+            return gradient;
+        }
+        gradient = inner;
     }
 }
 
@@ -558,25 +599,42 @@ fn outer_product(graph: &Graph, gradient: Value) -> Option<(Value, Value)> {
 
 /// A gradient in which the sums that cancel to rounding noise are zero. Sums are looked for behind
 /// whatever only moves, adds up or scales them.
-fn without_noise(b: &mut Builder, gradient: Value) -> Result<Value> {
-    let node = b.graph().node(gradient).clone();
-    let Op::Apply(op) = &node.op else { return Ok(gradient) };
-    match op {
-        Primitive::Reshape(_)
-        | Primitive::Transpose(_)
-        | Primitive::Slice(_)
-        | Primitive::Pad(_)
-        | Primitive::Concat(_)
-        | Primitive::Binary(Binary::Add | Binary::Mul) => {
-            let operands = node.inputs.iter();
-            let cleaned = operands.map(|&v| without_noise(b, v)).collect::<Result<Vec<_>>>()?;
-            if cleaned == node.inputs { Ok(gradient) } else { b.push(op.clone(), &cleaned) }
+fn without_noise(
+    b: &mut Builder,
+    gradient: Value,
+    done: &mut HashMap<Value, Value>,
+) -> Result<Value> {
+    let is_followed = |op: &Op| {
+        matches!(
+            op,
+            Op::Apply(
+                Primitive::Reshape(_)
+                    | Primitive::Transpose(_)
+                    | Primitive::Slice(_)
+                    | Primitive::Pad(_)
+                    | Primitive::Concat(_)
+                    | Primitive::Binary(Binary::Add | Binary::Mul)
+            )
+        )
+    };
+    let operands = |b: &Builder, value: Value| {
+        let node = b.graph().node(value);
+        if is_followed(&node.op) { node.inputs.clone() } else { Vec::new() }
+    };
+    b.remade(gradient, done, operands, |b, value, clean| {
+        let node = b.graph().node(value);
+        match &node.op {
+            Op::Apply(Primitive::Reduce(Reduce { kind: Reducing::Sum, axes })) => {
+                let (x, axes) = (node.inputs[0], axes.clone());
+                b.clean_sum(x, &axes)
+            }
+            Op::Apply(op) if is_followed(&node.op) && clean != node.inputs => {
+                let op = op.clone();
+                b.push(op, clean)
+            }
+            _ => Ok(value),
         }
-        Primitive::Reduce(Reduce { kind: Reducing::Sum, axes }) => {
-            b.clean_sum(node.inputs[0], axes)
-        }
-        _ => Ok(gradient),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -698,11 +756,6 @@ mod tests {
         }
     }
 
-    /// What the runs at one time take.
-    fn peak(prepared: &Prepared, dialect: Dialect) -> u64 {
-        prepared.plan.side_by_side as u64 * peak_bytes(&prepared.graph, dialect)
-    }
-
     /// Each engine on one thread, on two and on as many as there are, where it has a say.
     fn of_some_threads() -> Vec<Box<dyn Engine>> {
         let engines = all_for_tests().into_iter().flat_map(|engine| {
@@ -755,10 +808,10 @@ mod tests {
                 // As if the model had more work for each of its parameters.
                 let run = beside_samples(0, 1);
                 let shares = Shares { run, ..shares(&model, memory, engine) };
-                build(&model, &roles, &groups, &request, memory, shares, dialect).unwrap()
+                build(&model, &roles, &groups, &request, &|| memory, shares, dialect).unwrap()
             };
             let run = |prepared: &Prepared, engine: &dyn Engine| {
-                run_plan(prepared, &groups, &batch, &request, engine).unwrap()
+                run_plan(prepared.clone(), &groups, &batch, &request, engine).unwrap()
             };
             let engine_of = |threads| engine.with_threads(NonZeroUsize::new(threads).unwrap());
             let (Some(one), Some(two)) = (engine_of(1), engine_of(2)) else {
@@ -772,9 +825,9 @@ mod tests {
             assert_eq!(pair.plan.side_by_side, 2);
             assert!(2 * pair.plan.lanes() <= PREFERRED_LANES);
             expect_same(&expected, &run(&pair, &*two), &PRODUCTS);
-            let half = peak(&pair, dialect) / 2 + 2 * copies(&model);
+            let half = pair.need(dialect).total() / 2;
             let limited = prepared(&*two, Some(half));
-            assert!(peak(&limited, dialect) <= half);
+            assert!(limited.need(dialect).total() <= half);
             let samples = |plan: &Plan| plan.side_by_side * plan.lanes();
             assert!(samples(&limited.plan) < samples(&pair.plan), "{:?}", limited.plan);
             expect_same(&expected, &run(&limited, &*two), &PRODUCTS);
@@ -802,16 +855,17 @@ mod tests {
             let dialect = engine.dialect();
             let build = |memory| {
                 let shares = shares(&model, memory, &*engine);
-                build(&model, &roles, &groups, &request, memory, shares, dialect)
+                build(&model, &roles, &groups, &request, &|| memory, shares, dialect)
             };
             let whole = build(None).unwrap();
-            let third = peak(&whole, dialect) / 3;
+            let need = whole.need(dialect);
+            let third = Need { sessions: 1, values: need.values / 3, ..need }.total();
             let parts = build(Some(third)).unwrap();
             assert!(parts.plan.runs.len() > whole.plan.runs.len(), "{:?}", parts.plan);
-            assert!(peak(&parts, dialect) <= third);
+            assert!(parts.need(dialect).total() <= third);
             assert!(matches!(build(Some(1)), Err(Error::Memory(_))));
             let run = |prepared: &Prepared| {
-                run_plan(prepared, &groups, &batch, &request, &*engine).unwrap()
+                run_plan(prepared.clone(), &groups, &batch, &request, &*engine).unwrap()
             };
             expect_same(&run(&whole), &run(&parts), &PRODUCTS);
         }

@@ -2,7 +2,8 @@
 
 use ndarray::{Array2, ArrayView2, s};
 
-use super::memory::{Memory, check_fits, peak_bytes};
+use super::memory::{Memory, Need, peak_bytes};
+use super::runs::Emitted;
 use super::training::first_output;
 use super::{
     Batch, GramKind, Grouping, Objective, PerSampleRequest, Product, Reduced, Roles, Selection,
@@ -50,15 +51,14 @@ pub fn tangent_kernel(
     let all: Vec<usize> = (0..n).collect();
     let one = jacobian(model, roles, selection, n)?;
     let width = one.shape(one.output("rows")?)[0];
-    let (graph, lanes) = with_lanes(&one, n, width, memory, engine.dialect())?;
+    let (graph, lanes, emitted) = with_lanes(&one, n, width, memory, engine.dialect())?;
     let inputs = samples.input_rows(&all)?;
     let mut tensors = Vec::new();
     for (&input, tensor) in graph.inputs().iter().zip(&inputs) {
         tensors.push(tensor.reshape(graph.shape(input))?);
     }
-    let (proto, weights) = emit_split(&graph, engine.dialect())?;
-    let mut session = engine.load_with(&proto, &weights)?;
-    drop((proto, weights));
+    let mut session = engine.load_with(&emitted.0, &emitted.1)?;
+    drop(emitted);
     let mut rows = Array2::<f32>::zeros((n, width));
     for start in (0..n).step_by(lanes) {
         let end = n.min(start + lanes);
@@ -147,16 +147,17 @@ fn with_lanes(
     width: usize,
     memory: Memory,
     dialect: Dialect,
-) -> Result<(Graph, usize)> {
+) -> Result<(Graph, usize, Emitted)> {
     let choice = one.input(CHOICE);
     let batched: Vec<_> = choice.into_iter().collect();
     let stored = (n * width * DType::F32.size()) as u64;
     let mut lanes = LANES.min(n);
     loop {
         let graph = transform::vmap(one, lanes, &batched)?;
-        let fits = check_fits(peak_bytes(&graph, dialect) + stored, memory, &graph);
-        match fits {
-            Ok(()) => return Ok((graph, lanes)),
+        let emitted = emit_split(&graph, dialect)?;
+        let need = Need::of(&emitted, peak_bytes(&graph, dialect), 1);
+        match memory.check(Need { more: stored, ..need }, "the gradients of all samples") {
+            Ok(()) => return Ok((graph, lanes, emitted)),
             Err(error) if lanes == 1 => return Err(error),
             Err(_) => lanes = lanes.div_ceil(2),
         }

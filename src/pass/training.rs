@@ -1,5 +1,7 @@
 //! Training graphs: forward, loss and backward in one.
 
+use std::collections::HashMap;
+
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Fact, Graph, Output, Value};
 use crate::ops::Op;
@@ -92,11 +94,12 @@ pub fn training_graph(
             let total = b.sum_all(losses)?;
             let mean = b.scale(total, 1.0 / n as f64)?;
             let batch = b.finish();
+            let found: HashMap<&str, Value> =
+                batch.parameters().map(|(v, p)| (&*p.name, v)).collect();
             let used: Vec<(Value, String, Fact)> = parameters
                 .into_iter()
                 .map(|(_, name, fact)| {
-                    let found = batch.parameters().find(|(_, p)| *p.name == *name);
-                    (found.map_or(mean, |(v, _)| v), name, fact)
+                    (found.get(name.as_str()).copied().unwrap_or(mean), name, fact)
                 })
                 .collect();
             append_gradients(&batch, mean, &used)?

@@ -103,7 +103,7 @@ pub fn score_file(
     settings: &Settings,
     engine: &dyn Engine,
 ) -> Result<Scored> {
-    let model = onnx::load(path)?;
+    let model = onnx::load_within(path, settings.memory.free())?;
     let (imported, batch, loss, mut warnings) = prepare(&model, dataset, settings)?;
     drop(model);
     warnings.extend(probabilities::taken_for_logits(&imported, &batch, loss, settings, engine));

@@ -1,5 +1,7 @@
 //! Deciding which statistics batch normalisation uses.
 
+use std::collections::HashMap;
+
 use super::means::without_centred_means;
 use crate::error::Result;
 use crate::graph::{Builder, Graph, Value};
@@ -17,6 +19,7 @@ use crate::ops::{BatchNorm, BatchNormMode, Binary, Op, Primitive};
 /// of rounding noise; so are means over all positions of what has been normalised over them.
 pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Graph, Vec<String>)> {
     let mut warnings = Vec::new();
+    let mut unshifted = HashMap::new();
     let mut b = Builder::default();
     let map = b.import(graph, |b, _, node, inputs| {
         let Op::Apply(Primitive::BatchNorm(norm)) = &node.op else { return Ok(None) };
@@ -24,7 +27,7 @@ pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Graph, Vec<Stri
         let positions: usize =
             node.fact.shape.iter().product::<usize>() / node.fact.shape[1].max(1);
         if mode == BatchNormMode::Batch {
-            let x = without_shift(b, inputs[0])?;
+            let x = without_shift(b, inputs[0], &mut unshifted)?;
             return b.push(norm, &[&[x], &inputs[1..]].concat()).map(Some);
         }
         if mode == BatchNormMode::Sample && positions == 1 {
@@ -37,7 +40,7 @@ pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Graph, Vec<Stri
         }
         let mut inputs = inputs.to_vec();
         if norm.mode == BatchNormMode::Sample {
-            inputs[0] = without_shift(b, inputs[0])?;
+            inputs[0] = without_shift(b, inputs[0], &mut unshifted)?;
         }
         norm.in_primitives(b, &inputs, 1).map(Some)
     })?;
@@ -51,25 +54,38 @@ pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Graph, Vec<Stri
     })
 }
 
-/// `x` without summands that are constant along all axes but that of the channels.
-fn without_shift(b: &mut Builder, x: Value) -> Result<Value> {
-    let node = b.graph().node(x);
-    let Op::Apply(Primitive::Binary(Binary::Add)) = node.op else { return Ok(x) };
-    let full = node.fact.shape.clone();
+/// `x` without summands that are constant along all axes but that of the channels. `done` holds the
+/// values that were looked at before: normalisations on one stream of sums share most of them.
+fn without_shift(b: &mut Builder, x: Value, done: &mut HashMap<Value, Value>) -> Result<Value> {
+    b.remade(
+        x,
+        done,
+        |b, x| summands(b.graph(), x),
+        |b, x, without| match *without {
+            [only] => Ok(only),
+            [p, q] => b.add(p, q),
+            _ => Ok(x),
+        },
+    )
+}
+
+/// The summands that are left of `x` without those that are constant along all axes but that of the
+/// channels; none where `x` stays as it is.
+fn summands(graph: &Graph, x: Value) -> Vec<Value> {
+    let node = graph.node(x);
+    let Op::Apply(Primitive::Binary(Binary::Add)) = node.op else { return Vec::new() };
+    let full = &node.fact.shape;
     let [p, q] = [node.inputs[0], node.inputs[1]];
     let is_shift = |v: Value| {
-        let shape = b.shape(v);
+        let shape = graph.shape(v);
         let missing = full.len() - shape.len();
         shape.iter().enumerate().all(|(i, &d)| d == 1 || i + missing == 1)
     };
     match (is_shift(p), is_shift(q)) {
-        (false, true) if b.shape(p) == full => without_shift(b, p),
-        (true, false) if b.shape(q) == full => without_shift(b, q),
-        (false, false) => {
-            let (p, q) = (without_shift(b, p)?, without_shift(b, q)?);
-            b.add(p, q)
-        }
-        _ => Ok(x),
+        (false, true) if graph.shape(p) == full => vec![p],
+        (true, false) if graph.shape(q) == full => vec![q],
+        (false, false) => vec![p, q],
+        _ => Vec::new(),
     }
 }
 

@@ -64,6 +64,8 @@ pub fn layers(graph: &Graph) -> Vec<Layer> {
     let weights: HashMap<Value, Role> =
         roles(graph).into_iter().filter(|(_, role)| role.is_weight()).collect();
     let mut layers: Vec<Layer> = Vec::new();
+    // By its product, the first layer that has it.
+    let mut of_product: HashMap<Value, usize> = HashMap::new();
     for (value, node) in graph.nodes().filter(|(value, _)| live[value.index()]) {
         let Op::Apply(op) = &node.op else { continue };
         for (i, input) in node.inputs.iter().enumerate() {
@@ -77,6 +79,7 @@ pub fn layers(graph: &Graph) -> Vec<Layer> {
                     Primitive::MatMul(_) => rank - 2,
                     _ => 1,
                 };
+                of_product.entry(value).or_insert(layers.len());
                 layers.push(Layer {
                     weight: p.name.clone(),
                     size: graph.fact(*input).len().min(p.tensor.len()),
@@ -94,12 +97,11 @@ pub fn layers(graph: &Graph) -> Vec<Layer> {
                 else {
                     continue;
                 };
-                let Some(layer) = layers.iter_mut().find(|l| l.product == product) else {
-                    continue;
-                };
-                let (of_product, shape) = (graph.shape(product), &node.fact.shape);
-                let channels = of_product[layer.channel_axis];
-                let axis = (shape.len() + layer.channel_axis).checked_sub(of_product.len());
+                let Some(&layer) = of_product.get(&product) else { continue };
+                let layer = &mut layers[layer];
+                let (before, shape) = (graph.shape(product), &node.fact.shape);
+                let channels = before[layer.channel_axis];
+                let axis = (shape.len() + layer.channel_axis).checked_sub(before.len());
                 let is_bias = graph.fact(node.inputs[1 - i]).len() == channels;
                 if let Some(axis) = axis.filter(|&axis| is_bias && shape[axis] == channels) {
                     layer.activation = value;
@@ -115,30 +117,34 @@ pub fn layers(graph: &Graph) -> Vec<Layer> {
 /// sigmoids, clipped from above at another bound than 6, are none.
 pub fn rectifiers(graph: &Graph) -> Vec<Rectifier> {
     let live = graph.live();
-    let mut found: Vec<(Value, Rectifier)> = Vec::new();
+    let mut found: Vec<Option<Rectifier>> = Vec::new();
+    let mut of_result: HashMap<Value, usize> = HashMap::new();
     for (value, node) in graph.nodes().filter(|(value, _)| live[value.index()]) {
         match (&node.op, node.inputs.as_slice()) {
             (Op::Apply(Primitive::Unary(Unary::Relu)), &[input]) => {
                 let kind = RectifierKind::Relu;
-                found.push((value, Rectifier { input, kind, copies: node.copies }));
+                of_result.insert(value, found.len());
+                found.push(Some(Rectifier { input, kind, copies: node.copies }));
             }
             (Op::Apply(Primitive::Where(_)), &[condition, a, b]) => {
                 if let Some(bound) = upper_bound(graph, condition, a, b)
-                    && let Some(at) = found.iter().position(|(relu, _)| *relu == a)
+                    && let Some(ramp) = of_result.get(&a).map(|&at| &mut found[at])
+                    && let Some(rectifier) = ramp
                 {
                     match bound {
-                        6.0 => found[at].1.kind = RectifierKind::Relu6,
-                        _ => drop(found.remove(at)),
+                        6.0 => rectifier.kind = RectifierKind::Relu6,
+                        _ => *ramp = None,
                     }
                 } else if is_leaky(graph, condition, a, b) {
                     let kind = RectifierKind::Leaky;
-                    found.push((value, Rectifier { input: a, kind, copies: node.copies }));
+                    of_result.insert(value, found.len());
+                    found.push(Some(Rectifier { input: a, kind, copies: node.copies }));
                 }
             }
             _ => {}
         }
     }
-    found.into_iter().map(|(_, rectifier)| rectifier).collect()
+    found.into_iter().flatten().collect()
 }
 
 /// The `c` of `a < c ? a : c`.

@@ -41,21 +41,18 @@ impl Role {
 /// with several uses has the role of its first one, in graph order, that is not [`Role::Free`].
 pub fn roles(graph: &Graph) -> Vec<(Value, Role)> {
     let origin = origins(graph);
-    let mut roles: Vec<(Value, Role)> =
-        graph.parameters().map(|(value, _)| (value, Role::Free)).collect();
+    let mut roles = vec![Role::Free; graph.nodes().len()];
     for (_, node) in graph.nodes() {
         let Op::Apply(op) = &node.op else { continue };
         for i in 0..node.inputs.len() {
             let Some(parameter) = origin[node.inputs[i].index()] else { continue };
-            let role = role_of_use(graph, op, &node.inputs, i);
-            if let Some(slot) = roles.iter_mut().find(|(value, _)| *value == parameter)
-                && slot.1 == Role::Free
-            {
-                slot.1 = role;
+            let role = &mut roles[parameter.index()];
+            if *role == Role::Free {
+                *role = role_of_use(graph, op, &node.inputs, i);
             }
         }
     }
-    roles
+    graph.parameters().map(|(value, _)| (value, roles[value.index()])).collect()
 }
 
 /// For each value, the parameter whose elements, or some of them, it holds in another shape or
@@ -147,12 +144,10 @@ fn fan_in_of_layer(graph: &Graph, value: Value, depth: usize) -> Option<usize> {
 
 /// The convolution or product that `value` is, through reshapes.
 pub(super) fn layer_of(graph: &Graph, value: Value) -> Option<Value> {
-    let node = graph.node(value);
-    match &node.op {
-        Op::Apply(Primitive::Conv(_) | Primitive::ConvInputGrad(_) | Primitive::MatMul(_)) => {
-            Some(value)
-        }
-        Op::Apply(Primitive::Reshape(_)) => layer_of(graph, node.inputs[0]),
-        _ => None,
-    }
+    let value = graph.behind_reshapes(value);
+    let is_layer = matches!(
+        graph.node(value).op,
+        Op::Apply(Primitive::Conv(_) | Primitive::ConvInputGrad(_) | Primitive::MatMul(_))
+    );
+    is_layer.then_some(value)
 }

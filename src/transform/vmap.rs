@@ -11,7 +11,7 @@ use crate::ops::{Lane, Op};
 /// # Errors
 /// When a value of `batched` is not an input, or an operation has no form for lanes.
 pub fn vmap(graph: &Graph, n: usize, batched: &[Value]) -> Result<Graph> {
-    if let Some(stray) = batched.iter().find(|v| !graph.inputs().contains(v)) {
+    if let Some(stray) = batched.iter().find(|&&v| !matches!(graph.node(v).op, Op::Input(_))) {
         return Err(Error::Usage(format!("vmap over {stray:?}, which is not an input")));
     }
     if n == 0 {

@@ -5,6 +5,7 @@
 mod commands;
 mod data;
 mod formats;
+mod memory;
 mod options;
 mod paper;
 mod rank;
