@@ -230,7 +230,7 @@ impl<'m> Importer<'m> {
         match binding {
             Binding::Value(value) => self.b.output(name, *value),
             Binding::Stored(i) => {
-                let value = self.stored_value(*i, Role::Operand)?;
+                let value = self.stored_value(*i, Role::Fixed)?;
                 self.b.output(name, value);
             }
             Binding::List(elements) => {
