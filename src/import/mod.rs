@@ -13,7 +13,7 @@ mod inputs;
 mod literal;
 mod lower;
 #[cfg(test)]
-mod made;
+pub(crate) mod made;
 mod quantised;
 mod scan;
 mod table;
