@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn bounds_hold_and_are_tight() {
         const INF: f64 = f64::INFINITY;
-        check((-INF, INF), |b, x, y| b.mul(x, y));
+        check((-INF, INF), Builder::mul);
         check((0.0, INF), |b, x, _| b.mul(x, x));
         check((0.0, INF), |b, x, _| b.exp(x));
         check((0.0, 1.0), |b, x, _| b.push(Softmax { axis: 1, log: false }, &[x]));

@@ -527,8 +527,12 @@ fn sum_over_axis(b: &Builder, x: Value, y: Value) -> Option<(usize, bool)> {
         }
     }
     let (axis, summand) = reduction(b, sum, Reduction::Sum)?;
-    // It must be divided along that axis, and along no other.
-    let along = |i: usize| size_along(b, y, i, b.rank(x));
+    // The divisor, before it is spread over all elements, must vary along all axes but that one.
+    let mut divisor = y;
+    while let Op::Apply(Primitive::Expand(_)) = b.graph().node(divisor).op {
+        divisor = b.graph().node(divisor).inputs[0];
+    }
+    let along = |i: usize| size_along(b, divisor, i, b.rank(x));
     let fits = |i: usize| along(i) == if i == axis { 1 } else { b.graph().shape(x)[i] };
     if !(0..b.rank(x)).all(fits) {
         return None;

@@ -14,7 +14,7 @@ mod inputs;
 mod literal;
 mod lower;
 #[cfg(test)]
-mod made;
+pub(crate) mod made;
 mod quantised;
 mod scan;
 #[cfg(test)]

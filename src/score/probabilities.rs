@@ -83,3 +83,66 @@ fn look_like_probabilities(
     let sum_to_one = sums.is_some_and(|sums| sums.iter().all(sums_to_one));
     Ok(sum_to_one.then_some("are positive and sum to 1"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::all_for_tests;
+    use crate::import::made::Made;
+    use crate::import::{ImportOptions, import};
+    use crate::onnx::DataType;
+    use crate::tensor::Tensor;
+
+    /// What is said, on every engine alike, of a linear model with `end` behind its logits `z`.
+    fn said(end: &str, loss: Loss) -> Option<String> {
+        let ones = Tensor::f32(&[3, 1], vec![1.0; 3]).unwrap();
+        let model = Made::new(&[0, 4])
+            .weight("w", &[4, 3])
+            .store("ones", DataType::Float, ones)
+            .scalar("hundred", 100.0)
+            .nodes("MatMul x w -> z")
+            .nodes(&end.replace("; ", "\n"))
+            .output("y");
+        let imported = import(&model, &ImportOptions::default()).unwrap();
+        assert_eq!((&imported.warnings[..], imported.final_activation), (&[][..], None), "{end}");
+        let n = 20;
+        let x = (0..n * 4).map(|i: usize| (1.7 * i as f32).cos()).collect();
+        let targets = match loss {
+            Loss::CrossEntropy => Tensor::index((0..n as i64).map(|i| i % 3)),
+            _ => Tensor::f32(&[n, 3], vec![0.0; 3 * n]).unwrap(),
+        };
+        let inputs = vec![Tensor::f32(&[n, 4], x).unwrap()];
+        let batch = Batch { inputs, targets, classes: vec![0; n] };
+        let settings = Settings::default();
+        let said: Vec<_> = all_for_tests()
+            .iter()
+            .map(|engine| taken_for_logits(&imported, &batch, loss, &settings, &**engine))
+            .collect();
+        assert!(said.iter().all(|s| *s == said[0]), "{end}: {said:?}");
+        said[0].clone()
+    }
+
+    #[test]
+    fn outputs_that_turn_out_to_be_probabilities_are_warned_of() {
+        // A softmax whose sum is a product with ones is not recognised.
+        let softmax = "Exp z -> e; MatMul e ones -> t; Log t -> s; Sub z s -> l; Exp l -> y";
+        let square = "Mul z z -> q; Div q hundred -> y";
+        let (classes, binary) = (Loss::CrossEntropy, Loss::BinaryCrossEntropy);
+        for (end, loss, wanted) in [
+            (softmax, classes, Some("sum to 1")),
+            (square, binary, Some("between 0 and 1")),
+            (square, classes, None),
+            ("Exp z -> y", classes, None),
+            ("Exp z -> y", binary, None),
+            ("Relu z -> r; Mul r hundred -> y", binary, None),
+            ("Identity z -> y", classes, None),
+            (softmax, Loss::MeanSquaredError, None),
+        ] {
+            match (said(end, loss), wanted) {
+                (Some(said), Some(wanted)) => assert!(said.contains(wanted), "{end}: {said}"),
+                (None, None) => {}
+                (said, _) => panic!("{end} with {loss}: {said:?}"),
+            }
+        }
+    }
+}

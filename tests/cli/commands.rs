@@ -140,3 +140,22 @@ fn help_version_and_completions() {
     gradalign("").refused(&["Usage"]);
     gradalign("frobnicate").refused(&["'frobnicate'"]);
 }
+
+/// What is said of a file in an import is said where a user looks at it first, and of every score.
+#[test]
+fn folded_batch_norm_is_told_by_every_command() {
+    for (file, folded) in [("folded-dynamo", true), ("kept-dynamo", false)] {
+        let file = format!("fixtures/folded/{file}.onnx");
+        let text = gradalign(&format!("inspect {file}"));
+        assert_eq!(text.code, 0);
+        assert_eq!(
+            text.out.contains("batch norm was folded into 2 layers"),
+            folded,
+            "{}",
+            text.out
+        );
+        let score = gradalign(&format!("score {file} --data synthetic --samples 8 --format json"));
+        let warnings = score.json(0)["models"][0]["warnings"].to_string();
+        assert_eq!(warnings.contains("optimize=False"), folded, "{warnings}");
+    }
+}

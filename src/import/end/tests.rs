@@ -155,6 +155,8 @@ fn softmax_is_recognised_however_it_is_written() {
         "Exp z -> e; ReduceSum e classes -> s; Add s tiny -> t; Div e t -> y",
         "Exp z -> e; ReduceSum e classes -> s; Max s tiny -> t; Div e t -> y",
         "Exp z -> e; ReduceSum e classes -> s; Clip s tiny -> t; Div e t -> y",
+        "Exp z -> e; ReduceL1 axes=1 e -> s; Max s tiny -> m; Shape e -> n; Expand m n -> t; \
+         Div e t -> y",
         "LogSoftmax axis=1 z -> l; Exp l -> y",
         "ReduceLogSumExp axes=1 z -> s; Sub z s -> l; Exp l -> y",
         "Exp z -> e; ReduceSum e classes -> t; Log t -> s; Sub z s -> l; Exp l -> y",
