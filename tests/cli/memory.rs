@@ -82,6 +82,7 @@ fn the_peak_of_the_process_stays_below_the_limit() {
             let options = format!("--engine {engine} --metric {metric} --bn running");
             let options = match metric {
                 "gradalign-1" => options,
+                "te-nas-ntk" => options.replace("--bn running", "--ntk-samples 16"),
                 _ => options.replace(" --bn running", ""),
             };
             let mut answered = 0;
