@@ -150,13 +150,17 @@ fn with_lanes(
 ) -> Result<(Graph, usize, Emitted)> {
     let choice = one.input(CHOICE);
     let batched: Vec<_> = choice.into_iter().collect();
-    let stored = (n * width * DType::F32.size()) as u64;
+    // All rows, and some columns of them in float64 to be multiplied.
+    let stored = n * width * DType::F32.size() + n * width.min(COLUMNS) * DType::F64.size();
     let mut lanes = LANES.min(n);
     loop {
         let graph = transform::vmap(one, lanes, &batched)?;
         let emitted = emit_split(&graph, dialect)?;
         let need = Need::of(&emitted, peak_bytes(&graph, dialect), 1);
-        match memory.check(Need { more: stored, ..need }, "the gradients of all samples") {
+        // The rows of a run are copied out of the engine.
+        let copied = lanes * width * DType::F32.size();
+        let need = Need { more: (stored + copied) as u64, ..need };
+        match memory.check(need, "the gradients of all samples") {
             Ok(()) => return Ok((graph, lanes, emitted)),
             Err(error) if lanes == 1 => return Err(error),
             Err(_) => lanes = lanes.div_ceil(2),
