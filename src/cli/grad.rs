@@ -1,8 +1,9 @@
 //! `gradalign grad`.
 
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::Write;
+use std::path::PathBuf;
 
+use super::output::OutFile;
 use super::{Outcome, args};
 use crate::emit::emit_bytes;
 use crate::error::Error;
@@ -16,7 +17,9 @@ use crate::transform::batch_norm;
 pub(super) fn run(args: args::Grad) -> anyhow::Result<Outcome> {
     let mut options = args.reading.resolve()?;
     options.keep_activation = args.loss.explicit().is_some_and(|loss| !loss.is_of_logits());
+    let out = OutFile::new(&args.out)?;
     let model = onnx::load(&args.model)?;
+    out.spare([&args.model].into_iter().chain(model.external.values()).map(PathBuf::as_path))?;
     let imported = import::import(&model, &options)?;
     let loss = match args.loss.explicit() {
         Some(loss) => loss,
@@ -37,29 +40,13 @@ pub(super) fn run(args: args::Grad) -> anyhow::Result<Outcome> {
     for warning in model.warnings.iter().chain(&imported.warnings).chain(&notes) {
         tracing::warn!("{warning}");
     }
-    write(&args.out, &emit_bytes(&training.graph)?)?;
+    let bytes = emit_bytes(&training.graph)?;
+    out.write(|file| file.write_all(&bytes))?;
     tracing::info!(
         "{}: {loss} and the gradients of {} parameters for {} samples",
-        args.out.display(),
+        out.path().display(),
         training.parameters.len(),
         args.batch
     );
     Ok(Outcome::Done)
-}
-
-/// Writes beside the file first, so that a failure leaves no half of it behind.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let failed = |e: io::Error| Error::io(path, e);
-    let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-    let mut beside = name.to_owned();
-    beside.push(format!(".{}.part", std::process::id()));
-    let beside = path.with_file_name(beside);
-    let written = std::fs::File::create(&beside)
-        .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| std::fs::rename(&beside, path));
-    if written.is_err() {
-        // What matters is the first failure.
-        let _ = std::fs::remove_file(&beside);
-    }
-    written.map_err(failed)
 }

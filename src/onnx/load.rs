@@ -12,6 +12,7 @@ use super::model::{Literal, Model, Opsets};
 use super::proto::{ModelProto, TensorProto};
 use super::{decode, tensor};
 use crate::error::{Error, Result};
+use crate::file;
 
 /// The oldest accepted version of the `ai.onnx` operator set: since 7, operators broadcast.
 const OLDEST_OPSET: i64 = 7;
@@ -27,21 +28,16 @@ const NEWEST_OPSET: i64 = 30;
 pub fn load(path: impl AsRef<Path>) -> Result<Model> {
     let path = path.as_ref();
     let source = path.display().to_string();
-    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-    if !meta.is_file() {
-        return Err(Error::InvalidModel(format!("{source}: not a regular file")));
-    }
-    let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let (mut file, length) = file::open(path)?;
     let mut head = Vec::new();
     file.by_ref().take(64).read_to_end(&mut head).map_err(|e| Error::io(path, e))?;
     check_head(&head, &source)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut buffer = Stream::new(head, file, meta.len());
+    let mut buffer = Stream::new(head, file, length);
     let decoded = ModelProto::decode(&mut buffer);
     if let Some(error) = buffer.error {
         return Err(Error::io(path, error));
     }
-    finish(decoded, &source, External::new(&source, Some(folder)))
+    finish(decoded, &source, External::new(&source, Some(path)))
 }
 
 /// Reads an ONNX model from memory; `source` is what messages call it. External data is refused.

@@ -5,7 +5,10 @@
 mod commands;
 mod data;
 mod formats;
+mod inspect;
+mod made;
 mod options;
+mod outside;
 mod paper;
 mod rank;
 
