@@ -31,6 +31,8 @@ pub mod data;
 pub mod emit;
 pub mod engine;
 pub mod error;
+mod file;
+mod find;
 pub mod graph;
 pub mod import;
 mod kernel;

@@ -1,4 +1,4 @@
-//! Many models: finding them, and scoring them so that none can harm another.
+//! Many models, scored so that none can harm another.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -10,103 +10,49 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use glob::MatchOptions;
-
-use crate::data::{self, Dataset};
+use crate::data::Dataset;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::onnx;
 use crate::pass::{Memory, STACK};
 use crate::report::{ModelRow, RowError};
-use crate::score::{Scored, Settings, score_file};
+use crate::score::{Scored, Settings, score_model};
 
-/// The extension of model files, by which they are found in folders.
-const EXTENSION: &str = "onnx";
+pub use crate::find::find_models;
 
-/// The models that `sources` stand for, each once: a file stands for itself, a folder for the
-/// `.onnx` files in it and in its folders, a glob pattern for what it matches. What one source
-/// yields is sorted by path.
-///
-/// # Errors
-/// When a source yields no model, or a folder cannot be read.
-pub fn find_models<S: AsRef<str>>(sources: &[S]) -> Result<Vec<PathBuf>> {
-    let mut found: Vec<PathBuf> = Vec::new();
-    for source in sources.iter().map(AsRef::as_ref) {
-        let models = models_of(source)?;
-        if models.is_empty() {
-            return Err(Error::Usage(format!(
-                "no model found in '{source}'; give .onnx files, folders that hold some, or a \
-                 pattern such as 'models/*.onnx'"
-            )));
-        }
-        found.extend(models);
-    }
-    let mut seen = std::collections::HashSet::new();
-    found.retain(|path| seen.insert(path.clone()));
-    Ok(found)
+/// Who is told how [`score_models`] gets on. A closure is told of the beginnings.
+pub trait Observer: Send {
+    /// Comes before the model at `path` is scored, with the number of those finished. Can break off.
+    fn next(&mut self, finished: usize, path: &Path) -> ControlFlow<()>;
+
+    /// Comes after the model at `position` in the list is scored.
+    fn finished(&mut self, _position: usize, _row: &ModelRow) {}
 }
 
-fn models_of(source: &str) -> Result<Vec<PathBuf>> {
-    let path = Path::new(source);
-    let mut models = Vec::new();
-    if path.is_dir() {
-        walk(path, &mut models)?;
-    } else if path.exists() {
-        models.push(path.to_path_buf());
-    } else {
-        // As in a shell, a wildcard does not stand for what is hidden.
-        let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
-        let matches = glob::glob_with(source, options)
-            .map_err(|e| Error::Usage(format!("'{source}' is not a file, nor a pattern: {e}")))?;
-        for matched in matches {
-            let path = matched.map_err(|e| Error::io(e.path().to_path_buf(), e.into()))?;
-            if path.is_dir() {
-                walk(&path, &mut models)?;
-            } else {
-                models.push(path);
-            }
-        }
+impl<F: FnMut(usize, &Path) -> ControlFlow<()> + Send> Observer for F {
+    fn next(&mut self, finished: usize, path: &Path) -> ControlFlow<()> {
+        self(finished, path)
     }
-    models.sort();
-    Ok(models)
-}
-
-/// Adds the models in `folder`, going into its folders except hidden ones and links, which could
-/// lead in a circle.
-fn walk(folder: &Path, models: &mut Vec<PathBuf>) -> Result<()> {
-    let failed = |e| Error::io(folder, e);
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let path = entry.path();
-        if entry.file_name().as_encoded_bytes().starts_with(b".") {
-            continue;
-        }
-        if entry.file_type().map_err(failed)?.is_dir() {
-            walk(&path, models)?;
-        } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case(EXTENSION)) {
-            models.push(path);
-        }
-    }
-    Ok(())
 }
 
 /// Scores models, as many at once as share the memory in `settings`; the rows are in the order of
 /// `models`. A model that fails, or even panics, costs only its own row.
 ///
-/// `next` is told of each model before it is scored, with the number of those finished, and can
-/// break off; then the rows of the models finished by then, or under way, are returned.
+/// `observer` is told of each model and can break off; then the rows of the models finished by then,
+/// or under way, are returned.
 pub fn score_models(
     models: &[PathBuf],
     dataset: &Dataset,
     settings: &Settings,
     engine: &dyn Engine,
-    next: impl FnMut(usize, &Path) -> ControlFlow<()> + Send,
+    observer: impl Observer,
 ) -> Vec<ModelRow> {
-    let queue = Queue::new(models, next);
+    let queue = Queue::new(models, observer);
     let scored = |path: &Path, memory: Memory| {
         let settings = Settings { memory, ..settings.clone() };
         let mut short = false;
-        let row = row(path, || {
-            let scored = score_file(path, dataset, &settings, engine);
+        let row = row(path, |model| {
+            let scored = score_model(model, dataset, &settings, engine);
             short = match &scored {
                 Ok(scored) => scored.short_of_memory,
                 Err(error) => matches!(error, Error::Memory(_)),
@@ -143,25 +89,25 @@ pub fn score_models(
 }
 
 /// Models to be scored and the rows of those that are, shared between threads.
-struct Queue<'a, N>(Mutex<State<'a, N>>);
+struct Queue<'a, O>(Mutex<State<'a, O>>);
 
-struct State<'a, N> {
+struct State<'a, O> {
     models: &'a [PathBuf],
-    next: N,
+    observer: O,
     begun: usize,
     back: Vec<usize>,
     rows: BTreeMap<usize, ModelRow>,
     stopped: bool,
 }
 
-impl<'a, N: FnMut(usize, &Path) -> ControlFlow<()>> Queue<'a, N> {
-    fn new(models: &'a [PathBuf], next: N) -> Self {
+impl<'a, O: Observer> Queue<'a, O> {
+    fn new(models: &'a [PathBuf], observer: O) -> Self {
         let (back, rows) = (Vec::new(), BTreeMap::new());
-        Queue(Mutex::new(State { models, next, begun: 0, back, rows, stopped: false }))
+        Queue(Mutex::new(State { models, observer, begun: 0, back, rows, stopped: false }))
     }
 
     /// Scoring catches its panics, so that nothing is half done where a thread gave up the lock.
-    fn lock(&self) -> MutexGuard<'_, State<'a, N>> {
+    fn lock(&self) -> MutexGuard<'_, State<'a, O>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -182,7 +128,9 @@ impl<'a, N: FnMut(usize, &Path) -> ControlFlow<()>> Queue<'a, N> {
     }
 
     fn put(&self, position: usize, row: ModelRow) {
-        self.lock().rows.insert(position, row);
+        let mut state = self.lock();
+        state.observer.finished(position, &row);
+        state.rows.insert(position, row);
     }
 
     fn put_back(&self, position: usize) {
@@ -195,32 +143,46 @@ impl<'a, N: FnMut(usize, &Path) -> ControlFlow<()>> Queue<'a, N> {
     }
 }
 
-impl<'a, N: FnMut(usize, &Path) -> ControlFlow<()>> State<'a, N> {
+impl<'a, O: Observer> State<'a, O> {
     fn begin(&mut self, position: usize) -> Option<&'a Path> {
         let path = self.models.get(position)?;
         let finished = self.rows.len();
-        self.stopped = self.stopped || (self.next)(finished, path).is_break();
+        self.stopped = self.stopped || self.observer.next(finished, path).is_break();
         (!self.stopped).then_some(path)
     }
 }
 
 /// The row of the model at `path`, whatever comes of `score`.
-fn row(path: &Path, score: impl FnOnce() -> Result<Scored>) -> ModelRow {
+fn row(path: &Path, score: impl FnOnce(onnx::Model) -> Result<Scored>) -> ModelRow {
     let start = Instant::now();
     let mut row = ModelRow::new(path);
-    // A file that cannot be read fails in `score` as well, with the reason.
-    row.sha256 = data::sha256(path).ok();
-    // What a panic leaves half done belongs to this model, and is dropped with it.
-    match catch_unwind(AssertUnwindSafe(score)) {
-        Ok(Ok(scored)) => fill(&mut row, scored),
-        Ok(Err(error)) => row.fail(RowError::from(&error)),
-        Err(payload) => row.fail(RowError {
+    let sha256 = &mut row.sha256;
+    let work = || {
+        let model = onnx::load(path);
+        let none = BTreeMap::new();
+        let external = model.as_ref().map_or(&none, |model| &model.external);
+        // A file that cannot be read has failed above, with the reason.
+        *sha256 = onnx::sha256(path, external).ok();
+        score(model?)
+    };
+    match contained(work) {
+        Ok(scored) => fill(&mut row, scored),
+        Err(error) => row.fail(error),
+    }
+    row.seconds = start.elapsed().as_secs_f64();
+    row
+}
+
+/// What `work` on one model comes to; a panic fails this model alone.
+pub(crate) fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T, RowError> {
+    // What a panic leaves half done belongs to the model, and is dropped with it.
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|error| RowError::from(&error)),
+        Err(payload) => Err(RowError {
             kind: "internal".into(),
             message: format!("a fault in gradalign: {}; please report it", text(&*payload)),
         }),
     }
-    row.seconds = start.elapsed().as_secs_f64();
-    row
 }
 
 fn fill(row: &mut ModelRow, scored: Scored) {
@@ -238,61 +200,12 @@ fn text(payload: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use tempfile::TempDir;
-
     use super::*;
+    use crate::data;
     use crate::engine::all_for_tests;
     use crate::metric::{self, Size};
     use crate::score::Score;
     use crate::transform::Loss;
-
-    fn folder_with(files: &[&str]) -> TempDir {
-        let folder = TempDir::new().unwrap();
-        for file in files {
-            let path = folder.path().join(file);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, "x").unwrap();
-        }
-        folder
-    }
-
-    fn names(folder: &TempDir, sources: &[&str]) -> Vec<String> {
-        let sources: Vec<String> =
-            sources.iter().map(|s| folder.path().join(s).to_str().unwrap().to_owned()).collect();
-        let relative =
-            |path: PathBuf| path.strip_prefix(folder.path()).unwrap().to_str().unwrap().to_owned();
-        find_models(&sources).unwrap().into_iter().map(relative).collect()
-    }
-
-    #[test]
-    fn folders_patterns_and_files_are_searched_in_order() {
-        let folder = folder_with(&[
-            "b.onnx",
-            "a.ONNX",
-            "sub/c.onnx",
-            "sub/notes.txt",
-            ".hidden/d.onnx",
-            "e.bin",
-        ]);
-        assert_eq!(names(&folder, &[""]), ["a.ONNX", "b.onnx", "sub/c.onnx"]);
-        assert_eq!(names(&folder, &["*.onnx"]), ["b.onnx"]);
-        assert_eq!(names(&folder, &["**/*.onnx"]), ["b.onnx", "sub/c.onnx"]);
-        assert_eq!(names(&folder, &["s*"]), ["sub/c.onnx"]);
-        assert_eq!(
-            names(&folder, &["e.bin", "sub", "b.onnx", "sub"]),
-            ["e.bin", "sub/c.onnx", "b.onnx"]
-        );
-    }
-
-    #[test]
-    fn a_source_without_models_is_an_error() {
-        let folder = folder_with(&["x/notes.txt"]);
-        for source in ["x", "y", "*.onnx", "[", "x/***"] {
-            let source = folder.path().join(source);
-            let error = find_models(&[source.to_str().unwrap()]).unwrap_err();
-            assert_eq!(error.kind(), "usage", "{error}");
-        }
-    }
 
     #[test]
     fn a_share_of_the_memory_that_is_too_small_costs_no_score() {
@@ -343,8 +256,7 @@ mod tests {
 
     #[test]
     fn rows_hold_scores_or_reasons() {
-        let folder = folder_with(&["a.onnx"]);
-        let path = folder.path().join("a.onnx");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/mlp.onnx");
         let scored = Scored {
             scores: vec![Score::new("params", 3.0)],
             size: Size { parameters: 3, flops: 4 },
@@ -352,7 +264,7 @@ mod tests {
             warnings: vec!["careful".into()],
             short_of_memory: false,
         };
-        let good = row(&path, || Ok(scored));
+        let good = row(&path, |_| Ok(scored));
         assert_eq!(
             (good.value("params"), good.parameters, good.flops),
             (Some(3.0), Some(3), Some(4))
@@ -360,10 +272,12 @@ mod tests {
         assert_eq!(good.sha256.unwrap().len(), 64);
         assert!(good.error.is_none());
 
-        let failed = row(&path, || Err(Error::Data("no".into()))).error.unwrap();
+        let failed = row(&path, |_| Err(Error::Data("no".into()))).error.unwrap();
         assert_eq!((failed.kind.as_str(), failed.message.as_str()), ("data", "no"));
-        let panicked = row(&path, || panic!("index {}", 3)).error.unwrap();
+        let panicked = row(&path, |_| panic!("index {}", 3)).error.unwrap();
         assert_eq!(panicked.kind, "internal");
         assert!(panicked.message.contains("index 3"));
+        let missing = row(Path::new("nowhere.onnx"), |_| panic!("not to be called"));
+        assert_eq!((missing.error.unwrap().kind.as_str(), missing.sha256), ("io", None));
     }
 }

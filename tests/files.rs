@@ -285,7 +285,7 @@ fn an_output_of_integers_is_refused_as_prediction() {
     let labels = import(&two_heads().model(), &options).unwrap();
     let error =
         training_graph(&labels.graph, Loss::CrossEntropy, 2, Reduction::Mean).err().unwrap();
-    assert!(error.to_string().contains("choose another --loss or another --output"), "{error}");
+    assert!(error.to_string().contains("choose another --loss or another --tensor"), "{error}");
 }
 
 /// A file with its loss in it is refused, and says how to leave the loss out.
@@ -300,7 +300,7 @@ fn a_loss_in_the_file_is_left_out_by_choosing_the_logits() {
         .output("loss", "")
         .model();
     let error = import(&model, &ImportOptions::default()).unwrap_err().to_string();
-    assert!(error.contains("take the logits before it by --output"), "{error}");
+    assert!(error.contains("take the logits before it by --tensor"), "{error}");
     let options = ImportOptions { output: Some("logits".into()), ..Default::default() };
     let chosen = import(&model, &options).unwrap();
     assert_eq!((chosen.graph.inputs().len(), parameters(&chosen)), (1, vec!["head".to_owned()]));

@@ -3,6 +3,7 @@
 //! One definition serves the parser, the help and the completions. What they mean together is
 //! worked out in [`settings`](super::settings).
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -19,7 +20,7 @@ use crate::transform::{Init, Loss};
 
 /// Scores neural networks given as ONNX files without training them.
 #[derive(Debug, Parser)]
-#[command(name = "gradalign", version, max_term_width = 100)]
+#[command(name = "gradalign", version, max_term_width = 100, after_help = CODES)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -33,15 +34,45 @@ pub(super) struct Cli {
     pub quiet: bool,
 }
 
+const CODES: &str = "Exit codes: 0 all fine, 1 some models failed (their rows say why), 2 nothing \
+    could be done (usage, data, environment), 130 interrupted (what was finished is written).";
+
+const SCORING: &str = "Examples:
+  gradalign rank models --data probe.npz
+  gradalign rank 'models/*.onnx' --data images/train --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+  gradalign score a.onnx b.onnx --data synthetic --samples 32 --init kaiming-normal --repeats 3
+  gradalign rank models --data probe.npz --metric paper --aggregate --format csv --out ranking.csv
+
+Scores: gradalign-1, gradalign-2, gradsign, naswot, te-nas, te-nas-ntk, te-nas-regions, zen,
+  grad-norm, snip, grasp, synflow, fisher, jacob-cov, params, flops; 'gradalign metrics' explains them.
+
+";
+
+const INSPECTING: &str = "Examples:
+  gradalign inspect model.onnx
+  gradalign inspect models --format json
+
+Exit codes: 0 all can be scored, 1 some cannot, 2 nothing could be done.";
+
+const WRITING: &str = "Examples:
+  gradalign grad model.onnx -o training.onnx --batch 32
+  gradalign grad model.onnx -o training.onnx --batch 32 --mean --bn batch
+
+Exit codes: 0 written, 2 not written.";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Score models, in the order given
+    #[command(after_help = format!("{SCORING}{CODES}"))]
     Score(Score),
     /// Score every model found and rank them, best first
+    #[command(after_help = format!("{SCORING}{CODES}"))]
     Rank(Rank),
-    /// Show what a model consists of and whether it can be scored
+    /// Show what models consist of and whether they can be scored
+    #[command(after_help = INSPECTING)]
     Inspect(Inspect),
     /// Write a model's training graph as a standard ONNX file
+    #[command(after_help = WRITING)]
     Grad(Grad),
     /// List the operators and how gradients pass them
     Ops(List),
@@ -71,7 +102,7 @@ pub(super) struct Score {
 pub(super) struct Rank {
     /// Model files, folders that hold some, or glob patterns
     #[arg(required = true, value_name = "SOURCE")]
-    pub sources: Vec<String>,
+    pub sources: Vec<OsString>,
 
     /// Known accuracies to compare the ranking with: a CSV file with the columns 'model' (a file
     /// name, with or without .onnx) and 'accuracy'
@@ -108,6 +139,10 @@ pub(super) struct Scoring {
     /// How to write the result
     #[arg(long, value_enum, default_value_t, help_heading = "Output")]
     pub format: Format,
+
+    /// Write the result into a file, whole or not at all [default: standard output]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -195,9 +230,10 @@ pub(super) struct Metric {
     #[arg(long, value_name = "INPUTS", value_enum, default_value_t)]
     pub regions: RegionInputs,
 
-    /// How many samples TE-NAS's tangent kernel is over, at most; its cost grows with their square
-    #[arg(long, value_name = "N", default_value = "64", value_parser = positive)]
-    pub ntk_samples: NonZeroUsize,
+    /// How many samples TE-NAS's tangent kernel is over, at most, 2 or more; its cost grows with
+    /// their square
+    #[arg(long, value_name = "N", default_value = "64", value_parser = several)]
+    pub ntk_samples: usize,
 }
 
 /// How a model is read.
@@ -217,9 +253,10 @@ pub(super) struct Model {
     #[arg(long, value_name = "PATTERN", value_delimiter = ',', value_parser = pattern)]
     pub no_params: Vec<String>,
 
-    /// The model's output to take [default: the first one of floating-point numbers]
-    #[arg(long, value_name = "NAME")]
-    pub output: Option<String>,
+    /// The output of the model that is taken, or any other tensor in it [default: the first output
+    /// of floating-point numbers]
+    #[arg(long, value_name = "NAME", visible_alias = "output")]
+    pub tensor: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -260,8 +297,9 @@ pub(super) struct Engine {
 
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
-    /// The model file
-    pub model: PathBuf,
+    /// Model files, folders that hold some, or glob patterns
+    #[arg(required = true, value_name = "MODEL")]
+    pub sources: Vec<OsString>,
 
     #[command(flatten)]
     pub reading: Model,
@@ -384,6 +422,13 @@ fn gram() -> impl TypedValueParser<Value = GramKind> {
 
 fn positive(text: &str) -> Result<NonZeroUsize, String> {
     text.parse().map_err(|_| "give a whole number above 0".into())
+}
+
+fn several(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|&number| number > 1)
+        .ok_or_else(|| "give a whole number of 2 or above".into())
 }
 
 fn samples(text: &str) -> Result<Samples, String> {
@@ -515,7 +560,7 @@ mod tests {
         )
         .unwrap();
         let Command::Score(score) = cli.command else { panic!("another command") };
-        let Scoring { data, metric, model, engine, format } = score.scoring;
+        let Scoring { data, metric, model, engine, format, .. } = score.scoring;
         assert_eq!(score.models.len(), 2);
         assert_eq!(metric.metric, ["params", "flops"]);
         assert_eq!(data.mean, [0.5, -0.25, 1.0]);
@@ -538,6 +583,7 @@ mod tests {
             "score a --data d --format xml",
             "score a --data d --ridge -1",
             "score a --data d --repeats 0",
+            "score a --data d --ntk-samples 1",
             "score a --data d --params [",
             "score a",
             "score --data d",

@@ -1,9 +1,9 @@
 //! `gradalign grad`.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::Write;
+use std::path::PathBuf;
 
+use super::output::OutFile;
 use super::{Outcome, args};
 use crate::emit::{self, Files};
 use crate::error::Error;
@@ -17,7 +17,11 @@ use crate::transform::batch_norm;
 pub(super) fn run(args: args::Grad) -> anyhow::Result<Outcome> {
     let mut options = args.reading.resolve()?;
     options.keep_activation = args.loss.explicit().is_some_and(|loss| !loss.is_of_logits());
+    let out = OutFile::new(&args.out)?;
     let model = onnx::load(&args.model)?;
+    let sources =
+        || [&args.model].into_iter().chain(model.external.values()).map(PathBuf::as_path);
+    out.spare(sources())?;
     let imported = import::import(&model, &options)?;
     let loss = match args.loss.explicit() {
         Some(loss) => loss,
@@ -40,35 +44,20 @@ pub(super) fn run(args: args::Grad) -> anyhow::Result<Outcome> {
     }
     let name = args.out.file_name().unwrap_or_default().to_string_lossy();
     let beside = format!("{name}.data");
-    let Files { model, data } = emit::emit_files(&training.graph, &beside, emit::MOST_IN_ONE)?;
+    let Files { model: bytes, data } =
+        emit::emit_files(&training.graph, &beside, emit::MOST_IN_ONE)?;
     if let Some(data) = data {
-        let path = args.out.with_file_name(beside);
-        write(&path, |file| data.write_to(file))?;
-        tracing::info!("{}: the tensors; it belongs beside the model", path.display());
+        let tensors = OutFile::new(&args.out.with_file_name(beside))?;
+        tensors.spare(sources())?;
+        tensors.write(|file| data.write_to(file))?;
+        tracing::info!("{}: the tensors; it belongs beside the model", tensors.path().display());
     }
-    write(&args.out, |file| file.write_all(&model))?;
+    out.write(|file| file.write_all(&bytes))?;
     tracing::info!(
         "{}: {loss} and the gradients of {} parameters for {} samples",
-        args.out.display(),
+        out.path().display(),
         training.parameters.len(),
         args.batch
     );
     Ok(Outcome::Done)
-}
-
-/// Writes beside the file first, so that a failure leaves no half of it behind.
-fn write(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Error> {
-    let failed = |e: io::Error| Error::io(path, e);
-    let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-    let mut beside = name.to_owned();
-    beside.push(format!(".{}.part", std::process::id()));
-    let beside = path.with_file_name(beside);
-    let written = File::create(&beside)
-        .and_then(|mut file| content(&mut file))
-        .and_then(|()| std::fs::rename(&beside, path));
-    if written.is_err() {
-        // What matters is the first failure.
-        let _ = std::fs::remove_file(&beside);
-    }
-    written.map_err(failed)
 }

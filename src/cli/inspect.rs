@@ -2,24 +2,33 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::num::NonZeroUsize;
+use std::path::Path;
 
 use serde::Serialize;
 
 use super::args::{self, Plain};
 use super::{Outcome, print};
+use crate::data::{self, Dataset, Samples, Target};
 use crate::engine::{self, EngineChoice, EngineOptions};
+use crate::error::Result;
 use crate::graph::Graph;
-use crate::import::{self, FinalActivation, Imported};
+use crate::import::{self, FinalActivation, ImportOptions, Imported, Problem};
 use crate::onnx;
-use crate::pass;
-use crate::report::{Align, Format, Grid, RowError};
-use crate::transform::{Role, roles};
+use crate::pass::{self, Batch};
+use crate::rank::{contained, find_models};
+use crate::report::{Align, Format, Grid, RowError, printable};
+use crate::score::{Settings, check, output_fact, prepare, target};
+use crate::transform::{Loss, Role, roles};
+
+/// How many samples are made up: as few as show what a model takes.
+const SAMPLES: NonZeroUsize = NonZeroUsize::MIN;
 
 /// All there is to say of a model file.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Inspection {
     model: String,
-    ir_version: i64,
+    ir_version: Option<i64>,
     producer: String,
     opsets: BTreeMap<String, i64>,
     inputs: Vec<Input>,
@@ -28,8 +37,12 @@ struct Inspection {
     unsupported: Vec<Unsupported>,
     /// What is known once the model is imported.
     network: Option<Network>,
-    /// Whether the model can be scored; if not, `error` says why.
+    /// Whether `score` gives it scores, on data that fits; if not, `error` says why.
     scorable: bool,
+    /// The loss that it is scored with, unless another is asked for.
+    loss: Option<String>,
+    /// What the data must hold, array by array.
+    data: Vec<String>,
     /// The engine that would run it.
     engine: Option<engine::Description>,
     error: Option<RowError>,
@@ -42,6 +55,8 @@ struct Input {
     dtype: String,
     /// `null` is a dimension that the file leaves open.
     dims: Vec<Option<usize>>,
+    /// Whether the output depends on it.
+    needed: bool,
 }
 
 #[derive(Serialize)]
@@ -78,52 +93,127 @@ struct Parameter {
 }
 
 pub(super) fn run(args: args::Inspect) -> anyhow::Result<Outcome> {
-    let options = args.reading.resolve()?;
-    let model = onnx::load(&args.model)?;
-    let inputs = import::declared_inputs(&model).into_iter().map(|input| Input {
-        name: input.name,
-        dtype: input.dtype.to_string(),
-        dims: input.dims,
-    });
-    let unsupported =
-        import::all_problems(&model, &options).into_iter().map(|problem| Unsupported {
-            node: problem.node,
-            op: problem.op,
-            opset: problem.opset,
-            reason: problem.reason,
-        });
-    let mut inspection = Inspection {
-        model: args.model.display().to_string(),
-        ir_version: model.ir_version,
-        producer: model.producer.clone(),
-        opsets: model.opsets.clone(),
-        inputs: inputs.collect(),
-        unsupported: unsupported.collect(),
-        network: None,
-        scorable: false,
-        engine: None,
-        error: None,
-        warnings: model.warnings.clone(),
+    let models = find_models(&args.sources)?;
+    let settings = Settings { import: args.reading.resolve()?, ..Settings::default() };
+    let options = data::Options { samples: Samples::Count(SAMPLES), ..data::Options::default() };
+    let dataset = Dataset::open("synthetic", &options)?;
+    let engine = engine::open(EngineChoice::Auto, &EngineOptions::default())?.describe();
+    let single = match args.sources.as_slice() {
+        [source] => Path::new(source).is_file(),
+        _ => false,
     };
-    let imported = import::import(&model, &options).and_then(|imported| {
-        let engine = engine::open(EngineChoice::Auto, &EngineOptions::default())?;
-        Ok((imported, engine.describe()))
-    });
-    match imported {
-        Ok((imported, engine)) => {
-            inspection.scorable = true;
-            inspection.engine = Some(engine);
-            inspection.warnings.extend(imported.warnings.iter().cloned());
-            inspection.network = Some(network(imported));
+
+    let mut inspections = Vec::new();
+    let mut outcome = Outcome::Done;
+    for path in &models {
+        let inspection = inspect(path, &dataset, &settings, &engine);
+        if !inspection.scorable {
+            outcome = Outcome::SomeFailed;
         }
-        Err(error) => inspection.error = Some(RowError::from(&error)),
+        match args.format {
+            Plain::Json => inspections.push(inspection),
+            Plain::Table => {
+                let between = if path == &models[0] { "" } else { "\n" };
+                print(format!("{between}{}", describe(&inspection)?).as_bytes())?;
+            }
+        }
     }
-    let text = match args.format {
-        Plain::Json => serde_json::to_string_pretty(&inspection)? + "\n",
-        Plain::Table => describe(&inspection)?,
+    match (args.format, inspections.as_slice()) {
+        (Plain::Table, _) => {}
+        (Plain::Json, [only]) if single => print_json(only)?,
+        (Plain::Json, all) => print_json(all)?,
+    }
+    Ok(outcome)
+}
+
+fn print_json(value: &(impl Serialize + ?Sized)) -> anyhow::Result<()> {
+    print((serde_json::to_string_pretty(value)? + "\n").as_bytes())
+}
+
+/// Looks at the model at `path`, and prepares it for scoring on made-up data as `score` does.
+fn inspect(
+    path: &Path,
+    dataset: &Dataset,
+    settings: &Settings,
+    engine: &engine::Description,
+) -> Inspection {
+    let mut inspection =
+        Inspection { model: path.to_string_lossy().into_owned(), ..Inspection::default() };
+    let prepared = contained(|| {
+        let model = onnx::load(path)?;
+        inspection.read(&model, &settings.import);
+        let prepared = prepare(&model, dataset, settings);
+        if prepared.is_err() {
+            // What fails may be the data; there is more to say of the model itself.
+            let imported = import::import(&model, &settings.import).ok();
+            inspection.network = imported.map(network);
+        }
+        prepared
+    });
+    let scorable = prepared.and_then(|(imported, batch, loss, warnings)| {
+        inspection.warnings.extend(warnings);
+        inspection.loss = Some(loss.to_string());
+        let checked = contained(|| {
+            inspection.data = arrays(&imported, &batch, loss)?;
+            check(&imported.graph, loss)
+        });
+        inspection.network = Some(network(imported));
+        checked
+    });
+    match scorable {
+        Ok(()) => {
+            inspection.scorable = true;
+            inspection.engine = Some(engine.clone());
+        }
+        Err(error) => inspection.error = Some(error),
+    }
+    inspection
+}
+
+impl Inspection {
+    /// What the file says.
+    fn read(&mut self, model: &onnx::Model, options: &ImportOptions) {
+        let needed = import::needed_inputs(model, options).unwrap_or_default();
+        let inputs = import::declared_inputs(model).into_iter().map(|input| Input {
+            needed: needed.iter().any(|needed| needed.name == input.name),
+            name: input.name,
+            dtype: input.dtype.to_string(),
+            dims: input.dims,
+        });
+        self.inputs = inputs.collect();
+        self.ir_version = Some(model.ir_version);
+        self.producer = model.producer.clone();
+        self.opsets = model.opsets.clone();
+        self.warnings = model.warnings.clone();
+        let unsupported = import::all_problems(model, options).into_iter();
+        self.unsupported = unsupported
+            .map(|Problem { node, op, opset, reason }| Unsupported { node, op, opset, reason })
+            .collect();
+    }
+}
+
+/// The arrays of an `.npz` file that a model is scored on, with their shapes for N samples.
+fn arrays(imported: &Imported, batch: &Batch, loss: Loss) -> Result<Vec<String>> {
+    let graph = &imported.graph;
+    let of_samples = |shape: &[usize]| {
+        let dims = shape.iter().map(ToString::to_string);
+        std::iter::once("N".to_owned()).chain(dims).collect::<Vec<_>>().join("x")
     };
-    print(text.as_bytes())?;
-    Ok(Outcome::Done)
+    let inputs = graph.inputs().iter().zip(&batch.inputs).map(|(&input, tensor)| {
+        let name = graph.name(input).unwrap_or_default();
+        let or = if batch.inputs.len() == 1 { " or 'images'" } else { "" };
+        let shape = tensor.shape().get(1..).unwrap_or_default();
+        format!("'{name}'{or}: {} {}", tensor.dtype(), of_samples(shape))
+    });
+    let labels = match target(loss, &output_fact(graph)?)? {
+        Target::Class { classes } => format!("N classes from 0 to {}", classes.saturating_sub(1)),
+        Target::Tokens { classes, positions } => {
+            format!("{} classes from 0 to {}", of_samples(&positions), classes.saturating_sub(1))
+        }
+        Target::Binary { shape } => format!("{} numbers from 0 to 1", of_samples(&shape)),
+        Target::Values { shape } => format!("{} numbers", of_samples(&shape)),
+    };
+    Ok(inputs.chain([format!("'labels': {labels}")]).collect())
 }
 
 fn network(imported: Imported) -> Network {
@@ -161,74 +251,87 @@ fn parameters(graph: &Graph) -> Vec<Parameter> {
 
 /// The inspection for a person.
 fn describe(inspection: &Inspection) -> anyhow::Result<String> {
-    let Inspection { model, ir_version, producer, opsets, inputs, .. } = inspection;
-    let mut text = format!("{model}\n");
-    let opsets: Vec<_> = opsets
-        .iter()
-        .map(|(domain, version)| {
+    let mut lines = vec![inspection.model.clone()];
+    if let Some(version) = inspection.ir_version {
+        let opsets = inspection.opsets.iter().map(|(domain, version)| {
             let domain = if domain.is_empty() { "ai.onnx" } else { domain };
             format!("{domain} {version}")
-        })
-        .collect();
-    writeln!(text, "format       IR version {ir_version}, opset {}", opsets.join(", "))?;
-    if !producer.is_empty() {
-        writeln!(text, "exported by  {producer}")?;
+        });
+        let opsets = opsets.collect::<Vec<_>>().join(", ");
+        lines.push(format!("format       IR version {version}, opset {opsets}"));
     }
-    for Input { name, dtype, dims } in inputs {
-        writeln!(text, "input        {name}: {dtype} {}", dimensions(dims))?;
+    if !inspection.producer.is_empty() {
+        lines.push(format!("exported by  {}", inspection.producer));
     }
+    for Input { name, dtype, dims, needed } in &inspection.inputs {
+        let unused = if *needed { "" } else { ", which the output does not depend on" };
+        lines.push(format!("input        {name}: {dtype} {}{unused}", dimensions(dims)));
+    }
+    let mut text = String::new();
     if let Some(network) = &inspection.network {
-        describe_network(network, &mut text)?;
+        lines.extend(describe_network(network));
+        add(&mut text, &mut lines);
+        writeln!(text, "\n{}", parameter_table(&network.parameters)?)?;
     }
     for Unsupported { node, op, opset, reason } in &inspection.unsupported {
-        match (op.as_str(), node.as_str()) {
-            ("", _) => writeln!(text, "problem      {reason}")?,
-            _ => writeln!(text, "unsupported  {op} (opset {opset}) at '{node}': {reason}")?,
-        }
+        lines.push(match op.as_str() {
+            "" => format!("problem      {reason}"),
+            _ => format!("unsupported  {op} (opset {opset}) at '{node}': {reason}"),
+        });
     }
-    for warning in &inspection.warnings {
-        writeln!(text, "warning      {warning}")?;
-    }
+    lines.extend(inspection.warnings.iter().map(|warning| format!("warning      {warning}")));
+    lines.extend(inspection.loss.iter().map(|loss| format!("loss         {loss}")));
+    lines.extend(inspection.data.iter().map(|array| format!("data         {array}")));
     match (&inspection.engine, &inspection.error) {
-        (Some(engine), _) => writeln!(
-            text,
-            "can be scored, with {} {} on {}",
-            engine.name, engine.version, engine.device
-        )?,
-        (None, Some(error)) => writeln!(text, "cannot be scored: {}", error.message)?,
+        (Some(engine::Description { name, version, device, .. }), _) => {
+            lines.push(format!("can be scored, with {name} {version} on {device}"));
+        }
+        (None, Some(error)) => lines.push(format!("cannot be scored: {}", error.message)),
         (None, None) => {}
     }
+    add(&mut text, &mut lines);
     Ok(text)
 }
 
-fn describe_network(network: &Network, text: &mut String) -> anyhow::Result<()> {
-    let shape: Vec<_> = network.output_shape.iter().copied().map(Some).collect();
-    write!(text, "output       {}: {}", network.output, dimensions(&shape))?;
-    match network.final_activation {
-        Some(FinalActivation::Softmax) => writeln!(text, ", before its softmax")?,
-        Some(FinalActivation::LogSoftmax) => writeln!(text, ", before its log-softmax")?,
-        Some(FinalActivation::Sigmoid) => writeln!(text, ", before its sigmoid")?,
-        None => writeln!(text)?,
+/// Moves `lines` to the end of `text`. What they are made of comes from the file.
+fn add(text: &mut String, lines: &mut Vec<String>) {
+    for line in lines.drain(..) {
+        *text += &printable(&line);
+        text.push('\n');
     }
-    writeln!(text, "batch norms  {}", network.batch_norms)?;
-    writeln!(text, "parameters   {}", network.trainable)?;
-    writeln!(text, "flops        {} multiply-adds", network.flops)?;
+}
+
+fn describe_network(network: &Network) -> Vec<String> {
+    let shape: Vec<_> = network.output_shape.iter().copied().map(Some).collect();
+    let before = match network.final_activation {
+        Some(FinalActivation::Softmax) => ", before its softmax",
+        Some(FinalActivation::LogSoftmax) => ", before its log-softmax",
+        Some(FinalActivation::Sigmoid) => ", before its sigmoid",
+        None => "",
+    };
     let operators: Vec<_> =
         network.operators.iter().map(|(op, count)| format!("{op} ×{count}")).collect();
-    writeln!(text, "operators    {}", operators.join(", "))?;
-    for note in &network.notes {
-        writeln!(text, "note         {note}")?;
-    }
-    let mut grid =
-        Grid::new([("parameter", Align::Left), ("shape", Align::Left), ("role", Align::Left)]);
-    for Parameter { name, shape, role } in &network.parameters {
+    let lines = [
+        format!("output       {}: {}{before}", network.output, dimensions(&shape)),
+        format!("batch norms  {}", network.batch_norms),
+        format!("parameters   {}", network.trainable),
+        format!("flops        {} multiply-adds", network.flops),
+        format!("operators    {}", operators.join(", ")),
+    ];
+    let notes = network.notes.iter().map(|note| format!("note         {note}"));
+    lines.into_iter().chain(notes).collect()
+}
+
+fn parameter_table(parameters: &[Parameter]) -> anyhow::Result<String> {
+    let columns = ["parameter", "shape", "role"].map(|name| (name, Align::Left));
+    let mut grid = Grid::new(columns);
+    for Parameter { name, shape, role } in parameters {
         let shape: Vec<_> = shape.iter().copied().map(Some).collect();
         grid.push([name.clone(), dimensions(&shape), (*role).to_owned()]);
     }
     let mut table = Vec::new();
     Format::Table.renderer().grid(&grid, &mut table)?;
-    writeln!(text, "\n{}", String::from_utf8_lossy(&table))?;
-    Ok(())
+    Ok(String::from_utf8_lossy(&table).into_owned())
 }
 
 fn dimensions(dims: &[Option<usize>]) -> String {
@@ -244,13 +347,13 @@ mod tests {
     fn what_cannot_be_scored_says_why() {
         let inspection = Inspection {
             model: "a.onnx".into(),
-            ir_version: 8,
-            producer: String::new(),
+            ir_version: Some(8),
             opsets: BTreeMap::from([(String::new(), 17)]),
             inputs: vec![Input {
-                name: "x".into(),
+                name: "x\n".into(),
                 dtype: "float32".into(),
                 dims: vec![None, Some(3)],
+                needed: true,
             }],
             unsupported: vec![Unsupported {
                 node: "n".into(),
@@ -258,18 +361,15 @@ mod tests {
                 opset: 17,
                 reason: "no".into(),
             }],
-            network: None,
-            scorable: false,
-            engine: None,
             error: Some(RowError { kind: "unsupported-op".into(), message: "because".into() }),
-            warnings: Vec::new(),
+            ..Inspection::default()
         };
         let text = describe(&inspection).unwrap();
         assert_eq!(
             text,
             "a.onnx\n\
              format       IR version 8, opset ai.onnx 17\n\
-             input        x: float32 ?x3\n\
+             input        x\\n: float32 ?x3\n\
              unsupported  Loop (opset 17) at 'n': no\n\
              cannot be scored: because\n"
         );

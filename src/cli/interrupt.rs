@@ -1,18 +1,51 @@
-//! Interruption: the first one ends the run after the current model, the second at once.
+//! Interruption, by Ctrl-C or a request to terminate: the first one ends the process in a moment, the
+//! second at once.
+//!
+//! Models under way when the first one comes have that moment to finish. Then what is finished is
+//! written without them: a model may take hours, or wait for something that never comes.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
-use super::INTERRUPTED;
+use super::{INTERRUPTED, output};
+
+/// How long models under way may take to finish.
+const MOMENT: Duration = Duration::from_secs(2);
 
 static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+type Rescue = Box<dyn FnOnce() + Send>;
+
+/// Writes what is finished; there while there may be something. Whoever takes it writes.
+static RESCUE: Mutex<Option<Rescue>> = Mutex::new(None);
+
+fn take() -> Option<Rescue> {
+    RESCUE.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
 
 /// Starts to listen for interruptions. Errs when the system does not allow it.
 pub(super) fn listen() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
-        if COUNT.fetch_add(1, Ordering::SeqCst) > 0 {
-            std::process::exit(i32::from(INTERRUPTED));
+        let first = COUNT.fetch_add(1, Ordering::SeqCst) == 0;
+        let saving = RESCUE.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if !(first && saving) {
+            end();
         }
-        tracing::warn!("interrupted: the current model is finished; once more to stop at once");
+        tracing::warn!("interrupted: what is finished is written; once more to stop at once");
+        // The handler itself stays free for the second one.
+        let waiting = thread::Builder::new().spawn(|| {
+            thread::sleep(MOMENT);
+            // Where it is gone, the models have finished, and their report is being written.
+            if let Some(rescue) = take() {
+                rescue();
+                end();
+            }
+        });
+        if waiting.is_err() {
+            end();
+        }
     })?;
     Ok(())
 }
@@ -20,4 +53,24 @@ pub(super) fn listen() -> anyhow::Result<()> {
 /// Whether an interruption has come.
 pub(super) fn requested() -> bool {
     COUNT.load(Ordering::SeqCst) > 0
+}
+
+/// From now on an interruption calls `rescue`, which writes what is finished by then, until
+/// [`disarm`].
+pub(super) fn arm(rescue: impl FnOnce() + Send + 'static) {
+    *RESCUE.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(rescue));
+}
+
+/// Takes over the writing. Does not return where it has begun already: the process ends with it.
+pub(super) fn disarm() {
+    if take().is_none() {
+        loop {
+            thread::park();
+        }
+    }
+}
+
+fn end() -> ! {
+    output::discard_parts();
+    std::process::exit(i32::from(INTERRUPTED));
 }

@@ -1,12 +1,13 @@
 //! `gradalign metrics`.
 
-use super::{Outcome, args, print};
+use super::{Outcome, args, print, width};
 use crate::metric;
 use crate::report::{Align, Grid};
 
 pub(super) fn run(args: args::List) -> anyhow::Result<Outcome> {
     let columns = ["name", "formula", "needs", "direction", "bn", "source"];
     let mut grid = Grid::new(columns.map(|name| (name, Align::Left)));
+    grid.width = Some(width());
     for metric in metric::all() {
         let info = metric.info();
         grid.push([

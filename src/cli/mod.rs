@@ -9,6 +9,7 @@ mod inspect;
 mod interrupt;
 mod metrics;
 mod ops;
+mod output;
 mod progress;
 mod rank;
 mod score;
@@ -19,9 +20,13 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::debug_fn;
 
 use args::{Cli, Command};
 use progress::LogWriter;
+
+use crate::report::printable;
 
 /// How a command came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +42,9 @@ enum Outcome {
 /// Exit code where nothing could be done: usage, data, environment.
 const NOTHING_DONE: u8 = 2;
 
+/// The most columns of text, in tables and in the help.
+const WIDTH: u16 = 100;
+
 /// Exit code after an interruption, as shells have it for SIGINT.
 const INTERRUPTED: u8 = 130;
 
@@ -45,13 +53,16 @@ const INTERRUPTED: u8 = 130;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.verbose, cli.quiet);
-    match run(cli.command) {
+    if cli.quiet {
+        progress::hide();
+    }
+    match interrupt::listen().and_then(|()| run(cli.command)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::SomeFailed) => ExitCode::from(1),
         Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) => {
             // Nobody is left to be told where standard error is closed as well.
-            let _ = writeln!(io::stderr(), "gradalign: {error}");
+            let _ = writeln!(io::stderr(), "gradalign: {}", printable(&error.to_string()));
             ExitCode::from(NOTHING_DONE)
         }
     }
@@ -84,6 +95,12 @@ fn print(result: &[u8]) -> anyhow::Result<()> {
     }
 }
 
+/// How wide tables of text are: as the help, unless the terminal is said to be narrower.
+fn width() -> u16 {
+    let columns = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+    columns.map_or(WIDTH, |columns: u16| columns.clamp(60, WIDTH))
+}
+
 /// Sends the log to standard error: warnings, more with `verbose`, only errors with `quiet`.
 /// `RUST_LOG` overrides both.
 fn start_log(verbose: u8, quiet: bool) {
@@ -96,7 +113,16 @@ fn start_log(verbose: u8, quiet: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let colour = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
         && io::IsTerminal::is_terminal(&io::stderr());
+    // What the log says may come from files. Escape sequences of its own are not in the fields.
+    let fields = debug_fn(|out, field, value| {
+        let value = format!("{value:?}");
+        match field.name() {
+            "message" => write!(out, "{}", printable(&value)),
+            name => write!(out, "{name}={}", printable(&value)),
+        }
+    });
     tracing_subscriber::fmt()
+        .fmt_fields(fields.delimited(" "))
         .with_env_filter(filter)
         .with_writer(|| LogWriter)
         .with_ansi(colour)

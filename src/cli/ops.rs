@@ -1,6 +1,6 @@
 //! `gradalign ops`.
 
-use super::{Outcome, args, print};
+use super::{Outcome, args, print, width};
 use crate::import;
 use crate::ops::Derivative;
 use crate::report::{Align, Format, Grid};
@@ -27,6 +27,7 @@ pub(super) fn run(args: args::List) -> anyhow::Result<Outcome> {
         let domain = if entry.domain.is_empty() { "ai.onnx" } else { entry.domain };
         grid.push([entry.op, domain, &entry.since.to_string(), derivative, note]);
     }
+    grid.width = Some(width());
     let mut text = Vec::new();
     args.format.renderer().grid(&grid, &mut text)?;
     print(&text)?;

@@ -3,12 +3,23 @@
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::report::printable;
 
 /// The bar on the screen, if there is one: the log makes way for it.
 static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Whether there is to be no bar.
+static HIDDEN: AtomicBool = AtomicBool::new(false);
+
+/// Shows no bar from now on.
+pub(super) fn hide() {
+    HIDDEN.store(true, Ordering::Relaxed);
+}
 
 /// A progress bar over models; invisible where standard error is not a terminal.
 pub(super) struct Progress(ProgressBar);
@@ -16,31 +27,37 @@ pub(super) struct Progress(ProgressBar);
 impl Progress {
     /// A bar for `models` models.
     pub(super) fn new(models: usize) -> Self {
-        let bar = ProgressBar::new(models as u64);
+        let hidden = HIDDEN.load(Ordering::Relaxed);
+        let target =
+            if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(Some(models as u64), target);
         let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} {wide_msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.enable_steady_tick(Duration::from_millis(200));
-        show(Some(bar.clone()));
+        if let Ok(mut shown) = SHOWN.lock() {
+            *shown = Some(bar.clone());
+        }
         Progress(bar)
     }
 
     /// Tells that `done` models are finished and that the one at `path` is next.
     pub(super) fn next(&self, done: usize, path: &Path) {
         self.0.set_position(done as u64);
-        self.0.set_message(path.display().to_string());
+        self.0.set_message(printable(&path.to_string_lossy()).into_owned());
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        show(None);
-        self.0.finish_and_clear();
+        clear();
     }
 }
 
-fn show(bar: Option<ProgressBar>) {
-    if let Ok(mut shown) = SHOWN.lock() {
-        *shown = bar;
+/// Takes the bar off the screen, if there is one.
+pub(super) fn clear() {
+    let shown = SHOWN.lock().ok().and_then(|mut shown| shown.take());
+    if let Some(bar) = shown {
+        bar.finish_and_clear();
     }
 }
 

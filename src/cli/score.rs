@@ -1,30 +1,40 @@
 //! `gradalign score`, and what it shares with `gradalign rank`.
 
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use super::progress::Progress;
+use super::output::OutFile;
+use super::progress::{self, Progress};
 use super::settings::Settings;
 use super::{Outcome, args, interrupt, print};
 use crate::data::Dataset;
 use crate::engine::{self, Device, EngineOptions};
 use crate::pass;
-use crate::rank::score_models;
-use crate::report::{Format, Report, Run};
+use crate::rank::{Observer, score_models};
+use crate::report::{Format, ModelRow, Report, Run};
 
 /// How many models are scored at once, at most, unless it was said: each takes memory.
 const JOBS: usize = 4;
 
 pub(super) fn run(args: args::Score) -> anyhow::Result<Outcome> {
     let settings = args.scoring.resolve()?;
-    let (report, interrupted) = score_all(&args.models, &settings)?;
-    finish(&report, settings.format, interrupted)
+    score_all(&args.models, &settings, |_| {})
 }
 
-/// Scores `models`; also says whether an interruption kept some from being scored.
-pub(super) fn score_all(models: &[PathBuf], settings: &Settings) -> anyhow::Result<(Report, bool)> {
+/// Scores `models` and writes the report that `arrange` has put in order.
+pub(super) fn score_all(
+    models: &[PathBuf],
+    settings: &Settings,
+    arrange: impl Fn(&mut Report) + Send + Sync + 'static,
+) -> anyhow::Result<Outcome> {
+    if let Some(out) = &settings.out {
+        out.spare(models.iter().map(PathBuf::as_path).chain([Path::new(&settings.source)]))?;
+    }
     let dataset = Dataset::open(&settings.source, &settings.data)?;
     for warning in dataset.warnings() {
         tracing::warn!("{warning}");
@@ -36,25 +46,89 @@ pub(super) fn score_all(models: &[PathBuf], settings: &Settings) -> anyhow::Resu
     if settings.jobs.is_some() || engine.describe().device == Device::Cpu.to_string() {
         scoring.memory.sharers = jobs;
     }
-    interrupt::listen()?;
+    let writer = Arc::new(Writer {
+        run: Run::new(engine.describe(), dataset.description().clone(), settings.describe()),
+        models: models.len(),
+        arrange: Box::new(arrange),
+        format: settings.format,
+        out: settings.out.clone(),
+    });
+    let finished = Arc::new(Mutex::new(BTreeMap::new()));
+    let rescued = (Arc::clone(&writer), Arc::clone(&finished));
+    interrupt::arm(move || {
+        let (writer, finished) = rescued;
+        progress::clear();
+        let rows = finished.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = writer.write(rows.values().cloned().collect()) {
+            tracing::error!("{error}");
+        }
+    });
 
     let progress = Progress::new(models.len());
-    let next = |position, path: &std::path::Path| {
-        if interrupt::requested() {
-            return ControlFlow::Break(());
-        }
-        progress.next(position, path);
-        tracing::debug!("scoring {}", path.display());
-        ControlFlow::Continue(())
-    };
-    let rows = score_models(models, &dataset, &scoring, &*engine, next);
-    drop(progress);
+    let rows = score_models(models, &dataset, &scoring, &*engine, Watch { progress, finished });
+    interrupt::disarm();
     if let Some(bytes) = pass::peak_resident() {
         tracing::info!("peak memory {} MiB", bytes.div_ceil(1 << 20));
     }
-    let interrupted = rows.len() < models.len();
-    let run = Run::new(engine.describe(), dataset.description().clone(), settings.describe());
-    Ok((Report::new(run, rows), interrupted))
+    writer.write(rows)
+}
+
+/// Shows how far the scoring is, stops it, and keeps what is finished.
+struct Watch {
+    progress: Progress,
+    finished: Arc<Mutex<BTreeMap<usize, ModelRow>>>,
+}
+
+impl Observer for Watch {
+    fn next(&mut self, finished: usize, path: &Path) -> ControlFlow<()> {
+        if interrupt::requested() {
+            return ControlFlow::Break(());
+        }
+        self.progress.next(finished, path);
+        tracing::debug!("scoring {}", path.display());
+        ControlFlow::Continue(())
+    }
+
+    fn finished(&mut self, position: usize, row: &ModelRow) {
+        let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
+        finished.insert(position, row.clone());
+    }
+}
+
+/// Makes a report of rows, and writes it.
+struct Writer {
+    run: Run,
+    /// How many models there are rows of, unless there was an interruption.
+    models: usize,
+    arrange: Box<dyn Fn(&mut Report) + Send + Sync>,
+    format: Format,
+    out: Option<OutFile>,
+}
+
+impl Writer {
+    fn write(&self, rows: Vec<ModelRow>) -> anyhow::Result<Outcome> {
+        let interrupted = rows.len() < self.models;
+        let mut report = Report::new(self.run.clone(), rows);
+        (self.arrange)(&mut report);
+        report.join_warnings();
+        // Where they are a cell among many, nobody would read them.
+        if self.format == Format::Csv {
+            for warning in report.warnings() {
+                tracing::warn!("{warning}");
+            }
+        }
+        let mut text = Vec::new();
+        self.format.renderer().report(&report, &mut text)?;
+        match &self.out {
+            Some(out) => out.write(|file| file.write_all(&text))?,
+            None => print(&text)?,
+        }
+        Ok(match (interrupted, report.any_failed()) {
+            (true, _) => Outcome::Interrupted,
+            (false, true) => Outcome::SomeFailed,
+            (false, false) => Outcome::Done,
+        })
+    }
 }
 
 /// How many of `models` models are scored at once. One thread for each makes better use of cores
@@ -86,20 +160,4 @@ fn for_one_of(jobs: NonZeroUsize, options: &EngineOptions) -> EngineOptions {
             ..options.clone()
         },
     }
-}
-
-/// Prints the report.
-pub(super) fn finish(
-    report: &Report,
-    format: Format,
-    interrupted: bool,
-) -> anyhow::Result<Outcome> {
-    let mut text = Vec::new();
-    format.renderer().report(report, &mut text)?;
-    print(&text)?;
-    Ok(match (interrupted, report.any_failed()) {
-        (true, _) => Outcome::Interrupted,
-        (false, true) => Outcome::SomeFailed,
-        (false, false) => Outcome::Done,
-    })
 }

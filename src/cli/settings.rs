@@ -1,15 +1,19 @@
 //! The options as they are meant: defaults filled in, contradictions refused.
 
 use std::num::NonZeroUsize;
+use std::thread;
+
+use clap::ValueEnum;
 
 use super::args;
+use super::output::OutFile;
 use crate::data;
 use crate::engine::{EngineChoice, EngineOptions};
 use crate::error::{Error, Result};
 use crate::import::ImportOptions;
 use crate::metric;
-use crate::pass::Memory;
-use crate::report;
+use crate::pass::{GramKind, Memory};
+use crate::report::{self, Aggregate};
 use crate::score;
 
 /// What `score` and `rank` work with.
@@ -23,16 +27,42 @@ pub(super) struct Settings {
     /// How many models are scored at once; `None` for what is best.
     pub jobs: Option<NonZeroUsize>,
     pub format: report::Format,
+    /// Where the result goes; `None` for standard output.
+    pub out: Option<OutFile>,
+    /// How one ranking is made of several, where it is.
+    pub aggregate: Option<Aggregate>,
 }
 
 impl Settings {
     /// What the report says of the settings.
     pub(super) fn describe(&self) -> report::Settings {
+        let score::Settings { options, import, .. } = &self.score;
+        let auto = || "auto".into();
         report::Settings {
             seed: self.score.seed,
             init: self.score.init.to_string(),
             repeats: self.score.repeats,
-            loss: self.score.loss.map_or_else(|| "auto".into(), |loss| loss.to_string()),
+            loss: self.score.loss.map_or_else(auto, |loss| loss.to_string()),
+            samples: self.data.samples,
+            mean: self.data.mean.clone(),
+            std: self.data.std.clone(),
+            bn: options.batch_norm.map_or_else(auto, |mode| mode.to_string()),
+            normalize: options.normalize,
+            off_diagonal: options.off_diagonal,
+            gram: match options.gram {
+                GramKind::Sign => "sign".into(),
+                GramKind::Raw => "raw".into(),
+            },
+            ridge: options.ridge,
+            zen: name(&options.zen),
+            features: options.features.clone(),
+            regions: name(&options.regions),
+            ntk_samples: options.ntk_samples,
+            shape: import.shapes.clone().into_iter().collect(),
+            params: import.include.clone(),
+            no_params: import.exclude.clone(),
+            tensor: import.output.clone(),
+            aggregate: self.aggregate.as_ref().map(name),
         }
     }
 }
@@ -40,7 +70,8 @@ impl Settings {
 impl args::Scoring {
     /// Errs when the options contradict each other.
     pub(super) fn resolve(self) -> Result<Settings> {
-        let args::Scoring { data, metric, model, engine, format } = self;
+        let args::Scoring { data, metric, model, engine, format, out } = self;
+        let out = out.as_deref().map(OutFile::new).transpose()?;
         let names: Vec<&str> = metric.metric.iter().map(|name| name.trim()).collect();
         let metrics = metric::select(&names)?;
         let options = metric::Options {
@@ -52,7 +83,7 @@ impl args::Scoring {
             zen: metric.zen,
             features: metric.features,
             regions: metric.regions,
-            ntk_samples: metric.ntk_samples.get(),
+            ntk_samples: metric.ntk_samples,
         };
         // An option that a score refuses is refused now, not once for each model.
         metrics.iter().try_for_each(|metric| metric.pass(&options).map(drop))?;
@@ -81,21 +112,37 @@ impl args::Scoring {
             engine_options: EngineOptions {
                 standard: false,
                 device: engine.device,
-                threads: engine.threads,
+                threads: threads(engine.threads),
                 spinning: true,
                 ort_lib: engine.ort_lib,
             },
             jobs: NonZeroUsize::new(engine.jobs),
             format,
+            out,
+            aggregate: None,
         })
     }
+}
+
+/// A choice as the command line calls it.
+fn name(choice: &impl ValueEnum) -> String {
+    choice.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// No more threads than there are cores: those beyond only wait, and keep others waiting.
+fn threads(asked: usize) -> usize {
+    let cores = thread::available_parallelism().map_or(asked, NonZeroUsize::get);
+    if asked > cores {
+        tracing::warn!("--threads {asked}: this machine has {cores} cores, and as many are used");
+    }
+    asked.min(cores)
 }
 
 impl args::Model {
     /// Errs when an input is given two shapes.
     pub(super) fn resolve(self) -> Result<ImportOptions> {
         let mut options = ImportOptions {
-            output: self.output,
+            output: self.tensor,
             include: self.params,
             exclude: self.no_params,
             ..ImportOptions::default()

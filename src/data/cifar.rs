@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use ndarray::Array3;
 use sha2::{Digest, Sha256};
 
-use super::{Content, Labels, Source, hex};
+use super::{Content, Labels, Source};
 use crate::error::{Error, Result};
+use crate::file::{self, hex};
 
 const SIDE: usize = 32;
 const PIXELS: usize = 3 * SIDE * SIDE;
@@ -86,7 +87,7 @@ pub(super) fn open(files: &[PathBuf]) -> Result<Source> {
     let mut labels = Vec::new();
     let mut contents = Vec::new();
     for path in files {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let bytes = file::read(path)?;
         let format = Format::of(path, bytes.len())?;
         digest.update(&bytes);
         for (index, record) in bytes.chunks_exact(format.record()).enumerate() {

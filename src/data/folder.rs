@@ -7,8 +7,9 @@ use image::{DynamicImage, ImageReader};
 use ndarray::Array3;
 use sha2::{Digest, Sha256};
 
-use super::{Content, Labels, Source, hex};
+use super::{Content, Labels, Source, cifar};
 use crate::error::{Error, Result};
+use crate::file::{self, hex};
 
 const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
 
@@ -25,10 +26,7 @@ pub(super) fn open(folder: &Path) -> Result<Source> {
         labels.resize(files.len(), class as i64);
     }
     if files.is_empty() {
-        return Err(Error::Data(format!(
-            "{}: no images found; it needs a folder for each class with PNG or JPEG images inside",
-            folder.display()
-        )));
+        return Err(Error::Data(format!("{}: {}", folder.display(), advice(folder)?)));
     }
 
     let len = files.len();
@@ -37,7 +35,7 @@ pub(super) fn open(folder: &Path) -> Result<Source> {
         let mut digest = Sha256::new();
         let mut images = Vec::with_capacity(indices.len());
         for path in indices.iter().map(|&index| &files[index]) {
-            let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+            let bytes = file::read(path)?;
             let name = path.strip_prefix(&root).unwrap_or(path);
             digest.update(name.to_string_lossy().as_bytes());
             digest.update([0]);
@@ -47,6 +45,45 @@ pub(super) fn open(folder: &Path) -> Result<Source> {
         Ok((Content::Images(same_channels(images)), hex(digest)))
     };
     Ok(Source { labels: Labels::Classes(labels), len, warnings, read: Box::new(read) })
+}
+
+/// What to do about a folder without images where they should be.
+fn advice(folder: &Path) -> Result<String> {
+    let children = entries(folder)?;
+    let has = |folder: &Path, name: &str| folder.join(name).is_file();
+    let pickled = |folder: &Path| {
+        has(folder, "data_batch_1") || (has(folder, "meta") && has(folder, "train"))
+    };
+    if let Some(found) =
+        [folder].into_iter().chain(children.iter().map(PathBuf::as_path)).find(|f| pickled(f))
+    {
+        return Ok(format!(
+            "{} is CIFAR as Python pickles, which are not read; download the binary version \
+             (cifar-10-binary.tar.gz or cifar-100-binary.tar.gz) and give its folder",
+            found.display()
+        ));
+    }
+    let mut below = Vec::new();
+    for child in children.iter().filter(|child| child.is_dir()) {
+        let classes = entries(child)?.into_iter().filter(|class| class.is_dir());
+        let mut of_classes = Vec::new();
+        for class in classes {
+            of_classes.extend(entries(&class)?);
+        }
+        if of_classes.iter().any(|path| is_image(path)) || !cifar::training_files(child)?.is_empty()
+        {
+            below.push(child);
+        }
+    }
+    let train = below.iter().find(|child| child.file_name().is_some_and(|name| name == "train"));
+    Ok(match train.or(below.first()) {
+        Some(child) => format!(
+            "no images in its folders; the class folders are one level down: use {}",
+            child.display()
+        ),
+        None => "no images found; it needs a folder for each class with PNG or JPEG images inside"
+            .into(),
+    })
 }
 
 /// What a folder holds, sorted by name, without hidden entries.
@@ -132,6 +169,32 @@ mod tests {
         assert_eq!((images[1][[0, 0, 0]], images[3][[1, 3, 0]]), (100, 200));
         let again = open_all(root.path()).unwrap();
         assert_eq!(again.description(), data.description());
+    }
+
+    #[test]
+    fn folders_of_other_arrangements_say_what_to_do() {
+        let message = |files: &[&str]| {
+            let root = TempDir::new().unwrap();
+            for file in files {
+                let path = root.path().join(file);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, "").unwrap();
+            }
+            open_all(root.path()).unwrap_err().to_string()
+        };
+        for (files, says) in [
+            (&["test/cats/a.png", "train/cats/a.png"][..], "one level down: use "),
+            (&["cifar-10-batches-bin/data_batch_1.bin"], "cifar-10-batches-bin"),
+            (&["data_batch_1", "batches.meta"], "cifar-10-binary.tar.gz"),
+            (&["cifar-10-batches-py/data_batch_1"], "cifar-10-batches-py is CIFAR"),
+            (&["train", "test", "meta"], "pickles"),
+            (&["a/b/c/d.png"], "a folder for each class"),
+        ] {
+            let message = message(files);
+            assert!(message.contains(says), "{files:?}: {message}");
+        }
+        assert!(message(&["val/x/a.png", "train/x/a.jpg"]).ends_with("train"));
+        assert!(message(&["b/x/a.png", "a/x/a.jpg"]).ends_with("/a"));
     }
 
     #[test]

@@ -15,16 +15,14 @@ mod synthetic;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Read as _;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
 use ndarray::{ArcArray, Array3, Axis, IxDyn};
-use serde::Serialize;
-use sha2::{Digest, Sha256};
+use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Result};
+pub use crate::file::sha256;
 pub use crate::import::DeclaredInput;
 use crate::tensor::{Tensor, map_same};
 
@@ -39,8 +37,24 @@ pub enum Samples {
     Count(NonZeroUsize),
 }
 
+impl Default for Samples {
+    fn default() -> Self {
+        NonZeroUsize::new(128).map_or(Samples::All, Samples::Count)
+    }
+}
+
+/// As the command line has it.
+impl Serialize for Samples {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Samples::All => serializer.serialize_str("all"),
+            Samples::Count(count) => count.serialize(serializer),
+        }
+    }
+}
+
 /// How a data set is read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// How many samples to draw; 128 by default.
     pub samples: Samples,
@@ -54,13 +68,6 @@ pub struct Options {
     /// The most bytes of memory that reading an archive may take; `None` for any number. Compressed
     /// ones may unpack to a thousand times their size.
     pub memory: Option<u64>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        let samples = NonZeroUsize::new(128).map_or(Samples::All, Samples::Count);
-        Options { samples, seed: 0, mean: Vec::new(), std: Vec::new(), memory: None }
-    }
 }
 
 /// What a data set is, for reports.
@@ -161,6 +168,31 @@ struct Normalisation {
 }
 
 impl Normalisation {
+    /// Errs for what cannot be of values in [0, 1]. Those of bytes as they are, which many
+    /// publications give, would make all images nearly the same.
+    fn check(&self) -> Result<()> {
+        let refused = |what: &str, value: f32, values: &[f32]| {
+            let mut why = format!(
+                "{what} of {value} cannot be: uint8 images are scaled to [0, 1] before it is used"
+            );
+            if value > 1.0 {
+                let scaled: Vec<_> = values.iter().map(|v| format!("{:.4}", v / 255.0)).collect();
+                let _ = write!(why, "; divide by 255: {}", scaled.join(","));
+            }
+            Err(Error::Usage(why))
+        };
+        if let Some(std) = self.std.iter().find(|s| !(s.is_normal() && **s > 0.0)) {
+            return Err(Error::Usage(format!("a standard deviation must be above 0, not {std}")));
+        }
+        if let Some(&mean) = self.mean.iter().find(|m| !(0.0..=1.0).contains(*m)) {
+            return refused("a mean", mean, &self.mean);
+        }
+        match self.std.iter().find(|s| **s > 1.0) {
+            Some(&std) => refused("a standard deviation", std, &self.std),
+            None => Ok(()),
+        }
+    }
+
     fn is_identity(&self) -> bool {
         self.mean.iter().all(|&m| m == 0.0) && self.std.iter().all(|&s| s == 1.0)
     }
@@ -201,12 +233,7 @@ impl Dataset {
     /// finite.
     pub fn open(source: &str, options: &Options) -> Result<Self> {
         let normalisation = Normalisation { mean: options.mean.clone(), std: options.std.clone() };
-        if let Some(std) = normalisation.std.iter().find(|s| !(s.is_normal() && **s > 0.0)) {
-            return Err(Error::Usage(format!("a standard deviation must be above 0, not {std}")));
-        }
-        if let Some(mean) = normalisation.mean.iter().find(|m| !m.is_finite()) {
-            return Err(Error::Usage(format!("a mean must be a finite number, not {mean}")));
-        }
+        normalisation.check()?;
         if source == synthetic::NAME {
             return Self::synthetic(options, normalisation);
         }
@@ -309,28 +336,6 @@ fn push_once(warnings: &mut Vec<String>, warning: String) {
     if !warnings.contains(&warning) {
         warnings.push(warning);
     }
-}
-
-/// The SHA-256 of a file, in hex. Errs when it cannot be read.
-pub fn sha256(path: &Path) -> Result<String> {
-    let failed = |e| Error::io(path, e);
-    let mut file = File::open(path).map_err(failed)?;
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer).map_err(failed)? {
-            0 => return Ok(hex(digest)),
-            n => digest.update(&buffer[..n]),
-        }
-    }
-}
-
-fn hex(digest: Sha256) -> String {
-    digest.finalize().iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 /// A shape with unknown dimensions as users write it: `1x3x?x?`.

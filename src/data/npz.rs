@@ -10,6 +10,7 @@ use zip::ZipArchive;
 
 use super::{Content, Labels, Source, Stored, show_known};
 use crate::error::{Error, Result};
+use crate::file;
 use crate::tensor::Tensor;
 
 /// Names of the array of labels, in the order tried.
@@ -17,8 +18,8 @@ const LABELS: [&str; 2] = ["labels", "y"];
 
 /// Opens an archive whose arrays may take `memory` bytes.
 pub(super) fn open(path: &Path, memory: Option<u64>) -> Result<Source> {
-    let sha256 = super::sha256(path)?;
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let sha256 = file::sha256(path)?;
+    let (file, _) = file::open(path)?;
 
     let broken = |reason: &dyn std::fmt::Display| {
         Error::Data(format!("{}: not a readable .npz file: {reason}", path.display()))
@@ -162,7 +163,7 @@ impl Header {
     /// Reads the values that follow, each of `N` bytes, in row-major order.
     fn values<T: Clone, const N: usize>(
         &self,
-        entry: impl Read,
+        mut entry: impl Read,
         big_endian: bool,
         from_le_bytes: impl Fn([u8; N]) -> T,
     ) -> Result<ArrayD<T>, String> {
@@ -171,9 +172,14 @@ impl Header {
         let size = size.ok_or_else(too_short)?;
         // Memory grows with what is there, not with what the header claims.
         let mut bytes = Vec::new();
-        entry.take(size as u64).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+        entry.by_ref().take(size as u64).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
         if bytes.len() < size {
             return Err(too_short());
+        }
+        // Archives are checked against their checksum where the end of an entry is met.
+        match entry.read(&mut [0]).map_err(|e| format!("the file is damaged: {e}"))? {
+            0 => {}
+            _ => return Err(format!("there is more in it than {}", show_known(&self.shape))),
         }
         let value = |&(mut bytes): &[u8; N]| {
             if big_endian {
@@ -307,6 +313,38 @@ pub(super) mod tests {
         let broken = Dataset::open(path.to_str().unwrap(), &Options::default());
         assert!(message(broken).contains("not a readable .npz file"));
         assert_eq!(Dataset::open("/nowhere.npz", &Options::default()).unwrap_err().kind(), "io");
+    }
+
+    /// Whatever byte is changed on the way, values are never other ones.
+    #[test]
+    fn damaged_archives_are_refused_or_harmless() {
+        let npz = Npz::new()
+            .with("x", Array::from_shape_fn((4, 3), |(i, j)| (i * 5 + j) as f32 / 7.0))
+            .with("y", arr1(&[0i64, 1, 0, 1]));
+        let Npz { file, writer } = npz;
+        writer.finish().unwrap();
+        let whole = std::fs::read(file.path()).unwrap();
+        let all = Options { samples: Samples::All, ..Options::default() };
+        let open = || Dataset::open(file.path().to_str().unwrap(), &all);
+        let read = |data: &Dataset| (format!("{:?}", data.content), data.labels.clone());
+        let right = read(&open().unwrap());
+        let mut checked = 0;
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            std::fs::write(file.path(), bytes).unwrap();
+            match open() {
+                // Of a changed name, or a dtype that is not read, the model's input tells.
+                Ok(data) => {
+                    let (content, labels) = read(&data);
+                    let useless = !content.contains("\"x\"") || content.contains("Unreadable");
+                    let same = content == right.0 || useless;
+                    assert!(same && labels == right.1, "byte {at}: {content}");
+                }
+                Err(error) => checked += usize::from(error.to_string().contains("hecksum")),
+            }
+        }
+        assert!(checked > 10, "{checked}");
     }
 
     fn npy(header: &str, values: &[u8]) -> Vec<u8> {

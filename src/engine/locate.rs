@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 /// The folder of the project into which `scripts/fetch-onnxruntime.sh` puts the library.
 pub(super) const DOWNLOADS: &str = ".onnxruntime";
 
+/// The variable by which a user names the library.
+pub(super) const VARIABLE: &str = "ORT_DYLIB_PATH";
+
 /// One place where the library was looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -45,9 +48,9 @@ pub(super) fn places_in(explicit: Option<&Path>, around: &Surroundings) -> Vec<P
         return vec![place("--ort-lib", path.to_path_buf())];
     }
     let var = |name| (around.var)(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let mut places = vec![match var("ORT_DYLIB_PATH") {
-        Some(path) => place("ORT_DYLIB_PATH", path),
-        None => Place { source: "ORT_DYLIB_PATH", path: None, libraries: Vec::new() },
+    let mut places = vec![match var(VARIABLE) {
+        Some(path) => place(VARIABLE, path),
+        None => Place { source: VARIABLE, path: None, libraries: Vec::new() },
     }];
 
     if let Some(folder) = around.executable.as_deref().and_then(Path::parent) {

@@ -293,7 +293,8 @@ const PAPER: [&str; 12] = [
     "jacob-cov",
 ];
 
-/// The scores called `names`, each once, in the order given; `all` stands for every score, and
+/// The scores called `names`, each once, in the order given. Publications write some with
+/// underscores, which is as good as hyphens. `all` stands for every score, and
 /// `paper` for the two of the GradAlign paper and the ten that it compares them with.
 ///
 /// # Errors
@@ -301,7 +302,8 @@ const PAPER: [&str; 12] = [
 pub fn select(names: &[&str]) -> Result<Vec<&'static dyn Metric>> {
     let mut chosen: Vec<&'static dyn Metric> = Vec::new();
     for name in names {
-        let matches = |metric: &&dyn Metric| match *name {
+        let hyphened = name.replace('_', "-");
+        let matches = |metric: &&dyn Metric| match hyphened.as_str() {
             "all" => true,
             "paper" => PAPER.contains(&metric.info().name),
             name => metric.info().name == name,

@@ -88,12 +88,26 @@ impl Metric for Conditioning {
     }
 
     fn pass(&self, options: &Options) -> Result<Pass> {
+        if options.ntk_samples < 2 {
+            return Err(Error::Usage(
+                "the tangent kernel of one sample is a number, whose condition is always the best: \
+                 --ntk-samples must be at least 2"
+                    .into(),
+            ));
+        }
         let batch_norm = options.batch_norm.unwrap_or(BatchNormMode::Batch);
         Ok(Pass::TangentKernel { batch_norm, samples: options.ntk_samples })
     }
 
     fn value(&self, evidence: &Evidence, _: &Options, _: u64) -> Result<Value> {
         let Evidence::Kernel(kernel) = evidence else { return Err(mismatched(self)) };
+        if kernel.nrows() < 2 {
+            return Err(Error::Score(
+                "the tangent kernel of one sample is a number, whose condition is always the best: \
+                 give more samples"
+                    .into(),
+            ));
+        }
         let eigenvalues = eigvals_symmetric(&kernel.view())?;
         let (Some(&least), Some(&greatest)) = (eigenvalues.first(), eigenvalues.last()) else {
             return Err(mismatched(self));

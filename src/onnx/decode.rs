@@ -45,6 +45,7 @@ pub(super) fn model(proto: ModelProto, source: &str, external: External) -> Resu
         }
         model.functions.insert(key, function);
     }
+    model.external = decoder.external.files();
     let narrowed = decoder.stored.get(&DataType::Double).copied().unwrap_or(0);
     if narrowed > 0 {
         model.warnings.push(format!("{narrowed} float64 tensors are taken in float32"));

@@ -1,6 +1,6 @@
 //! Tensor data kept in files beside the model.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Take};
 use std::path::{Component, Path, PathBuf};
@@ -18,18 +18,29 @@ pub(super) fn length(tensor: &TensorProto, folder: &Path) -> Option<u64> {
 /// Opens external data, but only inside the model's folder.
 pub(super) struct External {
     source: String,
-    folder: Option<PathBuf>,
-    open: HashMap<String, (File, u64)>,
+    model: Option<PathBuf>,
+    open: HashMap<String, Opened>,
+}
+
+struct Opened {
+    file: File,
+    path: PathBuf,
+    length: u64,
 }
 
 impl External {
-    /// For the model `source` stored in `folder`; `None` where the model is not a file.
-    pub(super) fn new(source: &str, folder: Option<&Path>) -> Self {
+    /// For the model `source`, which is the file `model`; `None` where it is not a file.
+    pub(super) fn new(source: &str, model: Option<&Path>) -> Self {
         External {
             source: source.to_owned(),
-            folder: folder.map(Path::to_owned),
+            model: model.map(Path::to_owned),
             open: HashMap::new(),
         }
+    }
+
+    /// The files opened so far, by location.
+    pub(super) fn files(&self) -> BTreeMap<String, PathBuf> {
+        self.open.iter().map(|(location, opened)| (location.clone(), opened.path.clone())).collect()
     }
 
     /// A reader of exactly the `bytes` bytes that `entries` place for tensor `name`. Errs when the
@@ -61,11 +72,10 @@ impl External {
             return Err(fail(why));
         }
         if !self.open.contains_key(location) {
-            let folder = self.folder.as_deref();
-            let opened = open_inside(folder, location).map_err(fail)?;
+            let opened = open_inside(self.model.as_deref(), location).map_err(fail)?;
             self.open.insert(location.to_owned(), opened);
         }
-        let Some((file, length)) = self.open.get_mut(location) else {
+        let Some(Opened { file, length, .. }) = self.open.get_mut(location) else {
             return Err(fail(format!("the external file '{location}' could not be opened")));
         };
         if offset.checked_add(bytes).is_none_or(|end| end > *length) {
@@ -80,15 +90,18 @@ impl External {
     }
 }
 
-/// Opens `location` below `folder`, and says how long it is. Errs in words when that leads outside.
-fn open_inside(folder: Option<&Path>, location: &str) -> Result<(File, u64), String> {
+/// Opens `location` in the folder of `model`. Errs in words when that leads outside.
+///
+/// A link may lead to the folder that holds the model's own file: caches keep both as links to one
+/// folder of contents.
+fn open_inside(model: Option<&Path>, location: &str) -> Result<Opened, String> {
     let refused = |why| {
         format!(
             "the external file '{location}' is refused: {why}; place it in the model's folder and \
              export the model again"
         )
     };
-    let folder = folder.ok_or_else(|| refused("the model was not read from a file"))?;
+    let model = model.ok_or_else(|| refused("the model was not read from a file"))?;
     let relative = Path::new(location);
     let inside =
         relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
@@ -101,14 +114,22 @@ fn open_inside(folder: Option<&Path>, location: &str) -> Result<(File, u64), Str
              beside the model"
         )
     };
+    let folder = folder_of(model);
     let path = folder.join(relative).canonicalize().map_err(missing)?;
-    if !path.starts_with(folder.canonicalize().map_err(missing)?) {
+    let content = model.canonicalize().map_err(missing)?;
+    let within = path.starts_with(folder.canonicalize().map_err(missing)?);
+    if !within && path.parent() != content.parent() {
         return Err(refused("a link leads it outside the model's folder"));
     }
-    let file = File::open(&path).map_err(missing)?;
-    let meta = file.metadata().map_err(missing)?;
-    if !meta.is_file() {
+    // Before it is opened: opening a pipe waits for its writer.
+    if !path.metadata().map_err(missing)?.is_file() {
         return Err(refused("it is not a regular file"));
     }
-    Ok((file, meta.len()))
+    let file = File::open(&path).map_err(missing)?;
+    let length = file.metadata().map_err(missing)?.len();
+    Ok(Opened { file, path, length })
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -13,6 +13,7 @@ use super::proto::tensor_proto::{DataLocation, DataType};
 use super::proto::{GraphProto, ModelProto, TensorProto};
 use super::{decode, names, tensor};
 use crate::error::{Error, Result};
+use crate::file;
 
 /// The oldest accepted version of the `ai.onnx` operator set: since 7, operators broadcast.
 const OLDEST_OPSET: i64 = 7;
@@ -34,26 +35,22 @@ pub fn load(path: impl AsRef<Path>) -> Result<Model> {
 pub fn load_within(path: impl AsRef<Path>, room: Option<u64>) -> Result<Model> {
     let path = path.as_ref();
     let source = path.display().to_string();
-    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-    if !meta.is_file() {
-        return Err(Error::InvalidModel(format!("{source}: not a regular file")));
-    }
-    check_room(meta.len(), room, &source)?;
-    let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let (mut file, length) = file::open(path)?;
+    check_room(length, room, &source)?;
     let mut head = Vec::new();
     file.by_ref().take(64).read_to_end(&mut head).map_err(|e| Error::io(path, e))?;
     check_head(&head, &source)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut buffer = Stream::new(head, file, meta.len());
+    let mut buffer = Stream::new(head, file, length);
     let decoded = ModelProto::decode(&mut buffer);
     if let Some(error) = buffer.error {
         return Err(Error::io(path, error));
     }
     if let (Ok(proto), Some(_)) = (&decoded, room) {
+        let folder = path.parent().unwrap_or(Path::new(""));
         let tensors = proto.graph.as_ref().map_or(0, |graph| tensor_bytes(graph, folder));
-        check_room(meta.len().saturating_add(tensors), room, &source)?;
+        check_room(length.saturating_add(tensors), room, &source)?;
     }
-    finish(decoded, &source, External::new(&source, Some(folder)))
+    finish(decoded, &source, External::new(&source, Some(path)))
 }
 
 /// Errs where `bytes` are more than there is room for.

@@ -4,6 +4,7 @@
 //! is read, and whose attributes are typed; [`crate::import`] lowers it to the graph IR.
 
 mod decode;
+mod digest;
 mod external;
 mod load;
 mod model;
@@ -13,6 +14,7 @@ mod names;
 pub mod proto;
 mod tensor;
 
+pub use digest::sha256;
 pub use load::{NEWEST_KNOWN_OPSET, load, load_within, read, read_tensor};
 pub use model::{
     Attribute, Dim, Function, FunctionKey, Graph, Initializer, Literal, Model, Node, Opsets, Type,

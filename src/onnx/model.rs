@@ -1,6 +1,7 @@
 //! What an ONNX file holds, decoded: nodes with typed attributes, and tensors.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 use super::proto::tensor_proto::DataType;
 use crate::tensor::Tensor;
@@ -28,6 +29,8 @@ pub struct Model {
     pub functions: HashMap<FunctionKey, Function>,
     /// Named texts that exporters attach to the model.
     pub metadata: Vec<(String, String)>,
+    /// The files beside the model that hold its tensors, by the locations that it gives them.
+    pub external: BTreeMap<String, PathBuf>,
     /// What the user should know of the file.
     pub warnings: Vec<String>,
 }

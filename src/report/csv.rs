@@ -1,8 +1,11 @@
 //! Comma-separated values: one line a model, every value in full.
+//!
+//! Spreadsheets take a cell that begins like a formula for one. Text that does is given an apostrophe
+//! in front, which they take for the sign of text.
 
 use std::io::{self, Write};
 
-use super::{Grid, Renderer, Report};
+use super::{Align, Grid, Renderer, Report, Run, printable};
 
 /// The format.
 pub(super) struct Csv;
@@ -18,29 +21,32 @@ impl Renderer for Csv {
         let of_score = |name: &String| {
             [name.clone(), format!("{name}.std"), format!("{name}.rank"), format!("{name}.bn")]
         };
-        let last = ["seconds", "warnings", "error.kind", "error.message"].map(String::from);
+        let last = ["seconds", "warnings", "error.kind", "error.message"];
+        let last = last.into_iter().chain(["tool", "engine", "data", "settings"]).map(String::from);
+        let run = run(&report.run)?;
         csv.write_record(fixed.chain(names.iter().flat_map(of_score)).chain(last))?;
         for row in &report.models {
             let mut record = vec![
-                row.model.clone(),
-                row.path.clone(),
+                text(&row.model),
+                text(&row.path),
                 row.sha256.clone().unwrap_or_default(),
-                text(row.parameters),
+                number(row.parameters),
             ];
             if flops {
-                record.push(text(row.flops));
+                record.push(number(row.flops));
             }
             for name in &names {
                 let score = row.scores.get(name);
-                record.push(text(score.and_then(|score| score.value)));
-                record.push(text(score.and_then(|score| score.std)));
-                record.push(text(score.and_then(|score| score.rank)));
+                record.push(number(score.and_then(|score| score.value)));
+                record.push(number(score.and_then(|score| score.std)));
+                record.push(number(score.and_then(|score| score.rank)));
                 record.push(score.and_then(|score| score.bn.clone()).unwrap_or_default());
             }
             record.push(row.seconds.to_string());
-            record.push(row.warnings.join("; "));
+            record.push(text(&row.warnings.join("; ")));
             record.push(row.error.as_ref().map(|e| e.kind.clone()).unwrap_or_default());
-            record.push(row.error.as_ref().map(|e| e.message.clone()).unwrap_or_default());
+            record.push(row.error.as_ref().map(|e| text(&e.message)).unwrap_or_default());
+            record.extend(run.clone());
             csv.write_record(record)?;
         }
         csv.flush()
@@ -50,12 +56,32 @@ impl Renderer for Csv {
         let mut csv = csv::Writer::from_writer(out);
         csv.write_record(grid.columns.iter().map(|column| &column.name))?;
         for row in &grid.rows {
-            csv.write_record(row)?;
+            let cells = grid.columns.iter().zip(row).map(|(column, cell)| match column.align {
+                Align::Left => text(cell),
+                Align::Right => cell.clone(),
+            });
+            csv.write_record(cells)?;
         }
         csv.flush()
     }
 }
 
-fn text(value: Option<impl ToString>) -> String {
+/// What all rows have in common: without it, values in two files cannot be told to be of one kind.
+fn run(run: &Run) -> io::Result<[String; 4]> {
+    Ok([
+        format!("{} {}", run.tool.name, run.tool.version),
+        format!("{} {} {}", run.engine.name, run.engine.version, run.engine.device),
+        serde_json::to_string(&run.data)?,
+        serde_json::to_string(&run.settings)?,
+    ])
+}
+
+fn number(value: Option<impl ToString>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+/// Text that is neither a formula nor more than a line.
+fn text(value: &str) -> String {
+    let value = printable(value);
+    if value.starts_with(['=', '+', '-', '@']) { format!("'{value}") } else { value.into_owned() }
 }

@@ -27,6 +27,9 @@ pub struct Grid {
     pub columns: Vec<Column>,
     /// The rows, each with one cell a column.
     pub rows: Vec<Vec<String>>,
+    /// How wide it may be for reading: longer cells go over several lines. As wide as it is where
+    /// it is `None`.
+    pub width: Option<u16>,
 }
 
 impl Grid {
@@ -34,7 +37,7 @@ impl Grid {
     pub fn new<S: Into<String>>(columns: impl IntoIterator<Item = (S, Align)>) -> Self {
         let columns =
             columns.into_iter().map(|(name, align)| Column { name: name.into(), align }).collect();
-        Grid { columns, rows: Vec::new() }
+        Grid { columns, ..Grid::default() }
     }
 
     /// Adds a row.
@@ -109,6 +112,11 @@ pub(super) fn notes(report: &Report) -> Vec<String> {
         let error = row.error.as_ref()?;
         Some(format!("{}: {} — {}", row.model, error.kind, error.message))
     });
+    failed.chain(warnings(report)).collect()
+}
+
+/// The warnings, each once with the models that it concerns.
+pub(super) fn warnings(report: &Report) -> Vec<String> {
     let mut warnings = Ordered::<Vec<&str>>::default();
     for row in &report.models {
         for warning in &row.warnings {
@@ -123,7 +131,7 @@ pub(super) fn notes(report: &Report) -> Vec<String> {
         models if models.len() == report.models.len() => format!("all models: {warning}"),
         models => format!("{} models ({}, …): {warning}", models.len(), models[0]),
     });
-    failed.chain(warnings).collect()
+    warnings.collect()
 }
 
 fn dash() -> String {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{Align, Grid, Renderer, Report, grid};
+use super::{Align, Grid, Renderer, Report, Run, grid, printable};
 
 /// The format.
 pub(super) struct Markdown;
@@ -19,9 +19,21 @@ impl Renderer for Markdown {
             writeln!(out)?;
         }
         for note in notes {
-            writeln!(out, "- {}", one_line(&note))?;
+            writeln!(out, "- {}", inert(&note))?;
         }
-        Ok(())
+        let Run { tool, engine, data, settings, .. } = &report.run;
+        let made = format!(
+            "{} {}, {} {} on {}, {} samples of {}; settings: {}",
+            tool.name,
+            tool.version,
+            engine.name,
+            engine.version,
+            engine.device,
+            data.samples,
+            data.source,
+            serde_json::to_string(settings)?
+        );
+        writeln!(out, "\n{}", inert(&made))
     }
 
     fn grid(&self, grid: &Grid, out: &mut dyn Write) -> io::Result<()> {
@@ -36,10 +48,11 @@ impl Renderer for Markdown {
 }
 
 fn line<'a>(out: &mut dyn Write, cells: impl Iterator<Item = &'a str>) -> io::Result<()> {
-    let cells: Vec<_> = cells.map(|cell| one_line(cell).replace('|', "\\|")).collect();
+    let cells: Vec<_> = cells.map(|cell| inert(cell).replace('|', "\\|")).collect();
     writeln!(out, "| {} |", cells.join(" | "))
 }
 
-fn one_line(text: &str) -> String {
-    text.replace(['\r', '\n'], " ")
+/// Text that neither leaves its line or cell nor is taken for HTML.
+fn inert(text: &str) -> String {
+    printable(text).replace('\\', "\\\\").replace('<', "&lt;")
 }

@@ -9,17 +9,21 @@ mod json;
 mod markdown;
 #[cfg(feature = "cli")]
 mod table;
+mod text;
 mod truth;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+use crate::data::Samples;
 use crate::error::Error;
 use crate::{data, engine, score, stats};
 
 pub use grid::{Align, Column, Grid};
+pub use text::printable;
 pub use truth::{Correlation, Truth};
 
 /// Version of the JSON form; it changes when a field is removed or changes its meaning.
@@ -76,8 +80,10 @@ impl Tool {
     }
 }
 
-/// The settings that scores depend on, by the names of the command line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// The settings that scores depend on, by the names of the command line. Options that are not here
+/// do not change values beyond rounding.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Settings {
     /// Seed of the draw of samples and of the initialisation.
     pub seed: u64,
@@ -88,6 +94,40 @@ pub struct Settings {
     /// The loss asked for; [`Report::new`] turns `auto` into the loss used, where all models
     /// used the same.
     pub loss: String,
+    /// How many samples were asked for.
+    pub samples: Samples,
+    /// Mean per channel of images.
+    pub mean: Vec<f32>,
+    /// Standard deviation per channel of images.
+    pub std: Vec<f32>,
+    /// The statistics of batch normalisation asked for; those used are in each [`Score`].
+    pub bn: String,
+    /// Whether GradAlign-I is divided by the number of parameters.
+    pub normalize: bool,
+    /// Whether GradAlign-I leaves out the pairs of a sample with itself.
+    pub off_diagonal: bool,
+    /// What GradAlign's Gram matrices are made of.
+    pub gram: String,
+    /// What is added to the diagonal of GradAlign-II's Gram matrices.
+    pub ridge: f64,
+    /// The variances that Zen-NAS multiplies with.
+    pub zen: String,
+    /// The node whose result Zen-NAS takes for the features, where it was said.
+    pub features: Option<String>,
+    /// The inputs that TE-NAS counts linear regions on.
+    pub regions: String,
+    /// How many samples TE-NAS's tangent kernel is over, at most.
+    pub ntk_samples: usize,
+    /// The shapes of inputs that were given.
+    pub shape: BTreeMap<String, Vec<usize>>,
+    /// Patterns of the only parameters.
+    pub params: Vec<String>,
+    /// Patterns of tensors that are not parameters.
+    pub no_params: Vec<String>,
+    /// The tensor that was taken for the output, where it was said.
+    pub tensor: Option<String>,
+    /// How one ranking was made of several.
+    pub aggregate: Option<String>,
 }
 
 /// The result for one model.
@@ -97,7 +137,9 @@ pub struct ModelRow {
     pub model: String,
     /// The path as given or found.
     pub path: String,
-    /// SHA-256 of the file in hex; `None` where it could not be read.
+    /// SHA-256 in hex, as [`onnx::sha256`](crate::onnx::sha256) has it: of the file, and of those that
+    /// its tensors are in. Of the file alone where the model could not be read; `None` where not
+    /// even that could.
     pub sha256: Option<String>,
     /// The number of trainable parameters; `None` for a model that failed before they were known.
     pub parameters: Option<u64>,
@@ -172,7 +214,7 @@ impl ModelRow {
         let (name, value) = (score.name, score.value);
         if !value.is_finite() {
             self.warnings.push(match &score.reason {
-                Some(reason) => format!("{name} is reported as null and ranked last: {reason}"),
+                Some(reason) => format!("{name}{NULL}{reason}"),
                 None => format!("{name} is {value}: reported as null and ranked last"),
             });
         }
@@ -287,11 +329,42 @@ impl Report {
         warnings
     }
 
+    /// Says a reason that three or more scores of a model are missing for once, for all of them.
+    pub fn join_warnings(&mut self) {
+        for row in &mut self.models {
+            let mut reasons = Ordered::<Vec<String>>::default();
+            for (name, reason) in row.warnings.iter().filter_map(|w| w.split_once(NULL)) {
+                match reasons.get_mut(reason) {
+                    Some(names) => names.push(name.to_owned()),
+                    None => reasons.push(reason, vec![name.to_owned()]),
+                }
+            }
+            for (reason, names) in reasons.iter().filter(|(_, names)| names.len() > 2) {
+                let of =
+                    |warning: &String, name: &String| *warning == format!("{name}{NULL}{reason}");
+                let all =
+                    format!("{} are reported as null and ranked last: {reason}", names.join(", "));
+                if let Some(first) = row.warnings.iter_mut().find(|w| of(w, &names[0])) {
+                    *first = all;
+                }
+                row.warnings.retain(|warning| !names.iter().any(|name| of(warning, name)));
+            }
+        }
+    }
+
+    /// The warnings, each once with the models that it concerns.
+    pub fn warnings(&self) -> Vec<String> {
+        grid::warnings(self)
+    }
+
     /// Whether any model failed.
     pub fn any_failed(&self) -> bool {
         self.models.iter().any(|row| row.error.is_some())
     }
 }
+
+/// What comes between the name of a score without a value and the reason.
+const NULL: &str = " is reported as null and ranked last: ";
 
 /// The name of the score that [`Report::aggregate`] adds.
 pub const AGGREGATE: &str = "aggregate";
@@ -465,7 +538,16 @@ mod tests {
             classes: Some(10),
             sha256: Some("ab".into()),
         };
-        let settings = Settings { seed: 0, init: "keep".into(), repeats: 1, loss: "auto".into() };
+        let settings = Settings {
+            init: "keep".into(),
+            repeats: 1,
+            loss: "auto".into(),
+            mean: vec![0.485],
+            gram: "sign".into(),
+            ntk_samples: 64,
+            shape: BTreeMap::from([("x".into(), vec![1, 3])]),
+            ..Settings::default()
+        };
         let mut first = ModelRow::new(Path::new("models/small.onnx"));
         first.parameters = Some(10);
         first.flops = Some(20);
@@ -515,7 +597,31 @@ mod tests {
     "seed": 0,
     "init": "keep",
     "repeats": 1,
-    "loss": "cross-entropy"
+    "loss": "cross-entropy",
+    "samples": 128,
+    "mean": [
+      0.485
+    ],
+    "std": [],
+    "bn": "",
+    "normalize": false,
+    "off-diagonal": false,
+    "gram": "sign",
+    "ridge": 0.0,
+    "zen": "",
+    "features": null,
+    "regions": "",
+    "ntk-samples": 64,
+    "shape": {
+      "x": [
+        1,
+        3
+      ]
+    },
+    "params": [],
+    "no-params": [],
+    "tensor": null,
+    "aggregate": null
   },
   "models": [
     {
@@ -558,6 +664,27 @@ mod tests {
         row.add_score(&score::Score { reason, ..score::Score::new("naswot", f64::NAN) });
         assert_eq!(row.value("naswot"), None);
         assert_eq!(row.warnings, ["naswot is reported as null and ranked last: no rectifier"]);
+    }
+
+    #[test]
+    fn a_reason_that_several_scores_have_is_said_once() {
+        let mut row = ModelRow::new(Path::new("a.onnx"));
+        row.warnings.push("careful".into());
+        for (name, reason) in [("a", "x"), ("b", "y"), ("c", "x"), ("d", "y"), ("e", "x")] {
+            let reason = Some(reason.into());
+            row.add_score(&score::Score { reason, ..score::Score::new(name, f64::NAN) });
+        }
+        let mut report = Report::new(report().run, vec![row]);
+        report.join_warnings();
+        assert_eq!(
+            report.models[0].warnings,
+            [
+                "careful",
+                "a, c, e are reported as null and ranked last: x",
+                "b is reported as null and ranked last: y",
+                "d is reported as null and ranked last: y"
+            ]
+        );
     }
 
     /// Rows with the two scores that a sum is made of, and with the sum.
@@ -659,13 +786,14 @@ mod tests {
             lines[0],
             "model,path,sha256,parameters,flops,gradalign-1,gradalign-1.std,gradalign-1.rank,\
              gradalign-1.bn,gradalign-2,gradalign-2.std,gradalign-2.rank,gradalign-2.bn,seconds,\
-             warnings,error.kind,error.message"
+             warnings,error.kind,error.message,tool,engine,data,settings"
         );
-        assert_eq!(
-            lines[2],
-            "large.onnx,models/large.onnx,,1000,,10988.9,0.25,1,running,3,,1,running,0,,,"
-        );
-        assert!(lines[3].ends_with(",invalid-model,not ONNX"));
+        let large = "large.onnx,models/large.onnx,,1000,,10988.9,0.25,1,running,3,,1,running,0,,,,";
+        assert!(lines[2].starts_with(large), "{}", lines[2]);
+        assert!(lines[3].contains(",invalid-model,not ONNX,gradalign "));
+        for said in ["onnxruntime 1.32.0 cpu", "probe.npz", "\"\"gram\"\":\"\"sign\"\""] {
+            assert!(lines[1..].iter().all(|line| line.contains(said)), "{text}");
+        }
     }
 
     #[test]
@@ -678,6 +806,7 @@ mod tests {
             Some("| large.onnx | 10988.9 ±0.25 #1 | 3 #1 | 1000 | – | 0.00 |")
         );
         assert!(text.contains("- broken|x.onnx: invalid-model — not ONNX"));
+        assert!(text.contains("onnxruntime 1.32.0 on cpu, 128 samples of probe.npz"), "{text}");
 
         let text = written(Format::Table, &report);
         let order: Vec<_> = text.lines().filter_map(|line| line.split(' ').next()).collect();

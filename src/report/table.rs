@@ -2,9 +2,9 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{CellAlignment, presets};
+use comfy_table::{CellAlignment, ContentArrangement, presets};
 
-use super::{Align, Grid, Renderer, Report, grid};
+use super::{Align, Grid, Renderer, Report, grid, printable};
 
 /// The format.
 pub(super) struct Table;
@@ -23,14 +23,17 @@ impl Renderer for Table {
         if !notes.is_empty() && !models.rows.is_empty() {
             writeln!(out)?;
         }
-        notes.iter().try_for_each(|note| writeln!(out, "{note}"))
+        notes.iter().try_for_each(|note| writeln!(out, "{}", printable(note)))
     }
 
     fn grid(&self, grid: &Grid, out: &mut dyn Write) -> io::Result<()> {
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING);
         table.set_header(grid.columns.iter().map(|column| &column.name));
-        table.add_rows(&grid.rows);
+        table.add_rows(grid.rows.iter().map(|row| row.iter().map(|cell| printable(cell))));
+        if let Some(width) = grid.width {
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+        }
         for (index, column) in grid.columns.iter().enumerate() {
             if let Some(shown) = table.column_mut(index) {
                 shown.set_padding((0, 2));

@@ -1,7 +1,6 @@
 //! Known accuracies of models, and how scores agree with them.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -9,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ModelRow, Ordered, score_names};
 use crate::error::{Error, Result};
+use crate::file;
 use crate::stats;
 
 /// Known accuracies by model.
@@ -41,7 +41,7 @@ impl Truth {
     /// Errs when the file cannot be read, lacks a column, has no rows, names a model twice, or
     /// has an accuracy that is not a finite number.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let (file, _) = file::open(path)?;
         Truth::parse(file).map_err(|reason| Error::Data(format!("{}: {reason}", path.display())))
     }
 

@@ -220,7 +220,7 @@ fn shares(a: Pass, b: Pass) -> bool {
 }
 
 /// Says which parameter is not finite: a ReLU may swallow a NaN and let a number come out.
-fn not_finite(model: &Graph) -> Option<String> {
+pub(super) fn not_finite(model: &Graph) -> Option<String> {
     let finite = |tensor: &Tensor| match tensor {
         Tensor::F32(values) => values.iter().all(|v| v.is_finite()),
         Tensor::F64(values) => values.iter().all(|v| v.is_finite()),

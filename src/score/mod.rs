@@ -13,6 +13,7 @@ use crate::graph::{Fact, Graph};
 use crate::import::{self, FinalActivation, ImportOptions, Imported};
 use crate::metric::{self, Metric, Options, Pass, Size, Treatment};
 use crate::onnx;
+use crate::ops::BatchNormMode;
 use crate::pass::{self, Batch, Memory, Roles};
 use crate::transform::{self, Init, Loss};
 use draw::Draw;
@@ -103,7 +104,19 @@ pub fn score_file(
     settings: &Settings,
     engine: &dyn Engine,
 ) -> Result<Scored> {
-    let model = onnx::load_within(path, settings.memory.free())?;
+    score_model(onnx::load_within(path, settings.memory.free())?, dataset, settings, engine)
+}
+
+/// Scores a model that has been read, as [`score_file`] does.
+///
+/// # Errors
+/// As [`score_file`].
+pub fn score_model(
+    model: onnx::Model,
+    dataset: &Dataset,
+    settings: &Settings,
+    engine: &dyn Engine,
+) -> Result<Scored> {
     let (imported, batch, loss, mut warnings) = prepare(&model, dataset, settings)?;
     drop(model);
     warnings.extend(probabilities::taken_for_logits(&imported, &batch, loss, settings, engine));
@@ -167,6 +180,16 @@ pub fn prepare(
     Ok((imported, batch, loss, warnings))
 }
 
+/// Errs where a model that was prepared has no score: a parameter is not finite, or the loss cannot be
+/// differentiated. Nothing is run for it.
+pub(crate) fn check(model: &Graph, loss: Loss) -> Result<()> {
+    if let Some(why) = draw::not_finite(model) {
+        return Err(Error::Score(why));
+    }
+    let (model, _) = transform::batch_norm(model, BatchNormMode::Running)?;
+    pass::training_graph(&model, loss, 1, pass::Reduction::PerSample).map(drop)
+}
+
 /// Dtype and shape of a model's prediction for one sample.
 pub(crate) fn output_fact(graph: &Graph) -> Result<Fact> {
     let output = graph.outputs().first();
@@ -187,7 +210,7 @@ pub(crate) fn suggested_loss(imported: &Imported, output: &Fact) -> Loss {
 }
 
 /// What the labels of one sample are compared with.
-fn target(loss: Loss, output: &Fact) -> Result<Target> {
+pub(crate) fn target(loss: Loss, output: &Fact) -> Result<Target> {
     let fact = loss.target(output)?;
     Ok(match loss {
         Loss::CrossEntropy => Target::Class { classes: output.len() },

@@ -68,7 +68,7 @@ impl Loss {
         let unfit = |wanted: &str| {
             Error::Usage(format!(
                 "{self} needs an output of {wanted}, this model's is {:?}: choose another --loss \
-                 or another --output",
+                 or another --tensor",
                 output.shape
             ))
         };

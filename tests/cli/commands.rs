@@ -19,7 +19,7 @@ fn inspect_shows_what_a_model_consists_of() {
 
 #[test]
 fn inspect_lists_all_that_is_unsupported() {
-    let json = gradalign("inspect fixtures/broken/quantised.onnx --format json").json(0);
+    let json = gradalign("inspect fixtures/broken/quantised.onnx --format json").json(1);
     assert_eq!(json["scorable"], false);
     assert_eq!(json["error"]["kind"], "unsupported-model");
     let ops = json["unsupported"].as_array().unwrap().iter();
@@ -33,7 +33,7 @@ fn inspect_lists_all_that_is_unsupported() {
 /// Operators, forms of operators and nodes behind those that cannot be imported, in one go.
 #[test]
 fn inspect_lists_problems_behind_problems() {
-    let json = gradalign("inspect fixtures/broken/many-problems.onnx --format json").json(0);
+    let json = gradalign("inspect fixtures/broken/many-problems.onnx --format json").json(1);
     let found = json["unsupported"].as_array().unwrap().iter();
     let mut found: Vec<_> = found
         .map(|p| (p["node"].as_str().unwrap(), p["reason"].as_str().unwrap().to_owned()))
@@ -49,15 +49,17 @@ fn inspect_lists_problems_behind_problems() {
 }
 
 #[test]
-fn inspect_and_grad_refuse_files_that_cannot_be_read() {
+fn files_that_cannot_be_read_are_refused() {
     let folder = TempDir::new().unwrap();
     let (_, out) = inside(&folder, "out.onnx");
     for file in ["truncated", "empty", "not-onnx", "missing-external", "escaping-external"] {
         let path = format!("fixtures/broken/{file}.onnx");
-        gradalign(&format!("inspect {path}")).refused(&[&path]);
+        let run = gradalign(&format!("inspect {path}"));
+        assert_eq!(run.code, 1, "{}", run.err);
+        assert!(run.out.contains(&format!("cannot be scored: {path}: ")), "{}", run.out);
         gradalign(&format!("grad {path} -o {out} --batch 2")).refused(&[&path]);
     }
-    gradalign("inspect nowhere.onnx").refused(&["nowhere.onnx: No such file"]);
+    gradalign("inspect nowhere.onnx").refused(&["no model found in 'nowhere.onnx'"]);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
@@ -132,7 +134,19 @@ fn help_version_and_completions() {
             assert!(run.out.contains(command), "{command}");
         }
     }
-    assert!(gradalign("rank --help").out.contains("--truth"));
+    let help = gradalign("rank --help").out;
+    for what in ["--truth", "--out", "--tensor", "Examples:", "gradalign-1, gradalign-2, gradsign"]
+    {
+        assert!(help.contains(what), "{what}");
+    }
+    for command in ["", "score", "rank", "inspect", "grad"] {
+        let help = gradalign(&format!("{command} --help")).out;
+        assert!(help.contains("Exit codes: 0"), "{help}");
+    }
+    for list in ["metrics", "ops"] {
+        let table = gradalign(list).out;
+        assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
+    }
     assert_eq!(gradalign("--version").out, format!("gradalign {}\n", env!("CARGO_PKG_VERSION")));
     for shell in ["bash", "zsh", "fish"] {
         assert!(gradalign(&format!("completions {shell}")).out.contains("gradalign"));

@@ -70,7 +70,11 @@ fn a_class_with_one_sample_is_said() {
     let report =
         gradalign(&format!("score {SMALL} --data {data} --samples all --format json")).json(0);
     let warnings = row(&report, "opset11.onnx")["warnings"].to_string();
-    assert!(warnings.contains("1 of 2 classes have a single sample (1)"), "{warnings}");
+    let says = "1 of 2 classes have a single sample (1)";
+    assert!(warnings.contains(says), "{warnings}");
+    // A cell among many: said beside it as well.
+    let csv = gradalign(&format!("score {SMALL} --data {data} --samples all --format csv"));
+    assert!(csv.out.contains(says) && csv.err.contains(says), "{}", csv.err);
 }
 
 #[test]

@@ -43,7 +43,13 @@ fn json_has_the_fields_of_the_contract_and_no_others() {
     assert_eq!((&report["data"]["samples"], &report["data"]["classes"]), (&json!(20), &json!(10)));
     assert_eq!(
         report["settings"],
-        json!({"seed": 0, "init": "keep", "repeats": 1, "loss": "cross-entropy"})
+        json!({
+            "seed": 0, "init": "keep", "repeats": 1, "loss": "cross-entropy", "samples": 20,
+            "mean": [], "std": [], "bn": "auto", "normalize": false, "off-diagonal": false,
+            "gram": "sign", "ridge": 0.0, "zen": "paper", "features": null, "regions": "gaussian",
+            "ntk-samples": 64, "shape": {}, "params": [], "no-params": [], "tensor": null,
+            "aggregate": null
+        })
     );
     let rows = report["models"].as_array().unwrap();
     for row in rows {
@@ -92,6 +98,26 @@ fn csv_can_be_read_back() {
     assert!(rows[1][column("gradalign-1")].parse::<f64>().unwrap() > 0.0);
     assert_eq!(&rows[2][column("gradalign-1")], "");
     assert_eq!(&rows[2][column("error.kind")], "unsupported-model");
+}
+
+/// Those that do not change values are where the data, the engine and the result are chosen.
+#[test]
+fn every_option_that_changes_a_value_is_in_the_settings() {
+    let elsewhere = [
+        "data", "metric", "engine", "device", "threads", "jobs", "memory", "ort-lib", "format",
+        "out", "truth", "verbose", "quiet", "help",
+    ];
+    let settings = rank("json").json(1)["settings"].clone();
+    let help = gradalign("rank --help").out;
+    let options = help.lines().filter_map(|line| line.trim_start().split_once("--"));
+    let options = options.filter(|(before, _)| before.is_empty() || before.ends_with(", "));
+    let names: Vec<&str> =
+        options.map(|(_, rest)| rest.split([' ', '[', '=', '.']).next().unwrap()).collect();
+    assert!(names.len() > 25, "{names:?}");
+    for name in names {
+        let known = elsewhere.contains(&name) || settings.get(name).is_some();
+        assert!(known, "--{name} is not in the settings: {settings}");
+    }
 }
 
 #[test]

@@ -5,8 +5,11 @@
 mod commands;
 mod data;
 mod formats;
+mod inspect;
+mod made;
 mod memory;
 mod options;
+mod outside;
 mod paper;
 mod rank;
 

@@ -38,6 +38,31 @@ fn scores_are_chosen_by_name() {
     assert_eq!(value(row, "params"), row["parameters"].as_f64().unwrap());
     assert_eq!(value(row, "flops"), row["flops"].as_f64().unwrap());
     assert_eq!(scores(&report)["params"]["bn"], Value::Null);
+    let report = small("--samples 20 --metric grad_norm,grad-norm,jacob_cov");
+    let names: Vec<_> = scores(&report).as_object().unwrap().keys().collect();
+    assert_eq!(names, ["grad-norm", "jacob-cov"]);
+}
+
+#[test]
+fn options_reach_the_settings() {
+    let report = small(
+        "--samples all --mean 0.5 --std 0.25 --bn sample --normalize --off-diagonal --gram raw \
+         --ridge 2 --zen reference --features x --regions samples --ntk-samples 3 \
+         --shape input=1x1x16x16 --params * --no-params bias --tensor logits --metric params",
+    );
+    let expected = json!({
+        "seed": 0, "init": "keep", "repeats": 1, "loss": "cross-entropy", "samples": "all",
+        "mean": [0.5], "std": [0.25], "bn": "sample", "normalize": true, "off-diagonal": true,
+        "gram": "raw", "ridge": 2.0, "zen": "reference", "features": "x", "regions": "samples",
+        "ntk-samples": 3, "shape": {"input": [1, 1, 16, 16]}, "params": ["*"],
+        "no-params": ["bias"], "tensor": "logits", "aggregate": null
+    });
+    assert_eq!(report["settings"], expected);
+    let alias = small("--metric params --output logits");
+    assert_eq!(alias["settings"]["tensor"], "logits");
+    let options = format!("--data {DIGITS} --metric params --aggregate --format json");
+    let ranked = gradalign(&format!("rank {SMALL} {options}")).json(0);
+    assert_eq!(ranked["settings"]["aggregate"], "borda");
 }
 
 #[test]

@@ -117,7 +117,11 @@ fn what_makes_no_sense_is_refused() {
     gradalign("rank").refused(&["SOURCE"]);
     gradalign(&format!("rank {SMALL} --data nowhere.npz")).refused(&["nowhere.npz: No such file"]);
     gradalign(&format!("rank {SMALL} --data LICENSE")).refused(&["LICENSE", "not a known kind"]);
-    let cases: [(&str, &[&str]); 14] = [
+    let cases: [(&str, &[&str]); 18] = [
+        ("--mean 125.3,123,113.9", &["scaled to [0, 1]", "0.4914,0.4824,0.4467"]),
+        ("--mean -0.1", &["cannot be"]),
+        ("--std 58.395", &["0.2290"]),
+        ("--ntk-samples 1", &["--ntk-samples", "2 or above"]),
         ("--metric gradalign-3", &["'gradalign-3'", "choose from gradalign-1"]),
         ("--samples 0", &["--samples", "above 0"]),
         ("--samples some", &["'all'"]),

@@ -63,6 +63,14 @@ pub(in crate::engine) struct Attempt {
     pub outcome: String,
 }
 
+impl Attempt {
+    /// Whether the user named this place, and there is nothing to be used in it.
+    fn is_missed(&self) -> bool {
+        let named = self.source == locate::VARIABLE && self.path.is_some();
+        named && !matches!(self.outcome.as_str(), "used" | "not needed")
+    }
+}
+
 /// The outcome of a search: the loaded library or the reason, and every place looked at.
 pub(in crate::engine) struct Search {
     pub library: Result<Arc<Library>>,
@@ -144,8 +152,11 @@ fn same_file(a: &Path, b: &Path) -> bool {
 fn not_found(attempts: &[Attempt], explicit: Option<&Path>) -> Error {
     let unusable: Vec<String> = attempts
         .iter()
-        .filter(|a| explicit.is_some() || !is_absence(&a.outcome))
-        .filter_map(|a| Some(format!("{}: {}", a.path.as_ref()?.display(), a.outcome)))
+        .filter(|a| explicit.is_some() || a.is_missed() || !is_absence(&a.outcome))
+        .filter_map(|a| {
+            let by = if a.is_missed() { "ORT_DYLIB_PATH names " } else { "" };
+            Some(format!("{by}{}: {}", a.path.as_ref()?.display(), a.outcome))
+        })
         .collect();
     error(if unusable.is_empty() {
         format!(
@@ -257,7 +268,16 @@ pub(in crate::engine) struct OrtEngine {
 /// Opens ONNX Runtime, settling on the device. `--device auto` takes a GPU if it works; `cuda`
 /// insists on it.
 pub(in crate::engine) fn open(options: &EngineOptions) -> Result<OrtEngine> {
-    let library = search(options.ort_lib.as_deref()).library?;
+    let Search { library, attempts } = search(options.ort_lib.as_deref());
+    let library = library?;
+    if let Some(Attempt { path: Some(path), outcome, .. }) = attempts.iter().find(|a| a.is_missed())
+    {
+        tracing::warn!(
+            "ORT_DYLIB_PATH names {}: {outcome}; {} is used",
+            path.display(),
+            library.path.display()
+        );
+    }
     let mut engine = OrtEngine {
         library,
         device: Device::Cpu,

@@ -1,0 +1,181 @@
+//! Files that commands write: whole or not at all, and never in place of something else.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+
+/// Files that are being written, for an interruption to take away.
+static PARTS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn parts<T>(change: impl FnOnce(&mut Vec<PathBuf>) -> T) -> T {
+    change(&mut PARTS.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Removes what is half written.
+pub(super) fn discard_parts() {
+    for part in parts(std::mem::take) {
+        // The process is about to end, and nobody could do anything about a failure.
+        let _ = std::fs::remove_file(part);
+    }
+}
+
+/// A file to be written.
+#[derive(Clone, Debug)]
+pub(super) struct OutFile {
+    path: PathBuf,
+}
+
+impl OutFile {
+    /// Errs where `path` is taken by anything but a regular file, or its folder does not exist: what
+    /// would fail after the work is said before it.
+    pub(super) fn new(path: &Path) -> Result<Self> {
+        let out = OutFile { path: path.to_path_buf() };
+        out.check()?;
+        Ok(out)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Errs where one of `sources` is the file to be written, under whatever name.
+    pub(super) fn spare<'a>(&self, sources: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+        match sources.into_iter().find(|source| same_file(source, &self.path)) {
+            None => Ok(()),
+            Some(source) => Err(Error::Usage(format!(
+                "{}: this is what is read ({}), and would be lost; give another file to write",
+                self.path.display(),
+                source.display()
+            ))),
+        }
+    }
+
+    /// Writes the file, by way of one beside it, so that it is there as a whole or not at all.
+    pub(super) fn write(&self, content: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+        let failed = |e: io::Error| Error::io(&self.path, e);
+        self.check()?;
+        let part = self.path.with_file_name(format!(".gradalign.{}.part", std::process::id()));
+        let mut file = File::create_new(&part).map_err(failed)?;
+        parts(|parts| parts.push(part.clone()));
+        let written = content(&mut file)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| std::fs::rename(&part, &self.path));
+        if written.is_err() {
+            // What matters is the first failure.
+            let _ = std::fs::remove_file(&part);
+        }
+        parts(|parts| parts.retain(|known| *known != part));
+        written.map_err(failed)
+    }
+
+    fn check(&self) -> Result<()> {
+        let refused = |why: &str| Err(Error::Usage(format!("{}: {why}", self.path.display())));
+        if self.path.file_name().is_none() {
+            return refused("no name of a file to write");
+        }
+        let kind = match std::fs::symlink_metadata(&self.path) {
+            Ok(meta) => meta.file_type(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return self.check_folder(),
+            Err(e) => return Err(Error::io(&self.path, e)),
+        };
+        if kind.is_file() {
+            Ok(())
+        } else if kind.is_dir() {
+            refused("it is a folder; name a file to write in it")
+        } else if kind.is_symlink() {
+            refused("it is a link, which is not written through; name the file it leads to")
+        } else {
+            refused("it is a device or a pipe, which no file is put in place of; name a file")
+        }
+    }
+
+    fn check_folder(&self) -> Result<()> {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        match folder.map(std::fs::metadata) {
+            Some(Err(e)) => Err(Error::io(&self.path, e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether two names lead to one file.
+fn same_file(a: &Path, b: &Path) -> bool {
+    match (std::fs::metadata(a), std::fs::metadata(b)) {
+        (Ok(of_a), Ok(of_b)) => same_identity((a, &of_a), (b, &of_b)),
+        _ => false,
+    }
+}
+
+/// Hard links have one inode.
+#[cfg(unix)]
+fn same_identity((_, a): (&Path, &Metadata), (_, b): (&Path, &Metadata)) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+#[cfg(not(unix))]
+fn same_identity((a, _): (&Path, &Metadata), (b, _): (&Path, &Metadata)) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use tempfile::tempdir;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_written_whole_or_not_at_all() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("out");
+        let out = OutFile::new(&path).unwrap();
+        out.write(|file| file.write_all(b"first")).unwrap();
+        let failure = out.write(|file| {
+            file.write_all(b"sec")?;
+            Err(io::Error::other("disk full"))
+        });
+        assert!(failure.unwrap_err().to_string().contains("disk full"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
+        out.write(|file| file.write_all(b"second")).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"second");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn places_that_cannot_be_written_are_refused_before_the_work() {
+        let folder = tempdir().unwrap();
+        let message = |path: &Path| OutFile::new(path).unwrap_err().to_string();
+        assert!(message(folder.path()).contains("it is a folder"));
+        assert!(message(&folder.path().join("no/out")).contains("No such file"));
+        assert!(message(Path::new("/")).contains("no name"));
+        assert!(message(Path::new("")).contains("no name"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_pipes_stay_what_they_are() {
+        let folder = tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("model"), "model").unwrap();
+        std::os::unix::fs::symlink("model", at("link")).unwrap();
+        std::os::unix::fs::symlink("nowhere", at("dangling")).unwrap();
+        std::fs::hard_link(at("model"), at("hard")).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap();
+        assert!(made.success());
+        let message = |name: &str| OutFile::new(&at(name)).unwrap_err().to_string();
+        assert!(message("link").contains("it is a link"));
+        assert!(message("dangling").contains("it is a link"));
+        assert!(message("pipe").contains("a device or a pipe"));
+
+        for (out, source) in [("model", "model"), ("hard", "model"), ("model", "link")] {
+            let error = OutFile::new(&at(out)).unwrap().spare([at(source).as_path()]).unwrap_err();
+            assert!(error.to_string().contains("would be lost"), "{error}");
+        }
+        OutFile::new(&at("other")).unwrap().spare([at("model").as_path()]).unwrap();
+    }
+}
