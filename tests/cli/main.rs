@@ -8,6 +8,7 @@ mod formats;
 mod options;
 mod paper;
 mod rank;
+mod shapes;
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
