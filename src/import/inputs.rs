@@ -293,6 +293,13 @@ impl<'m> Shapes<'m> {
         let mut fact = self.one(info, axis)?;
         if self.batch == Batch::Own && self.fixed_batch.is_some() {
             fact.shape = self.own_shape(info, &fact.shape);
+            let (name, shape) = (&info.name, &fact.shape);
+            let len = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)));
+            if len.is_none_or(|n| n > MAX_ELEMENTS) {
+                return Err(Error::Shape(format!(
+                    "{source}: input '{name}' of shape {shape:?} is too large"
+                )));
+            }
         }
         Ok(fact)
     }
