@@ -189,6 +189,7 @@ fn fill(row: &mut ModelRow, scored: Scored) {
     row.parameters = Some(scored.size.parameters);
     row.flops = Some(scored.size.flops);
     row.loss = Some(scored.loss.to_string());
+    row.output = Some(scored.output);
     row.warnings = scored.warnings;
     scored.scores.iter().for_each(|score| row.add_score(score));
 }
@@ -258,6 +259,7 @@ mod tests {
     fn rows_hold_scores_or_reasons() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/mlp.onnx");
         let scored = Scored {
+            output: "y".into(),
             scores: vec![Score::new("params", 3.0)],
             size: Size { parameters: 3, flops: 4 },
             loss: Loss::CrossEntropy,

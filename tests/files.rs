@@ -230,6 +230,254 @@ fn a_fixed_batch_that_matters_is_refused() {
     }
 }
 
+/// What `file` makes of two samples, against the same with an open batch, whose forms are `fixed` and
+/// `open`.
+#[track_caller]
+fn same_as_open(fixed: File, open: File, inputs: &[Tensor]) {
+    let (fixed, open) = (imported(fixed).unwrap(), imported(open).unwrap());
+    assert!(close(&outputs(&fixed, inputs), &outputs(&open, inputs)));
+}
+
+/// A layer on windows that are folded into the batch, as Swin has them, and one on its own axis again.
+/// `batch` is a name or a number, `shapes` are those that the file reshapes to.
+fn windows(batch: &str, shapes: [&[i64]; 2]) -> File {
+    File::default()
+        .input("x", &format!("{batch} 2 3"))
+        .weight("inner", &[3, 3])
+        .weight("head", &[6, 4])
+        .integers("folded", shapes[0])
+        .integers("unfolded", shapes[1])
+        .node("Reshape x folded -> parts")
+        .node("MatMul parts inner -> mixed")
+        .node("Tanh mixed -> active")
+        .node("Reshape active unfolded -> row")
+        .node("MatMul row head -> logits")
+        .output("logits", &format!("{batch} 4"))
+}
+
+/// Sizes that hold the fixed batch together with something else are taken apart by the order of the
+/// elements.
+#[test]
+fn a_fixed_batch_is_followed_through_reshapes() {
+    let x = values(&[1, 2, 3]);
+    let open = || windows("batch", [&[-1, 3], &[-1, 6]]);
+    for (k, shapes) in [
+        ("4", [&[8, 3][..], &[4, 6][..]]),
+        ("4", [&[-1, 3], &[4, -1]]),
+        ("4", [&[1, 8, 3], &[4, 6]]),
+        // The batch is as large as the number of windows, and as an axis.
+        ("2", [&[4, 3], &[2, 6]]),
+        ("3", [&[6, 3], &[3, 6]]),
+    ] {
+        same_as_open(windows(k, shapes), open(), std::slice::from_ref(&x));
+    }
+    // Positions in front of the samples.
+    let turned = |batch: &str, folded: &[i64], unfolded: &[i64]| {
+        File::default()
+            .input("x", &format!("{batch} 5 3"))
+            .weight("inner", &[3, 4])
+            .integers("folded", folded)
+            .integers("unfolded", unfolded)
+            .node("Transpose perm=1,0,2 x -> positions")
+            .node("Reshape positions folded -> rows")
+            .node("MatMul rows inner -> products")
+            .node("Reshape products unfolded -> turned")
+            .node("Transpose perm=1,0,2 turned -> logits")
+            .output("logits", &format!("{batch} 5 4"))
+    };
+    let (fixed, open) = (turned("4", &[20, 3], &[5, 4, 4]), turned("batch", &[-1, 3], &[5, -1, 4]));
+    same_as_open(fixed, open, &[values(&[1, 5, 3])]);
+}
+
+/// A class token that the exporter repeats for each sample, and an input that is resized to sizes.
+#[test]
+fn a_fixed_batch_is_followed_through_sizes() {
+    let file = |batch: &str, sizes: &[i64], target: &[i64]| {
+        File::default()
+            .input("x", &format!("{batch} 1 2 2"))
+            .weight("token", &[1, 1, 1, 4])
+            .weight("head", &[20, 3])
+            .integers("sizes", sizes)
+            .integers("target", target)
+            .integers("flat", &[0, -1])
+            .node("Resize x _ _ sizes -> large")
+            .node("Expand token target -> tokens")
+            .node("Concat axis=2 large tokens -> both")
+            .node("Reshape both flat -> row")
+            .node("MatMul row head -> logits")
+            .output("logits", &format!("{batch} 3"))
+    };
+    let one = file("1", &[1, 1, 4, 4], &[1, 1, 1, 4]);
+    same_as_open(file("6", &[6, 1, 4, 4], &[6, 1, 1, 4]), one, &[values(&[1, 1, 2, 2])]);
+}
+
+/// The zeros that a recurrent layer begins with, stored for each of a fixed batch.
+#[test]
+fn a_stored_state_is_one_for_all_samples() {
+    let file = |batch: &str, state: &[usize]| {
+        let zeros = vec![0; 4 * state.iter().product::<usize>()];
+        File::default()
+            .input("x", &format!("3 {batch} 2"))
+            .store("zeros", state, DataType::Float, zeros)
+            .weight("w", &[1, 8, 2])
+            .weight("r", &[1, 8, 2])
+            .node("LSTM hidden_size=2 x w r _ _ zeros zeros -> all last")
+            .integers("flat", &[-1, 2])
+            .node("Reshape last flat -> logits")
+            .output("logits", &format!("{batch} 2"))
+    };
+    same_as_open(file("4", &[1, 4, 2]), file("1", &[1, 1, 2]), &[values(&[1, 3, 2])]);
+}
+
+/// What reads one of a fixed batch of samples, some, or all of them is not a model of one sample.
+#[test]
+fn picking_from_a_fixed_batch_is_refused() {
+    let picked = |line: &str, integers: &[i64]| {
+        File::default()
+            .input("x", "4 3")
+            .weight("head", &[3, 2])
+            .integers("which", integers)
+            .integers("zero", &[0])
+            .integers("two", &[2])
+            .node(line)
+            .node("MatMul part head -> logits")
+            .output("logits", "any 2")
+    };
+    for (line, which) in [
+        ("Gather axis=0 x which -> part", &[0][..]),
+        ("Gather axis=0 x which -> part", &[1]),
+        ("Gather axis=0 x which -> part", &[3, 2, 1, 0]),
+        ("Slice x zero two zero -> part", &[0]),
+        ("ReduceMean x zero -> part", &[0]),
+        ("Tile x which -> part", &[2, 1]),
+    ] {
+        let error = imported(picked(line, which)).unwrap_err().to_string();
+        for part in ["a fixed batch of 4", "to part", "--batch-axis"] {
+            assert!(error.contains(part), "{line} {which:?}: {error}");
+        }
+    }
+    // An open batch has the same at an index that one sample does not have.
+    let open = File::default()
+        .input("x", "batch 3")
+        .weight("head", &[3, 2])
+        .integers("which", &[1])
+        .node("Gather axis=0 x which -> part")
+        .node("MatMul part head -> logits")
+        .output("logits", "any 2");
+    let error = imported(open).unwrap_err().to_string();
+    assert!(error.contains("index 1 is beyond") && error.contains("--batch-axis"), "{error}");
+}
+
+/// A sample with the state of two layers, `[2, N, 3]`.
+fn with_state(batch: &str) -> File {
+    File::default()
+        .input("state", &format!("2 {batch} 3"))
+        .input("x", &format!("{batch} 3"))
+        .weight("head", &[3, 2])
+        .integers("zero", &[0])
+        .integers("one", &[1])
+        .node("Gather axis=0 state zero -> first")
+        .node("Gather axis=0 state one -> second")
+        .node("Mul first second -> product")
+        .node("Add x product -> sum")
+        .node("MatMul sum head -> logits")
+        .output("logits", &format!("1 {batch} 2"))
+}
+
+#[test]
+fn a_batch_that_is_not_the_first_axis_is_found() {
+    let (state, x) = (values(&[1, 2, 3]), values(&[1, 3]));
+    let results: Vec<Vec<f64>> = ["batch", "1", "5"]
+        .iter()
+        .map(|batch| {
+            let model = imported(with_state(batch)).unwrap();
+            assert_eq!(model.batch_axes, [Some(1), Some(0)], "{batch}");
+            assert_eq!(model.graph.shape(model.graph.outputs()[0].value), [1, 1, 2]);
+            outputs(&model, &[state.clone(), x.clone()])
+        })
+        .collect();
+    let s = values(&[2, 3]).to_f64();
+    let sum: Vec<f64> = (0..3).map(|i| x.to_f64()[[0, i]] + s[[0, i]] * s[[1, i]]).collect();
+    let head = imported(with_state("1")).unwrap();
+    let w = head.graph.parameters().next().unwrap().1.tensor.to_f64();
+    let want: Vec<f64> = (0..2).map(|o| (0..3).map(|i| sum[i] * w[[i, o]]).sum()).collect();
+    for result in results {
+        assert!(close(&result, &want), "{result:?} {want:?}");
+    }
+}
+
+/// Inputs that are settings, and ones that are of one sample as they are.
+#[test]
+fn inputs_without_a_batch_are_fixed_or_taken_whole() {
+    let model = File::default()
+        .input("x", "batch 3")
+        .tokens("rate", "")
+        .weight("head", &[3, 2])
+        .node("Cast to=1 rate -> factor")
+        .node("Mul x factor -> scaled")
+        .node("MatMul scaled head -> logits")
+        .output("logits", "batch 2")
+        .model();
+    let error = import(&model, &ImportOptions::default()).unwrap_err().to_string();
+    for remedy in ["--fix rate=VALUE", "--batch-axis rate=none"] {
+        assert!(error.contains(remedy), "{error}");
+    }
+    let fixed = |values: &[f64]| {
+        let fixed = HashMap::from([("rate".to_owned(), values.to_vec())]);
+        import(&model, &ImportOptions { fixed, ..ImportOptions::default() })
+    };
+    let own = ImportOptions {
+        batch_axes: HashMap::from([("rate".to_owned(), None)]),
+        ..ImportOptions::default()
+    };
+    let own = import(&model, &own).unwrap();
+    let x = values(&[1, 3]);
+    let both = outputs(&own, &[x.clone(), Tensor::index([3])]);
+    assert!(close(&outputs(&fixed(&[3.0]).unwrap(), std::slice::from_ref(&x)), &both));
+    assert!(fixed(&[1.5]).unwrap_err().to_string().contains("no whole number"));
+    assert!(fixed(&[1.0, 2.0]).unwrap_err().to_string().contains("2 values are given"));
+    // Each sample has its own, and gradients go by it.
+    let rates = Tensor::index([3, 1]);
+    for found in gradients(&own, &[values(&[2, 3]), rates], &Tensor::index([0, 1])) {
+        let alone = gradients(&fixed(&[3.0]).unwrap(), &[values(&[2, 3])], &Tensor::index([0, 1]));
+        assert!(close(&found["grad.head"][..6], &alone[0]["grad.head"][..6]));
+        assert!(!close(&found["grad.head"][6..], &alone[0]["grad.head"][6..]));
+    }
+}
+
+/// Time-major logits `[T, N, K]` are those of a sequence, in the loss and in a written graph.
+#[test]
+fn time_major_models_are_of_sequences() {
+    let model = imported(
+        File::default()
+            .input("x", "time batch 3")
+            .weight("head", &[3, 4])
+            .node("MatMul x head -> logits")
+            .output("logits", "time batch 4"),
+    );
+    assert!(model.unwrap_err().to_string().contains("--shape"));
+    let file = File::default()
+        .input("x", "5 batch 3")
+        .weight("head", &[3, 4])
+        .node("MatMul x head -> logits")
+        .output("logits", "5 batch 4");
+    let model = imported(file).unwrap();
+    assert_eq!(model.graph.shape(model.graph.outputs()[0].value), [1, 5, 4]);
+    let loss = Loss::TokenCrossEntropy;
+    let training = training_graph(&model.graph, loss, 2, Reduction::PerSample).unwrap();
+    let x = values(&[2, 5, 3]);
+    let labels = Tensor::index([0, 1, 2, 3, 0, 3, 2, 1, 0, 3]).reshape(&[2, 5]).unwrap();
+    let want = eval(&training.graph, &[x.clone(), labels.clone()]).unwrap();
+    let turned = training.with_batch_axes(&model.batch_axes).unwrap().graph;
+    assert_eq!(turned.shape(turned.inputs()[0]), [5, 2, 3]);
+    let time_major = Tensor::from_f64(x.to_f64().permuted_axes(vec![1, 0, 2]), DType::F32);
+    let got = eval(&turned, &[time_major, labels]).unwrap();
+    for (got, want) in got.iter().zip(&want) {
+        let [got, want] = [got, want].map(|t| t.to_f64().into_iter().collect::<Vec<_>>());
+        assert!(close(&got, &want));
+    }
+}
+
 /// Two heads on one trunk, labels before logits, and an input that nothing reads.
 fn two_heads() -> File {
     File::default()
@@ -249,6 +497,29 @@ fn two_heads() -> File {
 
 fn parameters(model: &Imported) -> Vec<String> {
     model.graph.parameters().map(|(_, p)| p.name.to_string()).collect()
+}
+
+/// A prediction goes before places and states, and what else there is to take is said.
+#[test]
+fn an_output_is_taken_by_what_its_name_says() {
+    for (outputs, taken) in [
+        (["boxes", "scores"], "scores"),
+        (["last_hidden_state", "logits"], "logits"),
+        (["output", "aux"], "output"),
+        (["a", "b"], "a"),
+        (["boxes", "landmarks"], "boxes"),
+    ] {
+        let mut file = File::default().input("x", "batch 4").weight("w", &[4, 5]);
+        file = file.node("MatMul x w -> y");
+        for output in outputs {
+            file = file.node(&format!("Tanh y -> {output}")).output(output, "batch 5");
+        }
+        let model = imported(file).unwrap();
+        assert_eq!(model.output, taken);
+        let other = outputs.into_iter().find(|name| *name != taken).unwrap();
+        let said = model.warnings.iter().any(|w| w.contains(&format!("also has '{other}'")));
+        assert_eq!(said, !["last_hidden_state", "aux"].contains(&other), "{:?}", model.warnings);
+    }
 }
 
 #[test]
@@ -304,6 +575,57 @@ fn a_loss_in_the_file_is_left_out_by_choosing_the_logits() {
     let options = ImportOptions { output: Some("logits".into()), ..Default::default() };
     let chosen = import(&model, &options).unwrap();
     assert_eq!((chosen.graph.inputs().len(), parameters(&chosen)), (1, vec!["head".to_owned()]));
+}
+
+/// A file whose batch is fixed takes samples one by one, as many as there are.
+#[test]
+fn samples_are_fitted_to_a_fixed_batch() {
+    let data = Dataset::open("synthetic", &Options::default()).unwrap();
+    let model = windows("4", [&[8, 3], &[4, 6]]).model();
+    let (_, batch, loss, _) = prepare(&model, &data, &Settings::default()).unwrap();
+    assert_eq!((batch.inputs[0].shape(), loss), (&[128, 2, 3][..], Loss::CrossEntropy));
+}
+
+/// An index beyond a table names the input, the sample and the table; one that a computation makes of
+/// ids is followed.
+#[test]
+fn ids_beyond_their_table_are_named() {
+    let model = File::default()
+        .tokens("ids", "batch 3")
+        .weight("table", &[6, 4])
+        .weight("head", &[4, 3])
+        .integers("two", &[2])
+        .integers("middle", &[1])
+        .node("Add ids two -> moved")
+        .node("Gather table moved -> rows")
+        .node("ReduceMean keepdims=0 rows middle -> row")
+        .node("MatMul row head -> logits")
+        .output("logits", "batch 3")
+        .model();
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("ids.npz");
+    let open = |ids: [i64; 12]| {
+        let mut npz = ndarray_npy::NpzWriter::new(std::fs::File::create(&path).unwrap());
+        npz.add_array("ids", &ndarray::arr1(&ids).into_shape_with_order((4, 3)).unwrap()).unwrap();
+        npz.add_array("y", &ndarray::arr1(&[0i64, 1, 2, 0])).unwrap();
+        npz.finish().unwrap();
+        // Drawn in another order than they stand.
+        let samples = gradalign::data::Samples::Count(std::num::NonZeroUsize::new(4).unwrap());
+        let options = Options { samples, ..Options::default() };
+        prepare(
+            &model,
+            &Dataset::open(path.to_str().unwrap(), &options).unwrap(),
+            &Settings::default(),
+        )
+    };
+    assert!(open([3, -2, -8, 0, 1, 2, 3, 2, 1, 0, 0, 0]).is_ok());
+    let error = open([3, 2, 1, 0, 1, 2, 3, 2, 1, 0, 4, 0]).unwrap_err().to_string();
+    for part in ["'ids'", "sample 3", "'table'", "6 rows"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(
+        open([3, 2, 1, 0, -9, 2, 3, 2, 1, 0, 0, 0]).unwrap_err().to_string().contains("sample 1")
+    );
 }
 
 /// An input without use needs neither a shape nor data, though its dimensions are open.

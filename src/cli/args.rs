@@ -245,6 +245,16 @@ pub(super) struct Model {
     #[arg(long, value_name = "NAME=1x3x32x32", value_parser = shape)]
     pub shape: Vec<(String, Vec<usize>)>,
 
+    /// An input that is a setting and no data, with its value: a number for all its elements, or one
+    /// for each, parted by commas; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = fix)]
+    pub fix: Vec<(String, Vec<f64>)>,
+
+    /// The axis of an input along which the samples lie, counted from 0, or 'none' for an input all
+    /// of which is of one sample; may be repeated [default: guessed]
+    #[arg(long, value_name = "NAME=AXIS|none", value_parser = batch_axis)]
+    pub batch_axis: Vec<(String, Option<usize>)>,
+
     /// Names of the parameters, as glob patterns: only those that match count
     #[arg(long, value_name = "PATTERN", value_delimiter = ',', value_parser = pattern)]
     pub params: Vec<String>,
@@ -253,8 +263,8 @@ pub(super) struct Model {
     #[arg(long, value_name = "PATTERN", value_delimiter = ',', value_parser = pattern)]
     pub no_params: Vec<String>,
 
-    /// The output of the model that is taken, or any other tensor in it [default: the first output
-    /// of floating-point numbers]
+    /// The output of the model that is taken, or any other tensor in it [default: of the outputs of
+    /// floating-point numbers the one that is a prediction by its name, or else the first]
     #[arg(long, value_name = "NAME", visible_alias = "output")]
     pub tensor: Option<String>,
 }
@@ -458,6 +468,27 @@ fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
     Ok((name.to_owned(), dims))
 }
 
+fn fix(text: &str) -> Result<(String, Vec<f64>), String> {
+    const FORM: &str = "give it as NAME=16000 or NAME=0.5,-1,2";
+    let (name, values) = text.rsplit_once('=').ok_or(FORM)?;
+    let values = values.split(',').map(|value| value.trim().parse().ok());
+    let values = values.collect::<Option<Vec<f64>>>().ok_or(FORM)?;
+    match values.iter().all(|value| value.is_finite()) {
+        true => Ok((name.to_owned(), values)),
+        false => Err("the values must be finite numbers".into()),
+    }
+}
+
+fn batch_axis(text: &str) -> Result<(String, Option<usize>), String> {
+    const FORM: &str = "give it as NAME=1 or NAME=none";
+    let (name, axis) = text.rsplit_once('=').ok_or(FORM)?;
+    let axis = match axis.trim() {
+        "none" => None,
+        axis => Some(axis.parse().map_err(|_| FORM)?),
+    };
+    Ok((name.to_owned(), axis))
+}
+
 fn pattern(text: &str) -> Result<String, String> {
     glob::Pattern::new(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
 }
@@ -524,6 +555,20 @@ mod tests {
         assert_eq!(shape("a=b=1,7"), Ok(("a=b".into(), vec![1, 7])));
         for text in ["x", "x=", "x=1xx3", "x=1x0", "x=1x-1"] {
             assert!(shape(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn settings_and_batch_axes() {
+        assert_eq!(fix("sr=16000"), Ok(("sr".into(), vec![16000.0])));
+        assert_eq!(fix("a=b=0.5,-1"), Ok(("a=b".into(), vec![0.5, -1.0])));
+        assert_eq!(batch_axis("x=1"), Ok(("x".into(), Some(1))));
+        assert_eq!(batch_axis("x=none"), Ok(("x".into(), None)));
+        for text in ["sr", "sr=", "sr=x", "sr=1,,2", "sr=nan"] {
+            assert!(fix(text).is_err(), "{text}");
+        }
+        for text in ["x", "x=", "x=-1", "x=first"] {
+            assert!(batch_axis(text).is_err(), "{text}");
         }
     }
 

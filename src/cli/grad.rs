@@ -7,26 +7,21 @@ use super::output::OutFile;
 use super::{Outcome, args};
 use crate::emit::{self, Files};
 use crate::error::Error;
-use crate::import;
+use crate::graph::Graph;
 use crate::onnx;
 use crate::ops::BatchNormMode;
 use crate::pass::{Reduction, training_graph};
-use crate::score::{output_fact, suggested_loss};
-use crate::transform::batch_norm;
+use crate::score::network;
+use crate::transform::{LABELS, batch_norm, target_name};
 
 pub(super) fn run(args: args::Grad) -> anyhow::Result<Outcome> {
-    let mut options = args.reading.resolve()?;
-    options.keep_activation = args.loss.explicit().is_some_and(|loss| !loss.is_of_logits());
+    let options = args.reading.resolve()?;
     let out = OutFile::new(&args.out)?;
     let model = onnx::load(&args.model)?;
     let sources =
         || [&args.model].into_iter().chain(model.external.values()).map(PathBuf::as_path);
     out.spare(sources())?;
-    let imported = import::import(&model, &options)?;
-    let loss = match args.loss.explicit() {
-        Some(loss) => loss,
-        None => suggested_loss(&imported, &output_fact(&imported.graph)?),
-    };
+    let (imported, loss) = network(&model, &options, args.loss.explicit())?;
     let mode = args.bn.explicit().unwrap_or(BatchNormMode::Running);
     if mode == BatchNormMode::Batch && !args.mean && imported.batch_norms > 0 {
         return Err(Error::Usage(
@@ -39,6 +34,15 @@ pub(super) fn run(args: args::Grad) -> anyhow::Result<Outcome> {
     let (graph, notes) = batch_norm(&imported.graph, mode)?;
     let reduction = if args.mean { Reduction::Mean } else { Reduction::PerSample };
     let training = training_graph(&graph, loss, args.batch.get(), reduction)?;
+    let training = training.with_batch_axes(&imported.batch_axes)?;
+    check_names(&training.graph)?;
+    let targets = target_name(&graph);
+    if targets != LABELS {
+        tracing::warn!(
+            "the model has an input '{LABELS}' of its own, so the targets of the loss are given by \
+             '{targets}'"
+        );
+    }
     for warning in model.warnings.iter().chain(&imported.warnings).chain(&notes) {
         tracing::warn!("{warning}");
     }
@@ -60,4 +64,16 @@ pub(super) fn run(args: args::Grad) -> anyhow::Result<Outcome> {
         args.batch
     );
     Ok(Outcome::Done)
+}
+
+/// Errs where an input of the model has a name that an output of the training graph must have.
+fn check_names(graph: &Graph) -> Result<(), Error> {
+    match graph.outputs().iter().find(|output| graph.input(&output.name).is_some()) {
+        Some(output) => Err(Error::UnsupportedModel(format!(
+            "the model has an input '{0}', and '{0}' is what the training graph calls one of its \
+             outputs; rename the input in the model",
+            output.name
+        ))),
+        None => Ok(()),
+    }
 }

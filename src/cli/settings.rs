@@ -139,7 +139,7 @@ fn threads(asked: usize) -> usize {
 }
 
 impl args::Model {
-    /// Errs when an input is given two shapes.
+    /// Errs when an input is given two shapes, values or batch axes.
     pub(super) fn resolve(self) -> Result<ImportOptions> {
         let mut options = ImportOptions {
             output: self.tensor,
@@ -150,6 +150,18 @@ impl args::Model {
         for (name, shape) in self.shape {
             if options.shapes.insert(name.clone(), shape).is_some() {
                 return Err(Error::Usage(format!("two shapes are given for the input '{name}'")));
+            }
+        }
+        for (name, values) in self.fix {
+            if options.fixed.insert(name.clone(), values).is_some() {
+                return Err(Error::Usage(format!("two values are given for the input '{name}'")));
+            }
+        }
+        for (name, axis) in self.batch_axis {
+            if options.batch_axes.insert(name.clone(), axis).is_some() {
+                return Err(Error::Usage(format!(
+                    "two batch axes are given for the input '{name}'"
+                )));
             }
         }
         Ok(options)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ndarray::{Axis, IxDyn};
 
+use super::npz::LABELS;
 use super::{
     Content, Dataset, DeclaredInput, FittedInputs, Normalisation, Stored, images, list, push_once,
     show, show_known, synthetic,
@@ -54,11 +55,44 @@ impl Dataset {
                     fit_array(name, stored, input, &self.normalisation, &mut warnings)?
                 }
             };
-            check_finite(&tensor, input)?;
+            self.check_finite(&tensor, input)?;
             tensors.push(tensor);
         }
         Ok(FittedInputs { tensors, warnings })
     }
+
+    /// The shape of one sample in the array of numbers for an input, where there is one; `None` also for
+    /// images, which are fitted in other ways. `only` says that the model has no other input.
+    pub(crate) fn sample_shape(&self, input: &DeclaredInput, only: bool) -> Option<&[usize]> {
+        let Content::Arrays(arrays) = &self.content else { return None };
+        let name = find(arrays, input, only).ok()?.0.to_owned();
+        match arrays.get(&name)? {
+            Stored::Tensor(tensor) => tensor.shape().get(1..),
+            _ => None,
+        }
+    }
+
+    /// Errs at the first value that is not a finite number, saying in which sample it is.
+    fn check_finite(&self, tensor: &Tensor, input: &DeclaredInput) -> Result<()> {
+        let bad = match tensor {
+            Tensor::F32(a) => a.axis_iter(Axis(0)).position(|s| !s.iter().all(|v| v.is_finite())),
+            Tensor::F64(a) => a.axis_iter(Axis(0)).position(|s| !s.iter().all(|v| v.is_finite())),
+            _ => None,
+        };
+        match bad {
+            Some(sample) => Err(input.misfit(format!(
+                "the data holds a value that is not finite (NaN or infinity), in sample {} (counted \
+                 from 0)",
+                self.place(sample)
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether samples of `shape` can be made into ones of `dims`.
+pub(crate) fn fits(shape: &[usize], dims: &[Option<usize>]) -> bool {
+    !matches!(arrange(shape, dims), Arrangement::Misfit | Arrangement::Ambiguous)
 }
 
 impl DeclaredInput {
@@ -107,14 +141,17 @@ fn find<'a>(
     only: bool,
 ) -> Result<(&'a str, &'a Stored)> {
     let fallback: &[&str] = if only { &INPUTS } else { &[] };
-    let mut names = std::iter::once(input.name.as_str()).chain(fallback.iter().copied());
+    // The labels are taken for an only input's samples by no name, whatever the input is called.
+    let own = Some(input.name.as_str()).filter(|name| !only || !LABELS.contains(name));
+    let mut names = own.into_iter().chain(fallback.iter().copied());
     names.find_map(|name| Some((name, arrays.get(name)?))).ok_or_else(|| {
         let wanted = if only {
             "name it 'images', 'x' or 'inputs', or after the input"
         } else {
             "a model with several inputs needs an array named after each"
         };
-        let there = list(arrays.keys().map(String::as_str));
+        let there = arrays.keys().map(String::as_str).filter(|name| !LABELS.contains(name));
+        let there = list(there);
         input.misfit(format!("the data has no array for it; {wanted} (there are: {there})"))
     })
 }
@@ -237,7 +274,7 @@ fn arrange(shape: &[usize], dims: &[Option<usize>]) -> Arrangement {
     }
 }
 
-fn agrees(shape: &[usize], dims: &[Option<usize>]) -> bool {
+pub(crate) fn agrees(shape: &[usize], dims: &[Option<usize>]) -> bool {
     shape.len() == dims.len() && shape.iter().zip(dims).all(|(s, d)| d.is_none_or(|d| d == *s))
 }
 
@@ -271,22 +308,6 @@ fn cast(tensor: Tensor, input: &DeclaredInput) -> Result<Tensor, String> {
         _ => {}
     }
     Ok(tensor.cast(to))
-}
-
-/// Errs at the first value that is not a finite number, saying in which sample it is.
-fn check_finite(tensor: &Tensor, input: &DeclaredInput) -> Result<()> {
-    let bad = match tensor {
-        Tensor::F32(a) => a.axis_iter(Axis(0)).position(|s| !s.iter().all(|v| v.is_finite())),
-        Tensor::F64(a) => a.axis_iter(Axis(0)).position(|s| !s.iter().all(|v| v.is_finite())),
-        _ => None,
-    };
-    match bad {
-        Some(sample) => Err(input.misfit(format!(
-            "the data holds a value that is not finite (NaN or infinity), in sample {sample} of \
-             those drawn"
-        ))),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub use crate::file::sha256;
 pub use crate::import::DeclaredInput;
 use crate::tensor::{Tensor, map_same};
 
+pub(crate) use fit::{agrees, fits};
 pub use labels::{FittedLabels, Target, check_labels};
 
 /// How many samples to draw.
@@ -101,6 +102,8 @@ pub struct Dataset {
     description: Description,
     content: Content,
     labels: Labels,
+    /// Where each sample stands in the source, counted from 0.
+    places: Vec<usize>,
     normalisation: Normalisation,
     seed: u64,
     warnings: Vec<String>,
@@ -215,8 +218,8 @@ impl Dataset {
     ///
     /// A source is one of
     /// - an `.npz` file with the arrays `images`, `x` or `inputs` (or, for models with several
-    ///   inputs, an array named after each) and `labels` or `y`; dtypes uint8, int32, int64,
-    ///   float32, float64, bool;
+    ///   inputs, an array named after each) and `labels` or `y`; dtypes bool, integers up to int64,
+    ///   float16, float32, float64;
     /// - a folder with one folder of PNG or JPEG images for each class; classes are numbered in
     ///   the order of the sorted folder names;
     /// - a CIFAR-10 or CIFAR-100 binary file, or a folder with the training files of either
@@ -252,7 +255,9 @@ impl Dataset {
                 found.len
             ));
         }
-        let indices = draw::draw(&found.labels, found.len, options.samples, options.seed);
+        let classes = found.labels.one_hot();
+        let drawn_by = classes.as_ref().unwrap_or(&found.labels);
+        let indices = draw::draw(drawn_by, found.len, options.samples, options.seed);
         let labels = found.labels.select(&indices);
         let (content, sha256) = (found.read)(&indices)?;
         let description = Description {
@@ -261,7 +266,8 @@ impl Dataset {
             classes: labels.distinct(),
             sha256: Some(sha256),
         };
-        Ok(Dataset { description, content, labels, normalisation, seed: options.seed, warnings })
+        let seed = options.seed;
+        Ok(Dataset { description, content, labels, places: indices, normalisation, seed, warnings })
     }
 
     fn synthetic(options: &Options, normalisation: Normalisation) -> Result<Self> {
@@ -288,6 +294,7 @@ impl Dataset {
             description,
             content: Content::Synthetic,
             labels: Labels::Synthetic,
+            places: (0..samples.get()).collect(),
             normalisation,
             seed: options.seed,
             warnings,
@@ -302,6 +309,12 @@ impl Dataset {
     /// How many samples were drawn.
     pub fn samples(&self) -> usize {
         self.description.samples
+    }
+
+    /// Where the sample drawn as number `i` stands in the source, counted from 0: what messages call
+    /// it by.
+    pub fn place(&self, i: usize) -> usize {
+        self.places.get(i).copied().unwrap_or(i)
     }
 
     /// What the user should know about how the data was read.

@@ -14,7 +14,7 @@ use crate::file;
 use crate::tensor::Tensor;
 
 /// Names of the array of labels, in the order tried.
-const LABELS: [&str; 2] = ["labels", "y"];
+pub(super) const LABELS: [&str; 2] = ["labels", "y"];
 
 /// Opens an archive whose arrays may take `memory` bytes.
 pub(super) fn open(path: &Path, memory: Option<u64>) -> Result<Source> {
@@ -40,13 +40,14 @@ pub(super) fn open(path: &Path, memory: Option<u64>) -> Result<Source> {
 
     let at = path.display();
     let (name, stored) =
-        LABELS.iter().find_map(|&name| arrays.remove_entry(name)).ok_or_else(|| {
+        LABELS.iter().find_map(|&name| arrays.get_key_value(name)).ok_or_else(|| {
             Error::Data(format!(
                 "{at}: no array of labels; name it 'labels' or 'y' (there are: {})",
                 super::list(arrays.keys().map(String::as_str))
             ))
         })?;
-    let labels = into_labels(stored).map_err(|why| Error::Data(format!("{at}: '{name}' {why}")))?;
+    let labels =
+        into_labels(stored.clone()).map_err(|why| Error::Data(format!("{at}: '{name}' {why}")))?;
     let len = labels.len();
     let of_samples = move |array: &Stored| array.shape().first() == Some(&len);
     let read = move |indices: &[usize]| {
@@ -109,14 +110,34 @@ fn read_array(mut entry: impl Read) -> Result<Stored, String> {
     };
     Ok(match kind {
         "u1" => Stored::U8(header.values(entry, big, u8::from_le_bytes)?.into_shared()),
+        "f2" => {
+            let half = |bytes| half::f16::from_le_bytes(bytes).to_f32();
+            Stored::Tensor(header.values(entry, big, half)?.into())
+        }
         "f4" => Stored::Tensor(header.values(entry, big, f32::from_le_bytes)?.into()),
         "f8" => Stored::Tensor(header.values(entry, big, f64::from_le_bytes)?.into()),
+        "u2" => {
+            let wide = |bytes| i32::from(u16::from_le_bytes(bytes));
+            Stored::Tensor(header.values(entry, big, wide)?.into())
+        }
+        "i1" => {
+            let wide = |bytes| i32::from(i8::from_le_bytes(bytes));
+            Stored::Tensor(header.values(entry, big, wide)?.into())
+        }
+        "i2" => {
+            let wide = |bytes| i32::from(i16::from_le_bytes(bytes));
+            Stored::Tensor(header.values(entry, big, wide)?.into())
+        }
+        "u4" => {
+            let wide = |bytes| i64::from(u32::from_le_bytes(bytes));
+            Stored::Tensor(header.values(entry, big, wide)?.into())
+        }
         "i4" => Stored::Tensor(header.values(entry, big, i32::from_le_bytes)?.into()),
         "i8" => Stored::Tensor(header.values(entry, big, i64::from_le_bytes)?.into()),
         "b1" => Stored::Tensor(header.values(entry, big, |[byte]| byte != 0)?.into()),
         _ => Stored::Unreadable(format!(
-            "has the dtype '{dtype}'; the dtypes read are uint8, int32, int64, float32, float64 \
-             and bool"
+            "has the dtype '{dtype}'; the dtypes read are bool, integers up to int64, float16, \
+             float32 and float64"
         )),
     })
 }
@@ -304,8 +325,8 @@ pub(super) mod tests {
         assert!(message(empty).contains("no samples"));
         let nan = Npz::new().with("x", x()).with("y", arr1(&[1.0f32, f32::NAN])).all();
         assert!(message(nan).contains("'y' is not finite at sample 1"));
-        let dtype = Npz::new().with("y", arr1(&[1u16, 2])).all();
-        assert!(message(dtype).contains("dtype '<u2'"));
+        let dtype = Npz::new().with("y", arr1(&[1u64, 2])).all();
+        assert!(message(dtype).contains("dtype '<u8'"));
 
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("broken.npz");
@@ -363,6 +384,25 @@ pub(super) mod tests {
             panic!("not read")
         };
         assert_eq!(tensor.to_i64().unwrap(), arr2(&[[1, 2], [3, 4]]).into_dyn());
+    }
+
+    #[test]
+    fn small_numbers_are_read_as_wider_ones() {
+        let one = |descr: &str, bytes: &[u8]| {
+            let header =
+                format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (2,), }}\n");
+            let Ok(Stored::Tensor(tensor)) = read_array(npy(&header, bytes).as_slice()) else {
+                panic!("{descr} is not read")
+            };
+            tensor.to_f64().into_raw_vec_and_offset().0
+        };
+        // numpy.array([1.5, -2], 'float16').tobytes(), and so on
+        assert_eq!(one("<f2", b"\x00\x3e\x00\xc0"), [1.5, -2.0]);
+        assert_eq!(one(">f2", b"\x3e\x00\xc0\x00"), [1.5, -2.0]);
+        assert_eq!(one("<u2", b"\x01\x00\xff\xff"), [1.0, 65535.0]);
+        assert_eq!(one("|i1", b"\x01\xff"), [1.0, -1.0]);
+        assert_eq!(one("<i2", b"\x01\x00\xff\xff"), [1.0, -1.0]);
+        assert_eq!(one("<u4", b"\x01\x00\x00\x00\xff\xff\xff\xff"), [1.0, 4_294_967_295.0]);
     }
 
     #[test]

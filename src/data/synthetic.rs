@@ -123,6 +123,10 @@ mod tests {
         assert_eq!((fitted.tensor.shape(), fitted.classes), (&[6, 2][..], None));
         let fitted = data(0).fit_labels(&Target::Binary { shape: vec![1] }).unwrap();
         assert_eq!(fitted.classes, Some(vec![0, 1, 0, 1, 0, 1]));
+        let map = data(0).fit_labels(&Target::Binary { shape: vec![1, 5, 5] }).unwrap();
+        assert_eq!((map.tensor.shape(), map.classes), (&[6, 1, 5, 5][..], None));
+        let ones = map.tensor.to_f64().sum();
+        assert!((50.0..100.0).contains(&ones), "{ones} of 150");
     }
 
     #[test]

@@ -87,6 +87,8 @@ pub struct Emitter<'a> {
     constants: HashMap<(DType, Vec<usize>, Vec<u8>), String>,
     scope: String,
     counter: usize,
+    /// The names of inputs, outputs and parameters, which nothing else may have.
+    reserved: HashSet<String>,
 }
 
 /// Tensors by name.
@@ -95,7 +97,11 @@ pub type Weights = Vec<(String, Tensor)>;
 /// Tensors with at least this many elements are large.
 const LARGE: usize = 1 << 16;
 
-/// `graph` as an ONNX model. Its inputs, parameters and outputs keep their names.
+/// `graph` as an ONNX model. Its inputs and outputs keep their names, and so do parameters, unless an
+/// input or output has the name already: an ONNX graph has each name once.
+///
+/// # Errors
+/// When two inputs or outputs have one name, or an operation cannot be written.
 pub fn emit(graph: &Graph) -> Result<ModelProto> {
     write(graph, Dialect::Standard, None)
 }
@@ -122,7 +128,9 @@ fn write(
         constants: HashMap::new(),
         scope: String::new(),
         counter: 0,
+        reserved: HashSet::new(),
     };
+    let parameters = e.reserve(&live)?;
     for &input in graph.inputs() {
         let name = graph.name(input).unwrap_or_default().to_string();
         e.proto.input.push(value_info(&name, graph.fact(input)));
@@ -141,7 +149,8 @@ fn write(
         let name = match &node.op {
             Op::Input(_) => continue,
             Op::Parameter(parameter) => {
-                let name = parameter.name.to_string();
+                let own = parameter.name.to_string();
+                let name = parameters.get(&value).cloned().unwrap_or(own);
                 e.initializer(&name, &parameter.tensor);
                 name
             }
@@ -164,14 +173,6 @@ fn write(
         e.names[value.index()] = Some(name);
     }
     let mut proto = e.finish()?;
-    let mut taken = HashSet::new();
-    for name in proto.input.iter().map(|i| &i.name).chain(proto.initializer.iter().map(|i| &i.name))
-    {
-        if !taken.insert(name.clone()) {
-            let name = name.clone().unwrap_or_default();
-            return Err(Error::InvalidModel(format!("two tensors are called '{name}'")));
-        }
-    }
     proto.node.shrink_to_fit();
     Ok(ModelProto {
         ir_version: Some(8),
@@ -360,11 +361,42 @@ impl Emitter<'_> {
         names
     }
 
+    /// Keeps the names of inputs, outputs and live parameters from being given to anything else.
+    /// Returns other names for the parameters that share theirs.
+    fn reserve(&mut self, live: &[bool]) -> Result<HashMap<Value, String>> {
+        let graph = self.graph;
+        let inputs = graph.inputs().iter().filter_map(|&v| graph.name(v));
+        for name in inputs.chain(graph.outputs().iter().map(|o| o.name.as_str())) {
+            if !self.reserved.insert(name.to_owned()) {
+                return Err(Error::InvalidModel(format!(
+                    "two inputs or outputs are called '{name}'"
+                )));
+            }
+        }
+        let mut renamed = HashMap::new();
+        for (value, parameter) in graph.parameters().filter(|(v, _)| live[v.index()]) {
+            let own = parameter.name.to_string();
+            let mut name = own.clone();
+            while !self.reserved.insert(name.clone()) {
+                name += ".parameter";
+            }
+            if name != own {
+                renamed.insert(value, name);
+            }
+        }
+        Ok(renamed)
+    }
+
     fn fresh(&mut self, op: &str) -> String {
-        self.counter += 1;
-        match self.scope.is_empty() {
-            true => format!("{op}_{}", self.counter),
-            false => format!("{}/{op}_{}", self.scope, self.counter),
+        loop {
+            self.counter += 1;
+            let name = match self.scope.is_empty() {
+                true => format!("{op}_{}", self.counter),
+                false => format!("{}/{op}_{}", self.scope, self.counter),
+            };
+            if !self.reserved.contains(&name) {
+                return name;
+            }
         }
     }
 
@@ -404,8 +436,9 @@ impl Emitter<'_> {
         if let Some(name) = key.as_ref().and_then(|key| self.constants.get(key)) {
             return name.clone();
         }
-        self.counter += 1;
-        let name = format!("constant_{}", self.counter);
+        let scope = std::mem::take(&mut self.scope);
+        let name = self.fresh("constant");
+        self.scope = scope;
         self.initializer(&name, tensor);
         if let Some(key) = key {
             self.constants.insert(key, name.clone());

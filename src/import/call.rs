@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 
+use super::batch::Watch;
 use super::importer::{Binding, Importer, MAX_ELEMENTS};
 use super::literal::Role;
 use crate::error::{Error, Result};
@@ -97,9 +98,9 @@ impl<'a, 'm> Call<'a, 'm> {
         self.importer.batch_norms += 1;
     }
 
-    /// The batch size that the file fixes, where it is not 1.
-    pub fn fixed_batch(&self) -> Option<usize> {
-        self.importer.fixed_batch()
+    /// What follows the samples of a batch that the file fixes.
+    pub fn watch(&self) -> &Watch<'m> {
+        self.importer.watch()
     }
 
     // Operands

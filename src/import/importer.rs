@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::batch::{Record, Watch};
 use super::call::{Call, MAX_MADE};
 use super::identity::Identities;
 use super::inputs::Shapes;
@@ -70,6 +71,10 @@ pub(crate) struct Importer<'m> {
     model: &'m Model,
     patterns: Patterns,
     shapes: Shapes<'m>,
+    /// The batch axis in the file of each input of the graph.
+    batch_axes: Vec<Option<usize>>,
+    /// Where the file fixes a batch: what follows the samples through it.
+    watch: Watch<'m>,
     stored: Vec<Stored>,
     frames: Vec<Frame<'m>>,
     operators: BTreeMap<String, usize>,
@@ -99,9 +104,14 @@ impl<'m> Importer<'m> {
         Self::with_shapes(model, options, Shapes::new(model, options)?)
     }
 
+    /// An import of `model` at the batch that it fixes.
+    pub fn at_own_batch(model: &'m Model, options: &'m ImportOptions) -> Result<Self> {
+        Self::with_shapes(model, options, Shapes::new(model, options)?.at_own_batch())
+    }
+
     /// An import of `model` in which no axis is taken for a batch.
     pub fn as_it_is(model: &'m Model, options: &'m ImportOptions) -> Result<Self> {
-        Self::with_shapes(model, options, Shapes::as_they_are(model, &options.shapes))
+        Self::with_shapes(model, options, Shapes::as_they_are(model, options))
     }
 
     fn with_shapes(
@@ -118,6 +128,8 @@ impl<'m> Importer<'m> {
             model,
             patterns: Patterns::new(options, &model.producer)?,
             shapes,
+            batch_axes: Vec::new(),
+            watch: Watch::Off,
             stored: Vec::new(),
             frames: Vec::new(),
             operators: BTreeMap::new(),
@@ -157,16 +169,14 @@ impl<'m> Importer<'m> {
         let (_, needed) = live_nodes(&model.graph.nodes, [output]);
         for info in self.shapes.declared() {
             if needed.contains(info.name.as_str()) {
-                match self.shapes.fact(info) {
-                    Ok(fact) => {
-                        let value = self.b.input(info.name.as_str(), fact);
-                        self.bind(&info.name, value.into());
-                    }
+                let binding = match self.declared_input(info) {
+                    Ok(value) => value.into(),
                     Err(error) => {
                         self.record(&info.name, "", 0, error)?;
-                        self.bind(&info.name, Binding::Absent(UNKNOWN));
+                        Binding::Absent(UNKNOWN)
                     }
-                }
+                };
+                self.bind(&info.name, binding);
             }
         }
         self.lower_nodes(&model.graph.nodes, &[output])?;
@@ -184,6 +194,51 @@ impl<'m> Importer<'m> {
             ))),
             None => Err(self.undefined(output)),
         }
+    }
+
+    /// An input of the model, in the shape that the file has it in. The graph's own has the batch axis
+    /// first, whatever the file's has. A setting is no input but a constant.
+    fn declared_input(&mut self, info: &'m ValueInfo) -> Result<Value> {
+        let name = &info.name;
+        if let Some(setting) = self.shapes.setting(info)? {
+            self.notes.push(format!("input '{name}' is a setting, with the value given"));
+            return Ok(self.b.constant(setting));
+        }
+        let (fact, shape) = self.shapes.input(info)?;
+        let axis = self.shapes.guessed(name).flatten();
+        match axis {
+            Some(0) => {}
+            Some(axis) => self.notes.push(format!("axis {axis} of input '{name}' is the batch")),
+            None => self.notes.push(format!("input '{name}' has no batch axis")),
+        }
+        self.batch_axes.push(axis);
+        let input = self.b.input(info.name.as_str(), fact);
+        let value = self.b.reshape(input, &shape)?;
+        let own = self.shapes.own_shape(info, &shape);
+        self.watch.input(&self.b, input, value, &own).map_err(Error::Shape)?;
+        Ok(value)
+    }
+
+    /// What the nodes that `output` depends on make of the batch that the file fixes.
+    pub fn recorded(mut self, output: &'m str) -> Result<Record<'m>> {
+        self.watch = Watch::Recording(Record::default());
+        self.run(output)?;
+        match self.watch {
+            Watch::Recording(record) => Ok(record),
+            _ => Ok(Record::default()),
+        }
+    }
+
+    /// Compares what is lowered with `record`, which has it at the batch that the file fixes.
+    pub fn compare(&mut self, record: Record<'m>) {
+        if let Some(batch) = self.fixed_batch() {
+            self.watch = record.compared(batch);
+        }
+    }
+
+    /// What follows the samples through the graph.
+    pub fn watch(&self) -> &Watch<'m> {
+        &self.watch
     }
 
     /// The graph of all `outputs`, where the inputs are as `given`.
@@ -266,9 +321,10 @@ impl<'m> Importer<'m> {
             self.warnings.push(format!(
                 "the output '{output}' always lies between 0 and 1, so it is probabilities, which \
                  are taken for logits here since the activation that makes them is not recognised: \
-                 take what goes into it, by --output NAME"
+                 take what goes into it, by --tensor NAME"
             ));
         }
+        let logits = self.batch_first(logits)?;
         self.b.output(output, logits);
         let graph = self.b.finish().pruned();
         let (graph, tied) = ties::tie(graph, |name| self.identities.home(name))?;
@@ -276,6 +332,7 @@ impl<'m> Importer<'m> {
         Ok(Imported {
             graph,
             output: output.to_owned(),
+            batch_axes: self.batch_axes,
             final_activation,
             batch_norms: self.batch_norms,
             warnings: self.warnings,
@@ -287,6 +344,23 @@ impl<'m> Importer<'m> {
                 operators: self.operators,
             },
         })
+    }
+
+    /// The output with its batch axis, of length 1, in front. Where there are several axes of length 1
+    /// it makes no difference which of them is the batch: what remains has the same shape.
+    fn batch_first(&mut self, output: Value) -> Result<Value> {
+        let shape = self.b.shape(output);
+        let unit = shape.iter().position(|&d| d == 1).filter(|_| self.shapes.has_batch());
+        let mut sample = shape;
+        match unit {
+            Some(0) => return Ok(output),
+            Some(axis) => {
+                sample.remove(axis);
+                self.notes.push(format!("axis {axis} of the output is taken for the batch"));
+            }
+            None => {}
+        }
+        self.b.reshape(output, &[&[1], sample.as_slice()].concat())
     }
 
     /// What `name` stands for in the innermost frame that knows it.
@@ -575,9 +649,27 @@ impl<'m> Importer<'m> {
             let binding = outputs
                 .next()
                 .unwrap_or(Binding::Absent("the operator's further results are not supported"));
+            self.watch_result(node, name, &binding)?;
             self.bind(name, binding);
         }
         Ok(())
+    }
+
+    /// Follows the samples of a fixed batch into a result of `node`.
+    fn watch_result(&mut self, node: &'m Node, name: &'m str, result: &Binding) -> Result<()> {
+        let value = |binding: &Binding| match binding {
+            Binding::Value(value) => Some(*value),
+            _ => None,
+        };
+        let from: Vec<Value> = match &self.watch {
+            Watch::Off => return Ok(()),
+            _ => node.inputs.iter().filter_map(|name| value(self.resolve(name)?)).collect(),
+        };
+        let followed = self.watch.result(&self.b, node, name, value(result), &from);
+        followed.map_err(|why| {
+            let scope = self.qualified(node.label());
+            Error::Shape(format!("node '{scope}' ({}): {why}", node.full_op()))
+        })
     }
 
     fn lower_call(&mut self, node: &'m Node, needed: &HashSet<&'m str>) -> Result<Vec<Binding>> {

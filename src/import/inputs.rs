@@ -2,12 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 
+use ndarray::{Axis, concatenate};
+
 use super::ImportOptions;
 use super::importer::MAX_ELEMENTS;
+use super::layout::{Layout, layouts};
+use super::scan::{live_nodes, wanted_output};
 use crate::error::{Error, Result};
 use crate::graph::Fact;
 use crate::onnx::{Attribute, Dim, Model, Type, ValueInfo, dtype_of};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 
 /// An input as the model declares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +20,11 @@ pub struct DeclaredInput {
     pub name: String,
     /// The element type, in the IR's terms: all floats are float32.
     pub dtype: DType,
-    /// The dimensions, the batch axis first; `None` where the model leaves one open. Empty also
-    /// where not even the rank is declared.
+    /// The dimensions; `None` where the model leaves one open. Empty also where not even the rank is
+    /// declared. Of [`declared_inputs`], as the file has them; of [`needed_inputs`], those of one
+    /// sample behind a batch axis of length 1.
+    ///
+    /// [`needed_inputs`]: super::needed_inputs
     pub dims: Vec<Option<usize>>,
     /// For an integer input, how many distinct values it may take (the rows of the embedding it
     /// indexes), where that is known. Only synthetic data asks.
@@ -86,53 +93,88 @@ fn without_initializers(model: &Model) -> impl Iterator<Item = &ValueInfo> {
     model.graph.inputs.iter().filter(move |info| !stored.contains(info.name.as_str()))
 }
 
-/// The inputs' shapes with the batch at 1.
+/// At which size the batch is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Batch {
+    /// One sample.
+    One,
+    /// As many as the file fixes.
+    Own,
+}
+
+/// The inputs' shapes.
 pub(crate) struct Shapes<'m> {
     model: &'m Model,
     declared: Vec<&'m ValueInfo>,
-    given: &'m HashMap<String, Vec<usize>>,
+    options: &'m ImportOptions,
+    layouts: HashMap<&'m str, Layout>,
     /// Sizes of named dimensions.
     named: HashMap<&'m str, usize>,
     fixed_batch: Option<usize>,
+    batch: Batch,
 }
 
 impl<'m> Shapes<'m> {
-    /// Reads what is declared and given. Errs when the two do not agree.
+    /// Reads what is declared and given, for a batch of 1. Errs when the two do not agree.
     pub fn new(model: &'m Model, options: &'m ImportOptions) -> Result<Self> {
         let declared: Vec<&ValueInfo> = without_initializers(model).collect();
-        let source = &model.source;
-        if let Some(name) = options.shapes.keys().find(|n| declared.iter().all(|d| d.name != **n)) {
-            let names: Vec<&str> = declared.iter().map(|d| d.name.as_str()).collect();
-            return Err(Error::Usage(format!(
-                "{source}: a shape is given for '{name}', which is not an input; the inputs are: {}",
-                names.join(", ")
-            )));
-        }
-        let mut named = HashMap::new();
-        let mut fixed_batch = None;
-        for info in &declared {
+        let needed: Option<HashSet<&str>> = wanted_output(model, options).ok().map(|output| {
+            let (_, needed) = live_nodes(&model.graph.nodes, [output.as_str()]);
+            declared.iter().map(|d| d.name.as_str()).filter(|n| needed.contains(n)).collect()
+        });
+        let needed = |name: &str| needed.as_ref().is_none_or(|needed| needed.contains(name));
+        let layouts = layouts(model, &declared, needed, options)?;
+        let mut shapes = Shapes {
+            model,
+            declared,
+            options,
+            layouts,
+            named: HashMap::new(),
+            fixed_batch: None,
+            batch: Batch::One,
+        };
+        for info in shapes.declared() {
             let Type::Tensor(_, Some(dims)) = &info.ty else { continue };
-            match dims.first() {
+            let batch_axis = shapes.batch_axis(info);
+            match batch_axis.and_then(|axis| dims.get(axis)) {
                 Some(Dim::Named(name)) => {
-                    named.insert(name.as_str(), 1);
+                    shapes.named.insert(name.as_str(), 1);
                 }
-                Some(Dim::Fixed(k)) if *k != 1 => fixed_batch = Some(*k),
+                Some(Dim::Fixed(k)) if *k > 1 && needed(&info.name) => {
+                    if let Some(other) = shapes.fixed_batch.filter(|other| other != k) {
+                        return Err(Error::UnsupportedModel(format!(
+                            "{}: the inputs fix different batches, {other} and {k} (input '{}'); \
+                             say which of their axes are the batch with --batch-axis \
+                             NAME=AXIS|none",
+                            model.source, info.name
+                        )));
+                    }
+                    shapes.fixed_batch = Some(*k);
+                }
                 _ => {}
             }
-            for (dim, size) in dims.iter().zip(options.shapes.get(&info.name).into_iter().flatten())
-            {
+            let sample = options.samples.get(&info.name).map(|s| with_batch(s, batch_axis));
+            let known = options.shapes.get(&info.name).or(sample.as_ref());
+            for (dim, size) in dims.iter().zip(known.into_iter().flatten()) {
                 if let Dim::Named(name) = dim {
-                    named.entry(name.as_str()).or_insert(*size);
+                    shapes.named.entry(name.as_str()).or_insert(*size);
                 }
             }
         }
-        Ok(Shapes { model, declared, given: &options.shapes, named, fixed_batch })
+        Ok(shapes)
+    }
+
+    /// The same for the batch that the file fixes.
+    pub fn at_own_batch(self) -> Self {
+        Shapes { batch: Batch::Own, ..self }
     }
 
     /// The shapes of a model that is taken as the file has it: no axis is a batch.
-    pub fn as_they_are(model: &'m Model, given: &'m HashMap<String, Vec<usize>>) -> Self {
-        let declared = without_initializers(model).collect();
-        Shapes { model, declared, given, named: HashMap::new(), fixed_batch: None }
+    pub fn as_they_are(model: &'m Model, options: &'m ImportOptions) -> Self {
+        let declared: Vec<&ValueInfo> = without_initializers(model).collect();
+        let layouts = declared.iter().map(|info| (info.name.as_str(), Layout::Whole)).collect();
+        let (named, fixed_batch, batch) = (HashMap::new(), None, Batch::Own);
+        Shapes { model, declared, options, layouts, named, fixed_batch, batch }
     }
 
     /// The inputs that are not initializers.
@@ -145,8 +187,140 @@ impl<'m> Shapes<'m> {
         self.fixed_batch
     }
 
-    /// Dtype and shape of an input.
+    /// Whether any input of the graph has a batch axis.
+    pub fn has_batch(&self) -> bool {
+        self.layouts.values().any(|layout| matches!(layout, Layout::Batch(_)))
+    }
+
+    /// The batch axis of an input in the file; `None` where it has none.
+    fn batch_axis(&self, info: &ValueInfo) -> Option<usize> {
+        match self.layouts.get(info.name.as_str()) {
+            Some(Layout::Batch(axis) | Layout::Fixed(Some(axis))) => Some(*axis),
+            _ => None,
+        }
+    }
+
+    /// The input of the graph that an input of the model becomes: its dtype, the shape of one sample
+    /// behind a batch axis of 1, and the shape that the file has it in, as [`Shapes::fact`] gives it.
+    /// At the batch that the file fixes, the two shapes are the same.
+    pub fn input(&self, info: &ValueInfo) -> Result<(Fact, Vec<usize>)> {
+        let Fact { dtype, shape } = self.fact(info)?;
+        let batch_first = match (self.batch, self.batch_axis(info)) {
+            (Batch::Own, _) => shape.clone(),
+            (Batch::One, axis) => [&[1], without_axis(&shape, axis).as_slice()].concat(),
+        };
+        Ok((Fact::new(dtype, batch_first), shape))
+    }
+
+    /// The shape of an input in the file at the batch that it fixes.
+    pub fn own_shape(&self, info: &ValueInfo, shape: &[usize]) -> Vec<usize> {
+        let mut own = shape.to_vec();
+        if let (Some(axis), Type::Tensor(_, dims)) = (self.batch_axis(info), &info.ty)
+            && let Some(size) = own.get_mut(axis)
+        {
+            *size = match dims.as_ref().and_then(|dims| dims.get(axis)) {
+                Some(Dim::Fixed(k)) => *k,
+                _ => self.fixed_batch.unwrap_or(1),
+            };
+        }
+        own
+    }
+
+    /// The value of an input that is a setting; `None` for others.
+    pub fn setting(&self, info: &ValueInfo) -> Result<Option<Tensor>> {
+        let Some(Layout::Fixed(axis)) = self.layouts.get(info.name.as_str()) else {
+            return Ok(None);
+        };
+        let Some(values) = self.options.fixed.get(&info.name) else { return Ok(None) };
+        let Fact { dtype, shape } = self.one(info, *axis)?;
+        let (source, name, len) = (&self.model.source, &info.name, shape.iter().product::<usize>());
+        if values.len() != 1 && values.len() != len {
+            return Err(Error::Usage(format!(
+                "{source}: {} values are given for input '{name}' of shape {shape:?}; give one for \
+                 all its elements, or {len}",
+                values.len()
+            )));
+        }
+        let whole = |v: &f64| v.fract() == 0.0 && v.abs() < i64::MAX as f64;
+        if !dtype.is_float() && !values.iter().all(whole) {
+            return Err(Error::Usage(format!(
+                "{source}: input '{name}' takes {dtype}, and the value given for it is no whole \
+                 number"
+            )));
+        }
+        let values: Vec<f64> = values.iter().copied().cycle().take(len).collect();
+        let tensor = Tensor::f64(&shape, values)?;
+        let own = self.own_shape(info, &shape);
+        if self.batch == Batch::One || own == shape {
+            return Ok(Some(tensor.cast(dtype)));
+        }
+        let axis = axis.unwrap_or(0);
+        let (values, copies) = (tensor.to_f64(), own[axis]);
+        let repeated = concatenate(Axis(axis), &vec![values.view(); copies]);
+        let repeated = repeated.map_err(|e| Error::Shape(e.to_string()))?;
+        Ok(Some(Tensor::from_f64(repeated, dtype)))
+    }
+
+    /// An input with the dimensions of one sample behind a batch axis of length 1, as far as they are
+    /// known; `None` for a setting.
+    pub fn of_sample(&self, declared: DeclaredInput) -> Result<Option<DeclaredInput>> {
+        let name = declared.name.as_str();
+        let axis = match self.layouts.get(name) {
+            Some(Layout::Fixed(_)) => return Ok(None),
+            Some(Layout::Unclear(why)) => {
+                return Err(Error::UnsupportedModel(format!("{}: {why}", self.model.source)));
+            }
+            Some(Layout::Batch(axis)) => Some(*axis),
+            Some(Layout::Whole) | None => None,
+        };
+        let dims = match self.options.shapes.get(name) {
+            Some(given) => given.iter().map(|&d| Some(d)).collect(),
+            None if declared.dims.is_empty() && axis.is_some() => return Err(self.undeclared(name)),
+            None => declared.dims.clone(),
+        };
+        let dims = [&[Some(1)], without_axis(&dims, axis).as_slice()].concat();
+        Ok(Some(DeclaredInput { dims, ..declared }))
+    }
+
+    /// Dtype of an input and the shape that the file has it in.
     pub fn fact(&self, info: &ValueInfo) -> Result<Fact> {
+        let source = &self.model.source;
+        if let Some(Layout::Unclear(why)) = self.layouts.get(info.name.as_str()) {
+            return Err(Error::UnsupportedModel(format!("{source}: {why}")));
+        }
+        let axis = self.batch_axis(info);
+        let mut fact = self.one(info, axis)?;
+        if self.batch == Batch::Own && self.fixed_batch.is_some() {
+            fact.shape = self.own_shape(info, &fact.shape);
+            let (name, shape) = (&info.name, &fact.shape);
+            let len = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)));
+            if len.is_none_or(|n| n > MAX_ELEMENTS) {
+                return Err(Error::Shape(format!(
+                    "{source}: input '{name}' of shape {shape:?} is too large"
+                )));
+            }
+        }
+        Ok(fact)
+    }
+
+    fn undeclared(&self, name: &str) -> Error {
+        let source = &self.model.source;
+        Error::Shape(format!(
+            "{source}: the shape of input '{name}' is not declared; give it with --shape"
+        ))
+    }
+
+    /// The batch axis of an input: `None` where that is not clear, or the input is a setting.
+    pub fn guessed(&self, name: &str) -> Option<Option<usize>> {
+        match self.layouts.get(name)? {
+            Layout::Batch(axis) => Some(Some(*axis)),
+            Layout::Whole => Some(None),
+            Layout::Fixed(_) | Layout::Unclear(_) => None,
+        }
+    }
+
+    /// Dtype of an input and the shape that the file has it in for a batch of 1 along `axis`.
+    fn one(&self, info: &ValueInfo, axis: Option<usize>) -> Result<Fact> {
         let source = &self.model.source;
         let name = &info.name;
         let (stored, dims) = match &info.ty {
@@ -161,22 +335,19 @@ impl<'m> Shapes<'m> {
             let what = stored.as_str_name().to_lowercase();
             Error::UnsupportedModel(format!("{source}: input '{name}' holds {what} values"))
         })?;
-        let given = self.given.get(name).map(Vec::as_slice);
+        let given = self.options.shapes.get(name).cloned();
+        let given = given.or_else(|| Some(with_batch(self.options.samples.get(name)?, axis)));
         let shape = match (given, dims) {
             (Some(given), dims) => {
-                check_given(given, dims).map_err(|why| {
+                check_given(&given, dims, axis).map_err(|why| {
                     Error::Usage(format!(
                         "{source}: the shape {given:?} given for input '{name}' {why}"
                     ))
                 })?;
-                given.to_vec()
+                given
             }
-            (None, Some(dims)) => self.resolve(name, dims)?,
-            (None, None) => {
-                return Err(Error::Shape(format!(
-                    "{source}: the shape of input '{name}' is not declared; give it with --shape"
-                )));
-            }
+            (None, Some(dims)) => self.resolve(name, dims, axis)?,
+            (None, None) => return Err(self.undeclared(name)),
         };
         let len = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)));
         if len.is_none_or(|n| n > MAX_ELEMENTS) {
@@ -204,12 +375,12 @@ impl<'m> Shapes<'m> {
         (len <= MAX_ELEMENTS).then(|| Fact::new(dtype, shape))
     }
 
-    fn resolve(&self, name: &str, dims: &[Dim]) -> Result<Vec<usize>> {
+    fn resolve(&self, name: &str, dims: &[Dim], batch: Option<usize>) -> Result<Vec<usize>> {
         let known: Vec<Option<usize>> = dims
             .iter()
             .enumerate()
             .map(|(axis, dim)| match dim {
-                _ if axis == 0 => Some(1),
+                _ if Some(axis) == batch => Some(1),
                 Dim::Fixed(n) => Some(*n),
                 Dim::Named(name) => self.named.get(name.as_str()).copied(),
                 Dim::Unknown => None,
@@ -230,35 +401,40 @@ impl<'m> Shapes<'m> {
     }
 }
 
-fn check_given(given: &[usize], dims: Option<&[Dim]>) -> Result<(), String> {
-    if given.first().is_some_and(|&n| n != 1) {
-        return Err("must have a leading batch axis of 1".into());
+fn without_axis<T: Copy>(shape: &[T], axis: Option<usize>) -> Vec<T> {
+    let kept = shape.iter().enumerate().filter(|(i, _)| Some(*i) != axis);
+    kept.map(|(_, &d)| d).collect()
+}
+
+/// The shape of one sample with a batch axis of length 1 at `axis`, where there is one.
+fn with_batch(sample: &[usize], axis: Option<usize>) -> Vec<usize> {
+    let mut shape = sample.to_vec();
+    if let Some(axis) = axis {
+        shape.insert(axis.min(sample.len()), 1);
+    }
+    shape
+}
+
+fn check_given(given: &[usize], dims: Option<&[Dim]>, batch: Option<usize>) -> Result<(), String> {
+    if let Some(axis) = batch
+        && given.get(axis).is_some_and(|&n| n != 1)
+    {
+        return Err(match axis {
+            0 => "must have a leading batch axis of 1".into(),
+            axis => format!("must have a batch of 1, along axis {axis}"),
+        });
     }
     let Some(dims) = dims else { return Ok(()) };
     if dims.len() != given.len() {
         return Err(format!("has {} axes, the model declares {}", given.len(), dims.len()));
     }
-    for (axis, (dim, &size)) in dims.iter().zip(given).enumerate().skip(1) {
+    for (axis, (dim, &size)) in dims.iter().zip(given).enumerate() {
         if let Dim::Fixed(n) = dim
             && *n != size
+            && Some(axis) != batch
         {
             return Err(format!("does not fit: the model fixes axis {axis} at {n}"));
         }
     }
     Ok(())
-}
-
-/// For a model with a fixed batch: checks that the output has come out with a batch of 1.
-pub(crate) fn check_output_batch(
-    model: &Model,
-    output: &str,
-    shape: &[usize],
-) -> Result<(), String> {
-    let info = model.graph.outputs.iter().find(|o| o.name == output);
-    match info.map(|o| &o.ty) {
-        Some(Type::Tensor(_, Some(dims))) if !dims.is_empty() && shape.first() != Some(&1) => {
-            Err(format!("its output '{output}' then has the shape {shape:?}"))
-        }
-        _ => Ok(()),
-    }
 }

@@ -4,6 +4,7 @@
 //! functions are inlined, shapes become static with the batch at 1, arithmetic on shapes is folded
 //! to constants, and it is decided which tensors are trainable.
 
+mod batch;
 mod bounds;
 mod call;
 mod end;
@@ -11,6 +12,7 @@ mod folded;
 mod identity;
 mod importer;
 mod inputs;
+mod layout;
 mod literal;
 mod lower;
 #[cfg(test)]
@@ -37,6 +39,7 @@ use crate::graph::{Fact, Graph};
 use crate::onnx::Model;
 use crate::tensor::Tensor;
 use importer::Importer;
+use inputs::Shapes;
 
 /// What the user decides about an import.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +47,13 @@ pub struct ImportOptions {
     /// Full shapes of inputs, the batch axis included and of length 1. Needed for the inputs whose
     /// other dimensions the model leaves open.
     pub shapes: HashMap<String, Vec<usize>>,
+    /// Shapes of one sample of inputs, without the batch axis, as the data has them.
+    pub samples: HashMap<String, Vec<usize>>,
+    /// Inputs that are settings, with their values: one for all elements, or one for each.
+    pub fixed: HashMap<String, Vec<f64>>,
+    /// The batch axes of inputs, `None` for an input all of which is one sample's. Those of other inputs
+    /// are guessed.
+    pub batch_axes: HashMap<String, Option<usize>>,
     /// The output (or any other value) to take; by default the first floating-point output.
     pub output: Option<String>,
     /// Where not empty, exactly the floating-point tensors whose names match one of these glob
@@ -59,10 +69,13 @@ pub struct ImportOptions {
 /// A model lowered to the graph IR.
 #[derive(Clone, Debug)]
 pub struct Imported {
-    /// The graph, with one output: the chosen one, before its final activation unless that is kept.
+    /// The graph. Its inputs have the batch axis first, of length 1, whatever they have in the file, and
+    /// so has its one output: the chosen one, before its final activation unless that is kept.
     pub graph: Graph,
     /// The name of the output taken.
     pub output: String,
+    /// The batch axis that each input of the graph has in the file; `None` where it has none there.
+    pub batch_axes: Vec<Option<usize>>,
     /// The activation at the end of the model, which the graph leaves out.
     pub final_activation: Option<FinalActivation>,
     /// How many batch normalisations there are.
@@ -91,23 +104,21 @@ pub struct Info {
 /// Lowers `model`. Errs when an operator is not supported (before anything is lowered), when
 /// shapes stay open or do not fit together, and when there is nothing to train.
 pub fn import(model: &Model, options: &ImportOptions) -> Result<Imported> {
-    let output = match &options.output {
-        Some(name) => scan::named_output(model, name)?,
-        None => default_output(model)?,
-    };
+    let output = scan::wanted_output(model, options)?;
     scan::check(model, &[&output])?;
     let mut importer = Importer::new(model, options)?;
-    let lowered = importer.run(&output);
     let fixed_batch = importer.fixed_batch();
-    let value = match (lowered, fixed_batch) {
+    if fixed_batch.is_some() {
+        importer.compare(Importer::at_own_batch(model, options)?.recorded(&output)?);
+    }
+    let value = match (importer.run(&output), fixed_batch) {
         (Err(Error::Shape(why)), Some(k)) => return Err(refuse_batch(model, k, &why)),
         (lowered, _) => lowered?,
     };
-    if let Some(k) = fixed_batch {
-        inputs::check_output_batch(model, &output, importer.b.graph().shape(value))
-            .map_err(|why| refuse_batch(model, k, &why))?;
+    let mut imported = importer.finish(&output, value)?;
+    if options.output.is_none() {
+        imported.warnings.extend(scan::choice_of_output(model, &output));
     }
-    let imported = importer.finish(&output, value)?;
     if imported.graph.parameters().next().is_none() {
         return Err(no_parameters(model, options));
     }
@@ -117,11 +128,7 @@ pub fn import(model: &Model, options: &ImportOptions) -> Result<Imported> {
 /// All that stands in the way of importing `model`: operators that are not supported, forms of
 /// others that are not, inputs of unknown shape. Empty where nothing does.
 pub fn all_problems(model: &Model, options: &ImportOptions) -> Vec<Problem> {
-    let output = match &options.output {
-        Some(name) => scan::named_output(model, name),
-        None => default_output(model),
-    };
-    let output = match output {
+    let output = match scan::wanted_output(model, options) {
         Ok(output) => output,
         Err(error) => return vec![Problem::general(&error)],
     };
@@ -133,7 +140,7 @@ pub fn all_problems(model: &Model, options: &ImportOptions) -> Vec<Problem> {
         found.push(weight);
         return found;
     }
-    let more = match Importer::new(model, options) {
+    let more = match Importer::at_own_batch(model, options) {
         Ok(importer) => importer.survey(&output),
         Err(error) => vec![Problem::general(&error)],
     };
@@ -143,19 +150,35 @@ pub fn all_problems(model: &Model, options: &ImportOptions) -> Vec<Problem> {
     found
 }
 
-/// The inputs that the output taken depends on: those for which there must be data.
+/// The inputs that the output taken depends on and that are no settings: those for which there must be
+/// data. Their dimensions are those of one sample behind a batch axis of 1, with the shapes that
+/// `options` give.
 ///
 /// # Errors
-/// When the model has no such output.
+/// When the model has no such output, or it is not clear where the samples lie in an input.
 pub fn needed_inputs(model: &Model, options: &ImportOptions) -> Result<Vec<DeclaredInput>> {
-    let output = match &options.output {
-        Some(name) => scan::named_output(model, name)?,
-        None => default_output(model)?,
-    };
+    let output = scan::wanted_output(model, options)?;
     let (_, needed) = scan::live_nodes(&model.graph.nodes, [output.as_str()]);
-    let mut inputs = declared_inputs(model);
-    inputs.retain(|input| needed.contains(input.name.as_str()));
+    let shapes = Shapes::new(model, options)?;
+    let mut inputs = Vec::new();
+    for declared in declared_inputs(model) {
+        if needed.contains(declared.name.as_str()) {
+            inputs.extend(shapes.of_sample(declared)?);
+        }
+    }
     Ok(inputs)
+}
+
+/// The batch axis that an input is taken to have: `None` where that is not clear, or it is a setting.
+///
+/// # Errors
+/// When `options` do not fit the model.
+pub fn batch_axis(
+    model: &Model,
+    options: &ImportOptions,
+    input: &str,
+) -> Result<Option<Option<usize>>> {
+    Ok(Shapes::new(model, options)?.guessed(input))
 }
 
 /// What an input is in a model that is taken as it is.
@@ -190,7 +213,8 @@ pub fn lower(model: &Model, given: &HashMap<String, Given>) -> Result<Graph> {
 fn refuse_batch(model: &Model, k: usize, why: &str) -> Error {
     Error::UnsupportedModel(format!(
         "{}: exported with a fixed batch of {k}, and it does not work with a batch of 1 ({why}); \
-         export it again with a batch of 1 or a dynamic batch axis",
+         export it again with a batch of 1 or a dynamic batch axis; if another axis is the batch, \
+         or none is, say so with --batch-axis NAME=AXIS|none",
         model.source
     ))
 }

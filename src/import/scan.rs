@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use super::ImportOptions;
 use super::quantised::quantised_weight;
 use super::table::{Lowering, lookup};
 use crate::error::{Error, Result};
@@ -67,9 +68,34 @@ pub(crate) fn function_of<'m>(model: &'m Model, node: &Node) -> Option<&'m Funct
     model.functions.get(&key)
 }
 
-/// The output that is taken where none is named: the first floating-point one. Class labels are
-/// passed over, and so are the other parts of what classifiers of scikit-learn put out.
+/// The output that `options` name, or the one that is taken where they name none.
+pub(crate) fn wanted_output(model: &Model, options: &ImportOptions) -> Result<String> {
+    match &options.output {
+        Some(name) => named_output(model, name),
+        None => default_output(model),
+    }
+}
+
+/// The output that is taken where none is named: of those of floating-point numbers the first whose
+/// name says that it is a prediction, or else the first that is not something else by its name. Class
+/// labels are passed over, and so are the other parts of what classifiers of scikit-learn put out.
 pub fn default_output(model: &Model) -> Result<String> {
+    let candidates = float_outputs(model);
+    // The first of equals is the last of them from the end.
+    match candidates.iter().rev().max_by_key(|name| prediction_like(name)) {
+        Some(output) => Ok((*output).to_owned()),
+        None if model.graph.outputs.is_empty() => {
+            Err(Error::InvalidModel(format!("{}: the model has no outputs", model.source)))
+        }
+        None => Err(Error::UnsupportedModel(format!(
+            "{}: the model has no floating-point output",
+            model.source
+        ))),
+    }
+}
+
+/// The outputs of floating-point numbers.
+fn float_outputs(model: &Model) -> Vec<&str> {
     let zip_maps: HashSet<&str> = model
         .graph
         .nodes
@@ -84,18 +110,42 @@ pub fn default_output(model: &Model) -> Result<String> {
         }
         Type::Other(_) => false,
     };
-    let outputs = &model.graph.outputs;
-    let float = outputs.iter().find(|o| is_float(&o.ty) || zip_maps.contains(o.name.as_str()));
-    match float {
-        Some(output) => Ok(output.name.clone()),
-        None if outputs.is_empty() => {
-            Err(Error::InvalidModel(format!("{}: the model has no outputs", model.source)))
-        }
-        None => Err(Error::UnsupportedModel(format!(
-            "{}: the model has no floating-point output",
-            model.source
-        ))),
+    let outputs = model.graph.outputs.iter();
+    let float = outputs.filter(|o| is_float(&o.ty) || zip_maps.contains(o.name.as_str()));
+    float.map(|o| o.name.as_str()).collect()
+}
+
+/// How much the name of an output says that a loss of classes is of it; below 0 where it is something
+/// else: places, and last states or heads that only help in training.
+fn prediction_like(name: &str) -> i32 {
+    let name = name.to_lowercase();
+    let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
+    match () {
+        () if has(&["present", "past", "hidden", "state", "aux"]) => NO_PREDICTION,
+        () if has(&["box", "coord", "offset", "landmark"]) => -1,
+        () if has(&["logit"]) => 2,
+        () if has(&["prob", "score", "class", "cls"]) => 1,
+        () => 0,
     }
+}
+
+/// What [`prediction_like`] gives states and the like.
+const NO_PREDICTION: i32 = -2;
+
+/// What the user should know of the choice of `output` among several: which others there are.
+pub(crate) fn choice_of_output(model: &Model, output: &str) -> Option<String> {
+    let candidates = float_outputs(model);
+    let others: Vec<String> = candidates
+        .iter()
+        .filter(|name| **name != output && prediction_like(name) > NO_PREDICTION)
+        .map(|name| format!("'{name}'"))
+        .collect();
+    (!others.is_empty()).then(|| {
+        format!(
+            "the output '{output}' is taken; the model also has {}, which --output NAME takes",
+            others.join(", ")
+        )
+    })
 }
 
 /// Checks that there is a value called `name`, and returns the name.

@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, Output, Value};
 use crate::tensor::Tensor;
-use crate::transform::{self, LABELS, Loss, Rectifier};
+use crate::transform::{self, Loss, Rectifier};
 
 /// A use of a weight in a [`Network`].
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub struct Network {
     lanes: usize,
     /// Lane axes in front of a value of one sample.
     lane_axes: usize,
+    /// How many inputs are the model's; that of the targets comes after them.
+    of_model: usize,
     /// The names of the kernels and matrices.
     weights: HashSet<String>,
     outputs: Value,
@@ -65,6 +67,7 @@ impl Network {
         features: Option<&str>,
     ) -> Result<Self> {
         let mut warnings = Vec::new();
+        let of_model = model.inputs().len();
         let (lanes, lane_axes) = match setting {
             Setting::Samples { .. } | Setting::Gaussian { .. } => (lanes, 1),
             Setting::Perturbed { lanes, .. } => (lanes, 2),
@@ -150,6 +153,7 @@ impl Network {
             b,
             lanes,
             lane_axes,
+            of_model,
             weights,
             outputs,
             losses,
@@ -219,13 +223,11 @@ impl Network {
         self.features
     }
 
-    /// The inputs of floating-point numbers.
+    /// The model's inputs of floating-point numbers.
     pub fn float_inputs(&self) -> Vec<Value> {
         let graph = self.b.graph();
-        let inputs = graph.inputs().iter().copied();
-        inputs
-            .filter(|&v| graph.fact(v).dtype.is_float() && graph.name(v) != Some(LABELS))
-            .collect()
+        let inputs = graph.inputs().iter().take(self.of_model).copied();
+        inputs.filter(|&v| graph.fact(v).dtype.is_float()).collect()
     }
 
     /// The kernels and matrices, in the order of the model file.

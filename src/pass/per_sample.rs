@@ -383,8 +383,8 @@ fn build(
     }
 }
 
-/// The training graph with the outputs `loss` `[n]` and, for each product, `product.<i>`: a Gram
-/// matrix `[groups, size, size]`, or sums of signs over the lanes. They are NaN where a gradient is
+/// The training graph with the outputs `gradalign.loss` `[n]` and, for each product,
+/// `gradalign.<i>`: a Gram matrix `[groups, size, size]`, or sums of signs over the lanes. They are NaN where a gradient is
 /// not finite.
 fn with_products(
     training: &TrainingGraph,
@@ -433,8 +433,8 @@ fn with_products(
         });
     }
     let output = |name: &str, value| Output { name: name.into(), value };
-    let mut outputs = vec![output("loss", loss)];
-    outputs.extend(values.iter().enumerate().map(|(i, &v)| output(&format!("product.{i}"), v)));
+    let mut outputs = vec![output("gradalign.loss", loss)];
+    outputs.extend(values.iter().enumerate().map(|(i, &v)| output(&format!("gradalign.{i}"), v)));
     Ok(b.finish().with_outputs(outputs))
 }
 

@@ -145,6 +145,8 @@ pub struct ModelRow {
     pub parameters: Option<u64>,
     /// Multiply-adds of one sample's forward pass; `None` as for `parameters`.
     pub flops: Option<u64>,
+    /// The name of the model's output that was scored; `None` as for `parameters`.
+    pub output: Option<String>,
     /// The scores by name, in the order asked for; empty for a model that failed.
     pub scores: Ordered<Score>,
     /// Wall-clock time spent on the model.
@@ -200,6 +202,7 @@ impl ModelRow {
             sha256: None,
             parameters: None,
             flops: None,
+            output: None,
             scores: Ordered::default(),
             seconds: 0.0,
             warnings: Vec::new(),
@@ -630,6 +633,7 @@ mod tests {
       "sha256": "cd",
       "parameters": 10,
       "flops": 20,
+      "output": null,
       "scores": {
         "gradalign-1": {
           "value": 1.5,

@@ -1,6 +1,8 @@
 //! Scoring one model: import, fit the data, run the passes that the metrics need, evaluate them.
 
+mod axes;
 mod draw;
+mod indices;
 mod probabilities;
 
 use std::collections::HashMap;
@@ -87,6 +89,8 @@ pub struct Scored {
     pub size: Size,
     /// The loss used.
     pub loss: Loss,
+    /// The name of the model's output that it is of.
+    pub output: String,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// Whether a score is missing only for want of memory.
@@ -136,26 +140,15 @@ pub fn prepare(
     dataset: &Dataset,
     settings: &Settings,
 ) -> Result<(Imported, Batch, Loss, Vec<String>)> {
-    let mut declared = import::needed_inputs(model, &settings.import)?;
-    for input in &mut declared {
-        if let Some(shape) = settings.import.shapes.get(&input.name)
-            && shape.len() == input.dims.len()
-        {
-            input.dims = shape.iter().map(|&d| Some(d)).collect();
-        }
-    }
-    let fitted = dataset.fit_inputs(&declared)?;
     let mut options = settings.import.clone();
-    options.keep_activation |= settings.loss.is_some_and(|loss| !loss.is_of_logits());
+    let mut warnings = axes::from_data(model, dataset, &mut options)?;
+    let declared = import::needed_inputs(model, &options)?;
+    let fitted = dataset.fit_inputs(&declared)?;
     for (input, tensor) in declared.iter().zip(&fitted.tensors) {
-        let shape = if input.dims.is_empty() {
-            Vec::new()
-        } else {
-            [&[1], tensor.shape().get(1..).unwrap_or_default()].concat()
-        };
-        options.shapes.entry(input.name.clone()).or_insert(shape);
+        let sample = tensor.shape().get(1..).unwrap_or_default();
+        options.samples.insert(input.name.clone(), sample.to_vec());
     }
-    let imported = import::import(model, &options)?;
+    let (imported, loss) = network(model, &options, settings.loss)?;
     // The graph declares the inputs that its output depends on; the data follows it.
     let by_name: HashMap<&str, usize> =
         declared.iter().enumerate().map(|(i, input)| (input.name.as_str(), i)).collect();
@@ -168,16 +161,35 @@ pub fn prepare(
             .ok_or_else(|| Error::Data(format!("no data for the model's input '{name}'")))
     });
     let inputs = inputs.collect::<Result<Vec<_>>>()?;
-    let output = output_fact(graph)?;
-    let loss = settings.loss.unwrap_or_else(|| suggested_loss(&imported, &output));
-    let labels = dataset.fit_labels(&target(loss, &output)?)?;
+    indices::check(graph, &inputs, dataset)?;
+    let labels = dataset.fit_labels(&target(loss, &output_fact(graph)?)?)?;
     let classes = match labels.classes {
         Some(classes) => classes.into_iter().map(|c| c as i64).collect(),
         None => vec![0; dataset.samples()],
     };
     let batch = Batch { inputs, targets: labels.tensor, classes };
-    let warnings = [fitted.warnings, imported.warnings.clone()].concat();
+    warnings.extend(fitted.warnings);
+    warnings.extend(imported.warnings.iter().cloned());
     Ok((imported, batch, loss, warnings))
+}
+
+/// Imports `model` and decides on the loss, where `loss` does not: all that is known of a model before
+/// there is data. What [`prepare`] adds to `options` are shapes and batch axes that the data shows.
+///
+/// # Errors
+/// When the model cannot be imported, or its output does not suit the loss.
+pub fn network(
+    model: &onnx::Model,
+    options: &ImportOptions,
+    loss: Option<Loss>,
+) -> Result<(Imported, Loss)> {
+    let mut options = options.clone();
+    options.keep_activation |= loss.is_some_and(|loss| !loss.is_of_logits());
+    let imported = import::import(model, &options)?;
+    let output = output_fact(&imported.graph)?;
+    let loss = loss.unwrap_or_else(|| suggested_loss(&imported, &output));
+    loss.target(&output)?;
+    Ok((imported, loss))
 }
 
 /// Errs where a model that was prepared has no score: a parameter is not finite, or the loss cannot be
@@ -197,14 +209,19 @@ pub(crate) fn output_fact(graph: &Graph) -> Result<Fact> {
     Ok(graph.fact(output.value).clone())
 }
 
-/// Binary cross-entropy where the model ends in a sigmoid or has a single output, else
-/// cross-entropy, over tokens where the output has positions.
-pub(crate) fn suggested_loss(imported: &Imported, output: &Fact) -> Loss {
-    let several_axes = output.shape.iter().filter(|&&d| d != 1).count() > 1;
+/// Binary cross-entropy where the model ends in a sigmoid, or has one output or one channel, else
+/// cross-entropy: over tokens where the output is `[1, T, K]`, and over the positions of a map.
+fn suggested_loss(imported: &Imported, output: &Fact) -> Loss {
+    let shape = output.shape.as_slice();
+    let several_axes = shape.iter().filter(|&&d| d != 1).count() > 1;
     match imported.final_activation {
         Some(FinalActivation::Sigmoid) => Loss::BinaryCrossEntropy,
         _ if output.len() == 1 => Loss::BinaryCrossEntropy,
-        _ if several_axes && output.rank() == 3 => Loss::TokenCrossEntropy,
+        _ if !several_axes => Loss::CrossEntropy,
+        // One channel at each position, in front or behind.
+        _ if shape.last() == Some(&1) => Loss::BinaryCrossEntropy,
+        _ if shape.len() > 3 && shape[1] == 1 => Loss::BinaryCrossEntropy,
+        _ if shape.len() == 3 => Loss::TokenCrossEntropy,
         _ => Loss::CrossEntropy,
     }
 }
@@ -212,12 +229,12 @@ pub(crate) fn suggested_loss(imported: &Imported, output: &Fact) -> Loss {
 /// What the labels of one sample are compared with.
 pub(crate) fn target(loss: Loss, output: &Fact) -> Result<Target> {
     let fact = loss.target(output)?;
+    let classes = loss.class_axis(&output.shape).map_or(output.len(), |axis| output.shape[axis]);
     Ok(match loss {
-        Loss::CrossEntropy => Target::Class { classes: output.len() },
-        Loss::TokenCrossEntropy => Target::Tokens {
-            classes: output.shape.last().copied().unwrap_or(0),
-            positions: fact.shape,
-        },
+        Loss::CrossEntropy if fact.shape.is_empty() => Target::Class { classes },
+        Loss::CrossEntropy | Loss::TokenCrossEntropy => {
+            Target::Tokens { classes, positions: fact.shape }
+        }
         Loss::BinaryCrossEntropy => Target::Binary { shape: fact.shape },
         Loss::MeanSquaredError => Target::Values { shape: fact.shape },
     })
@@ -292,7 +309,8 @@ pub fn score(
             },
         }
     });
-    Ok(Scored { scores: scores.collect(), size, loss, warnings, short_of_memory })
+    let output = model.outputs().first().map(|output| output.name.clone()).unwrap_or_default();
+    Ok(Scored { scores: scores.collect(), size, loss, output, warnings, short_of_memory })
 }
 
 /// Errs where repeats would all be the same.

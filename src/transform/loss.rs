@@ -8,19 +8,33 @@ use crate::graph::{Builder, Fact, Graph, Value};
 use crate::ops::Unary;
 use crate::tensor::{DType, Tensor};
 
-/// The name of the input that the targets are given by.
+/// The name of the input that the targets are given by, unless the model has one of that name: see
+/// [`target_name`].
 pub const LABELS: &str = "labels";
+
+/// The name of the input that [`loss`] gives the targets of `model` by: [`LABELS`], or
+/// `gradalign.labels` where the model has an input of that name itself.
+pub fn target_name(model: &Graph) -> String {
+    let mut name = LABELS.to_owned();
+    while model.input(&name).is_some() {
+        name = format!("gradalign.{name}");
+    }
+    name
+}
 
 /// The loss of one sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Loss {
-    /// `−log softmax(z)_y` on logits `z` of `K` classes; the label `y` is an int64 scalar.
+    /// `−log softmax(z)_y` on logits `z` of `K` classes; the label `y` is an int64 scalar. On a map of
+    /// logits `[1, K, H, W]`, or with any other axes in place of `H, W`, the mean over its positions;
+    /// the labels are int64 `[H, W]`.
     CrossEntropy,
     /// The mean of `t·softplus(−z) + (1 − t)·softplus(z)` over the logits; the target `t` has the output's shape.
     BinaryCrossEntropy,
     /// The mean of `(z − t)²` over the outputs; the target `t` has the output's shape.
     MeanSquaredError,
-    /// The mean cross-entropy over `T` positions of logits `[1, T, K]`; the labels are int64 `[T]`.
+    /// The mean cross-entropy over `T` positions of logits `[1, T, K]`, or over positions with
+    /// several axes; the labels are int64 `[T]`.
     TokenCrossEntropy,
 }
 
@@ -62,7 +76,19 @@ impl Loss {
         self != Loss::MeanSquaredError
     }
 
-    /// Dtype and shape of one sample's target for a model output of shape `output` (batch 1).
+    /// The axis of the classes in a model output of shape `output`, batch axis included; `None` where
+    /// the loss has no classes, or all of the output is them.
+    pub fn class_axis(self, output: &[usize]) -> Option<usize> {
+        let long = output.iter().filter(|&&d| d != 1).count();
+        match self {
+            Loss::CrossEntropy if long > 1 && output.len() > 2 => Some(1),
+            Loss::TokenCrossEntropy => output.len().checked_sub(1),
+            _ => None,
+        }
+    }
+
+    /// Dtype and shape of one sample's target for a model output of shape `output`, whose leading
+    /// axis is the batch, of length 1. An output without axes is one number.
     /// Errs when the output cannot be meant for this loss.
     pub fn target(self, output: &Fact) -> Result<Fact> {
         let unfit = |wanted: &str| {
@@ -72,25 +98,35 @@ impl Loss {
                 output.shape
             ))
         };
-        let classes = |shape: &[usize]| shape.iter().filter(|&&d| d != 1).count() <= 1;
+        let sample = match output.shape.as_slice() {
+            [] => &[],
+            [1, sample @ ..] => sample,
+            _ => return Err(unfit("a leading batch axis of length 1")),
+        };
+        let axis = self.class_axis(&output.shape);
+        let classes = axis.map_or(output.len(), |axis| output.shape[axis]);
         match self {
-            Loss::CrossEntropy if output.len() < 2 => Err(unfit("at least two classes")),
-            Loss::CrossEntropy if !classes(&output.shape) => Err(unfit("shape [1, classes]")),
-            Loss::CrossEntropy => Ok(Fact::new(DType::I64, [])),
-            Loss::TokenCrossEntropy => match output.shape[..] {
-                [1, positions, _] => Ok(Fact::new(DType::I64, [positions])),
+            Loss::CrossEntropy | Loss::TokenCrossEntropy if classes < 2 => {
+                Err(unfit("at least two classes"))
+            }
+            Loss::CrossEntropy if axis.is_none() => Ok(Fact::new(DType::I64, [])),
+            Loss::CrossEntropy => Ok(Fact::new(DType::I64, &sample[1..])),
+            Loss::TokenCrossEntropy => match sample {
+                [positions @ .., _] if !positions.is_empty() => {
+                    Ok(Fact::new(DType::I64, positions))
+                }
                 _ => Err(unfit("shape [1, positions, classes]")),
             },
             Loss::BinaryCrossEntropy | Loss::MeanSquaredError => {
-                Ok(Fact::new(output.dtype, output.shape.get(1..).unwrap_or_default()))
+                Ok(Fact::new(output.dtype, sample))
             }
         }
     }
 }
 
-/// Extends a model graph, whose first output is its prediction for one sample, by the input
-/// [`LABELS`] and the scalar loss. Returns the new graph and the loss; earlier values keep their
-/// identity.
+/// Extends a model graph, whose first output is its prediction for one sample, by the input for the
+/// targets, called by [`target_name`], and the scalar loss. Returns the new graph and the loss;
+/// earlier values keep their identity, and the new input is the last.
 ///
 /// # Errors
 /// When the model's output cannot be meant for `loss` (see [`Loss::target`]).
@@ -101,25 +137,24 @@ pub fn loss(graph: &Graph, loss: Loss) -> Result<(Graph, Value)> {
         .ok_or_else(|| Error::InvalidModel("the model has no output".into()))?
         .value;
     let target_fact = loss.target(graph.fact(output))?;
-    if graph.input(LABELS).is_some() {
-        return Err(Error::InvalidModel(format!(
-            "the model has an input '{LABELS}' of its own, the name that the loss needs"
-        )));
-    }
+    let name = target_name(graph);
     let mut b = Builder::new(graph.clone());
     b.set_scope("loss");
-    let target = b.input(LABELS, target_fact.clone());
+    let target = b.input(name, target_fact.clone());
     let scalar = match loss {
-        Loss::CrossEntropy => {
-            let classes = b.fact(output).len();
-            let logits = b.reshape(output, &[1, classes])?;
-            let label = b.reshape(target, &[1])?;
-            cross_entropy(&mut b, logits, label)?
-        }
-        Loss::TokenCrossEntropy => {
+        Loss::CrossEntropy | Loss::TokenCrossEntropy => {
             let shape = b.shape(output);
-            let logits = b.reshape(output, &shape[1..])?;
-            cross_entropy(&mut b, logits, target)?
+            // Class axis in the middle: everything behind it is one axis of positions.
+            let (axis, rows) = match loss.class_axis(&shape) {
+                Some(1) if loss == Loss::CrossEntropy => {
+                    let positions = shape[2..].iter().product();
+                    (0, [shape[1], positions])
+                }
+                Some(axis) => (1, [shape[..axis].iter().product(), shape[axis]]),
+                None => (1, [1, b.fact(output).len()]),
+            };
+            let logits = b.reshape(output, &rows)?;
+            cross_entropy(&mut b, logits, axis, target)?
         }
         Loss::BinaryCrossEntropy => {
             let logits = b.reshape(output, &target_fact.shape)?;
@@ -135,26 +170,31 @@ pub fn loss(graph: &Graph, loss: Loss) -> Result<(Graph, Value)> {
     Ok((b.finish(), scalar))
 }
 
-/// The mean over rows of `−log softmax(logits)_label`, for logits `[T, K]` and labels `[T]`.
+/// The mean over positions of `−log softmax(logits)_label`, for logits with the classes along `axis`
+/// and the positions along the other of two axes, and as many labels as positions.
 ///
 /// It is computed from the logits less that of the label, which then is a constant 0: so the gradient
 /// of the label's logit is `−Σ p` over the others, and not `p − 1`, of which nothing is left where the
 /// prediction is sure.
-fn cross_entropy(b: &mut Builder, logits: Value, labels: Value) -> Result<Value> {
+fn cross_entropy(b: &mut Builder, logits: Value, axis: usize, labels: Value) -> Result<Value> {
     let shape = b.shape(logits);
-    let (rows, classes) = (shape[0], shape[1]);
-    let all = b.constant(Tensor::index(0..classes as i64).reshape(&[1, classes])?);
-    let labels = b.reshape(labels, &[rows, 1])?;
+    let classes = shape[axis];
+    let mut along = [1, 1];
+    along[axis] = classes;
+    let mut across = [1, 1];
+    across[1 - axis] = shape[1 - axis];
+    let all = b.constant(Tensor::index(0..classes as i64).reshape(&along)?);
+    let labels = b.reshape(labels, &across)?;
     let hit = b.equal(labels, all)?;
     let zero = b.scalar_like(logits, 0.0);
     let own = b.select(hit, logits, zero)?;
-    let own = b.reduce_sum(own, &[1])?;
+    let own = b.reduce_sum(own, &[axis])?;
     let ahead = b.sub(logits, own)?;
     let ahead = b.select(hit, zero, ahead)?;
-    let log_p = b.log_softmax(ahead, 1)?;
+    let log_p = b.log_softmax(ahead, axis)?;
     let chosen = b.select(hit, log_p, zero)?;
     let total = b.sum_all(chosen)?;
-    b.scale(total, -1.0 / rows as f64)
+    b.scale(total, -1.0 / shape[1 - axis] as f64)
 }
 
 /// The mean of `t·softplus(−z) + (1 − t)·softplus(z)`, whose gradient does not cancel where `t` is 0
@@ -214,7 +254,7 @@ mod tests {
             check(&format!("cross-entropy, label {label}"), rows.as_flattened(), 4.0, |b, x| {
                 let logits = b.reshape(x, &[rows.len(), 3])?;
                 let labels = b.constant(Tensor::index(rows.iter().map(|_| label)));
-                cross_entropy(b, logits, labels)
+                cross_entropy(b, logits, 1, labels)
             });
         }
         for target in [0.0, 1.0, 0.25] {
@@ -243,11 +283,16 @@ mod tests {
 
     #[test]
     fn unfit_outputs_are_refused() {
-        let (graph, _) = model(&[1, 3, 4, 4]);
-        assert!(loss(&graph, Loss::CrossEntropy).is_err());
-        assert!(loss(&graph, Loss::TokenCrossEntropy).is_err());
         let (graph, _) = model(&[1, 1]);
         assert!(loss(&graph, Loss::CrossEntropy).is_err());
+        assert!(loss(&graph, Loss::TokenCrossEntropy).is_err());
         assert!(loss(&graph, Loss::BinaryCrossEntropy).is_ok());
+        let (graph, _) = model(&[1, 1, 4, 4]);
+        assert!(loss(&graph, Loss::CrossEntropy).is_err());
+        // Without a batch axis, what is a sample is not known.
+        let (graph, _) = model(&[3, 4]);
+        for refused in [Loss::CrossEntropy, Loss::TokenCrossEntropy, Loss::MeanSquaredError] {
+            assert!(loss(&graph, refused).is_err(), "{refused}");
+        }
     }
 }

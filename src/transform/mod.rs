@@ -37,7 +37,7 @@ pub use grad::grad;
 pub use initialise::{Init, initialise};
 pub use landmarks::{Layer, Rectifier, RectifierKind, features, layers, normalised, rectifiers};
 pub use linearise::{Linearised, linearise};
-pub use loss::{LABELS, Loss, loss};
+pub use loss::{LABELS, Loss, loss, target_name};
 pub use means::without_centred_means;
 pub use roles::{Role, roles};
 pub use vmap::vmap;

@@ -24,8 +24,18 @@ fn has_keys(value: &Value, keys: &[&str]) {
     assert_eq!(found, keys);
 }
 
-const ROW: [&str; 9] =
-    ["model", "path", "sha256", "parameters", "flops", "scores", "seconds", "warnings", "error"];
+const ROW: [&str; 10] = [
+    "model",
+    "path",
+    "sha256",
+    "parameters",
+    "flops",
+    "output",
+    "scores",
+    "seconds",
+    "warnings",
+    "error",
+];
 
 #[test]
 fn json_has_the_fields_of_the_contract_and_no_others() {

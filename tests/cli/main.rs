@@ -12,6 +12,7 @@ mod options;
 mod outside;
 mod paper;
 mod rank;
+mod shapes;
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};

@@ -1,6 +1,6 @@
 //! Looking elements up by index.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::Value;
 use crate::import::call::Call;
 use crate::import::table::{Entry, rule};
@@ -24,10 +24,23 @@ pub(super) fn indices(c: &mut Call, i: usize, size: usize) -> Result<Value> {
 
 /// `indices` where negative ones count from the end of an axis of length `size`.
 pub(super) fn non_negative(c: &mut Call, indices: Value, size: usize) -> Result<Value> {
-    if let Some(known) = c.as_constant(indices)
-        && known.to_i64().is_some_and(|v| v.iter().all(|&i| i >= 0))
-    {
-        return Ok(indices);
+    if let Some(known) = c.as_constant(indices).and_then(Tensor::to_i64) {
+        let beyond = |&&i: &&i64| i >= size as i64 || i < -(size as i64);
+        if let Some(index) = known.iter().find(beyond) {
+            let batch = match size {
+                1 => {
+                    "; a batch is taken at 1: where this axis is none, say which is with \
+                      --batch-axis NAME=AXIS|none"
+                }
+                _ => "",
+            };
+            return Err(Error::Shape(format!(
+                "index {index} is beyond an axis of length {size}{batch}"
+            )));
+        }
+        if known.iter().all(|&i| i >= 0) {
+            return Ok(indices);
+        }
     }
     let zero = c.scalar(DType::I64, 0.0);
     let negative = c.less(indices, zero)?;

@@ -4,6 +4,8 @@
 //! one a step. Where sequences have lengths of their own, states stand still beyond their ends and
 //! results are zero there.
 
+use ndarray::Axis;
+
 use super::activation::Activation;
 use super::elementwise::clamp;
 use crate::error::Result;
@@ -12,7 +14,7 @@ use crate::import::call::{Call, MAX_UNROLLED};
 use crate::import::importer::Binding;
 use crate::import::table::{Entry, rules};
 use crate::ops::Binary;
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 
 pub(super) const ENTRIES: &[Entry] = &[
     rules("GRU", 7, "unrolled: MatMul, Add, Sigmoid, Tanh, Mul", |c| recurrent(c, Kind::Gru)),
@@ -106,6 +108,13 @@ struct Direction {
 struct State {
     hidden: Value,
     cell: Option<Value>,
+}
+
+/// Whether a tensor holds the same all along an axis.
+fn same_along(tensor: &Tensor, axis: usize) -> bool {
+    let values = tensor.to_f64();
+    let mut rows = values.axis_iter(Axis(axis));
+    rows.next().is_some_and(|first| rows.all(|row| row == first))
 }
 
 /// Row `i` along the first axis of `x`, without that axis.
@@ -269,6 +278,14 @@ impl Direction {
             return c.expand(zero, &[batch, hidden]);
         }
         let mut all = c.table(i)?;
+        // A stored state has a row for each of a fixed batch; where they are equal, one stands for all.
+        let axis = if by_batch { 0 } else { 1 };
+        if let Some(fixed) = c.watch().batch_beside(all)
+            && c.shape(all).get(axis) == Some(&fixed)
+            && c.known(i)?.is_some_and(|state| same_along(&state, axis))
+        {
+            all = c.slice_axis(all, axis, 0, batch, 1)?;
+        }
         if by_batch {
             all = c.transpose(all, &[1, 0, 2])?;
         }

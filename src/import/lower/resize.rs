@@ -100,7 +100,8 @@ fn resize(c: &mut Call) -> Result<Value> {
         chosen.iter().zip(&scales).for_each(|(&axis, &scale)| full[axis] = scale);
         by_scales(c, &shape, &full)?
     } else if c.has(3) {
-        let sizes = c.known_ints(3, "sizes")?;
+        let mut sizes = c.known_ints(3, "sizes")?;
+        c.watch().one_sample(x, &mut sizes);
         let sizes = c.sizes(&sizes, "size")?;
         by_sizes(c, &shape, &chosen, &sizes)?
     } else {

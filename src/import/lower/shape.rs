@@ -1,6 +1,6 @@
 //! Shapes, and operators that change them or move elements about.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::Value;
 use crate::import::call::Call;
 use crate::import::table::{Entry, rule, zero};
@@ -37,22 +37,12 @@ fn size(c: &mut Call) -> Result<Value> {
     Ok(c.constant(Tensor::index([len]).reshape(&[])?))
 }
 
-/// Where the file fixes the batch at `k`, a shape that begins with `k` for an operand that begins
-/// with 1 stands for the batch. If that is wrong, shapes further on do not fit and the model is
-/// refused.
-fn unfix_batch(c: &Call, x: Value, target: &mut [i64]) {
-    if let (Some(k), Some(first)) = (c.fixed_batch(), target.first_mut())
-        && *first == k as i64
-        && c.graph().shape(x).first() == Some(&1)
-    {
-        *first = 1;
-    }
-}
-
 fn reshape(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
+    if let Some(target) = c.watch().reshaped(x).map_err(Error::Shape)? {
+        return c.reshape(x, &target);
+    }
     let mut target = c.known_ints(1, "shape")?;
-    unfix_batch(c, x, &mut target);
     let shape = c.shape(x);
     let keep_zeros = c.flag("allowzero", false)?;
     for (axis, d) in target.iter_mut().enumerate() {
@@ -137,7 +127,15 @@ fn concat(c: &mut Call) -> Result<Value> {
 fn expand(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
     let mut target = c.known_ints(1, "shape")?;
-    unfix_batch(c, x, &mut target);
+    c.watch().one_sample(x, &mut target);
+    // What is the same for all samples may be repeated for each of a fixed batch. If a size that only
+    // looks like it is taken for the batch, results further on differ from the file's.
+    if let (Some(batch), Some(first)) = (c.watch().batch_beside(x), target.first_mut())
+        && *first == batch as i64
+        && c.graph().shape(x).first() == Some(&1)
+    {
+        *first = 1;
+    }
     // A size of 1 keeps the operand's own; −1 is written by some exporters for the same.
     target.iter_mut().filter(|d| **d == -1).for_each(|d| *d = 1);
     let target = c.sizes(&target, "size")?;
