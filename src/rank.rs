@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use crate::data::Dataset;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::onnx;
 use crate::pass::{Memory, STACK};
 use crate::report::{ModelRow, RowError};
@@ -51,14 +51,12 @@ pub fn score_models(
     let scored = |path: &Path, memory: Memory| {
         let settings = Settings { memory, ..settings.clone() };
         let mut short = false;
-        let row = row(path, |model| {
+        let row = row(path, memory, |model| {
             let scored = score_model(model, dataset, &settings, engine);
-            short = match &scored {
-                Ok(scored) => scored.short_of_memory,
-                Err(error) => matches!(error, Error::Memory(_)),
-            };
+            short = scored.as_ref().is_ok_and(|scored| scored.short_of_memory);
             scored
         });
+        let short = short || row.error.as_ref().is_some_and(|error| error.kind == "memory");
         (row, short)
     };
     let Memory { limit, sharers } = settings.memory;
@@ -152,13 +150,17 @@ impl<'a, O: Observer> State<'a, O> {
     }
 }
 
-/// The row of the model at `path`, whatever comes of `score`.
-fn row(path: &Path, score: impl FnOnce(onnx::Model) -> Result<Scored>) -> ModelRow {
+/// The row of the model at `path`, which is read within `memory`, whatever comes of `score`.
+fn row(
+    path: &Path,
+    memory: Memory,
+    score: impl FnOnce(onnx::Model) -> Result<Scored>,
+) -> ModelRow {
     let start = Instant::now();
     let mut row = ModelRow::new(path);
     let sha256 = &mut row.sha256;
     let work = || {
-        let model = onnx::load(path);
+        let model = onnx::load_within(path, memory.free());
         let none = BTreeMap::new();
         let external = model.as_ref().map_or(&none, |model| &model.external);
         // A file that cannot be read has failed above, with the reason.
@@ -266,7 +268,7 @@ mod tests {
             warnings: vec!["careful".into()],
             short_of_memory: false,
         };
-        let good = row(&path, |_| Ok(scored));
+        let good = row(&path, Memory::default(), |_| Ok(scored));
         assert_eq!(
             (good.value("params"), good.parameters, good.flops),
             (Some(3.0), Some(3), Some(4))
@@ -274,12 +276,12 @@ mod tests {
         assert_eq!(good.sha256.unwrap().len(), 64);
         assert!(good.error.is_none());
 
-        let failed = row(&path, |_| Err(Error::Data("no".into()))).error.unwrap();
+        let failed = row(&path, Memory::default(), |_| Err(Error::Data("no".into()))).error.unwrap();
         assert_eq!((failed.kind.as_str(), failed.message.as_str()), ("data", "no"));
-        let panicked = row(&path, |_| panic!("index {}", 3)).error.unwrap();
+        let panicked = row(&path, Memory::default(), |_| panic!("index {}", 3)).error.unwrap();
         assert_eq!(panicked.kind, "internal");
         assert!(panicked.message.contains("index 3"));
-        let missing = row(Path::new("nowhere.onnx"), |_| panic!("not to be called"));
+        let missing = row(Path::new("nowhere.onnx"), Memory::default(), |_| panic!("not to be called"));
         assert_eq!((missing.error.unwrap().kind.as_str(), missing.sha256), ("io", None));
     }
 }

@@ -59,6 +59,8 @@ impl Settings {
             regions: name(&options.regions),
             ntk_samples: options.ntk_samples,
             shape: import.shapes.clone().into_iter().collect(),
+            fix: import.fixed.clone().into_iter().collect(),
+            batch_axis: import.batch_axes.clone().into_iter().collect(),
             params: import.include.clone(),
             no_params: import.exclude.clone(),
             tensor: import.output.clone(),

@@ -142,7 +142,7 @@ fn parted(mut model: ModelProto, weights: Weights, beside: &str, most: u64) -> R
     if length > most {
         return Err(Error::UnsupportedModel(format!(
             "the graph takes {} MiB without its tensors, and no program reads an ONNX file of more \
-             than {} MiB: choose a smaller --batch, or another --output",
+             than {} MiB: choose a smaller --batch, or another --tensor",
             length >> 20,
             most >> 20
         )));

@@ -120,6 +120,10 @@ pub struct Settings {
     pub ntk_samples: usize,
     /// The shapes of inputs that were given.
     pub shape: BTreeMap<String, Vec<usize>>,
+    /// The values of inputs that are settings.
+    pub fix: BTreeMap<String, Vec<f64>>,
+    /// The batch axes of inputs that were given; null for an input that has none.
+    pub batch_axis: BTreeMap<String, Option<usize>>,
     /// Patterns of the only parameters.
     pub params: Vec<String>,
     /// Patterns of tensors that are not parameters.
