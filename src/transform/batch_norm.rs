@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::means::without_centred_means;
+use super::means::known_mean;
 use crate::error::Result;
 use crate::graph::{Builder, Graph, Value};
 use crate::ops::{BatchNorm, BatchNormMode, Binary, Op, Primitive};
@@ -16,13 +16,19 @@ use crate::ops::{BatchNorm, BatchNormMode, Binary, Op, Primitive};
 ///
 /// Subtracting a mean takes out what is the same at all positions, such as the bias of the layer
 /// before. Such summands are left out, so that their parameters have no gradient rather than one
-/// of rounding noise; so are means over all positions of what has been normalised over them.
+/// of rounding noise; with running statistics, so are means over positions of what another
+/// normalisation has centred over them.
 pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Graph, Vec<String>)> {
     let mut warnings = Vec::new();
     let mut unshifted = HashMap::new();
     let mut b = Builder::default();
     let map = b.import(graph, |b, _, node, inputs| {
-        let Op::Apply(Primitive::BatchNorm(norm)) = &node.op else { return Ok(None) };
+        let Op::Apply(Primitive::BatchNorm(norm)) = &node.op else {
+            return match mode {
+                BatchNormMode::Running => known_mean(b, node, inputs),
+                BatchNormMode::Sample | BatchNormMode::Batch => Ok(None),
+            };
+        };
         let mut norm = BatchNorm { mode, ..*norm };
         let positions: usize =
             node.fact.shape.iter().product::<usize>() / node.fact.shape[1].max(1);
@@ -45,13 +51,7 @@ pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Graph, Vec<Stri
         norm.in_primitives(b, &inputs, 1).map(Some)
     })?;
     b.copy_outputs(graph, &map)?;
-    let graph = b.finish();
-    Ok(match mode {
-        BatchNormMode::Running | BatchNormMode::Sample => {
-            (without_centred_means(&graph)?, warnings)
-        }
-        BatchNormMode::Batch => (graph, warnings),
-    })
+    Ok((b.finish(), warnings))
 }
 
 /// `x` without summands that are constant along all axes but that of the channels. `done` holds the

@@ -1,36 +1,30 @@
 //! Means that are known before anything runs.
 
 use crate::error::Result;
-use crate::graph::{Builder, Graph, Value};
+use crate::graph::{Builder, Graph, Node, Value};
 use crate::ops::{Binary, Op, Primitive, Reduce, Reduction, Unary};
 
 /// How far back from a mean the centred values are looked for.
 const DEPTH: usize = 8;
 
-/// `graph` with each mean over what has been centred over the same axes, as a normalisation does,
-/// written without it: the mean of `(x − mean x)·γ + β` is `β`, through convolutions that only mix
-/// channels too. What such a mean still depends on in float32 is rounding noise, and so would be the
-/// gradient of everything in front of it.
-pub fn without_centred_means(graph: &Graph) -> Result<Graph> {
-    let mut b = Builder::default();
-    let map = b.import(graph, |b, _, node, inputs| match &node.op {
-        Op::Apply(Primitive::Reduce(op)) => match op.kind {
-            Reduction::Mean => mean(b, inputs[0], op, DEPTH),
-            Reduction::Sum if node.fact.dtype.is_float() => {
-                let terms = b.fact(inputs[0]).len() / node.fact.len().max(1);
-                let op = Reduce { kind: Reduction::Mean, axes: op.axes.clone() };
-                match mean(b, inputs[0], &op, DEPTH)? {
-                    Some(mean) => b.scale(mean, terms as f64).map(Some),
-                    None => Ok(None),
-                }
+/// What `node` on `inputs` is, where it is a mean or sum over what has been centred over the same axes,
+/// as a normalisation does: the mean of `(x − mean x)·γ + β` is `β`, through convolutions that only mix
+/// channels too. What it still depends on in float32 is rounding noise, and so would be the gradient of
+/// everything in front of it.
+pub(super) fn known_mean(b: &mut Builder, node: &Node, inputs: &[Value]) -> Result<Option<Value>> {
+    let Op::Apply(Primitive::Reduce(op)) = &node.op else { return Ok(None) };
+    match op.kind {
+        Reduction::Mean => mean(b, inputs[0], op, DEPTH),
+        Reduction::Sum if node.fact.dtype.is_float() => {
+            let terms = b.fact(inputs[0]).len() / node.fact.len().max(1);
+            let op = Reduce { kind: Reduction::Mean, axes: op.axes.clone() };
+            match mean(b, inputs[0], &op, DEPTH)? {
+                Some(mean) => b.scale(mean, terms as f64).map(Some),
+                None => Ok(None),
             }
-            _ => Ok(None),
-        },
+        }
         _ => Ok(None),
-    })?;
-    b.set_scope("");
-    b.copy_outputs(graph, &map)?;
-    Ok(b.finish())
+    }
 }
 
 /// The mean of `x` without what is centred; `None` where nothing is.
@@ -115,9 +109,13 @@ fn is_mean_of(graph: &Graph, m: Value, x: Value, op: &Reduce) -> bool {
 mod tests {
     use super::*;
     use crate::graph::{Fact, eval};
-    use crate::ops::Window;
+    use crate::ops::{BatchNormMode, Window};
     use crate::tensor::{DType, Tensor};
-    use crate::transform::grad;
+    use crate::transform::{batch_norm, grad};
+
+    fn without_centred_means(graph: &Graph) -> Graph {
+        batch_norm(graph, BatchNormMode::Running).unwrap().0
+    }
 
     /// `γ·(x − mean x)/σ + β`, a convolution of one position with bias, a second branch, and the mean.
     fn model(kernel: usize, with_branch: bool) -> Graph {
@@ -167,13 +165,15 @@ mod tests {
     fn means_of_centred_values_are_what_was_added() {
         for with_branch in [false, true] {
             let graph = model(1, with_branch);
-            let simple = without_centred_means(&graph).unwrap();
+            let simple = without_centred_means(&graph);
             for (got, want) in values(&simple).iter().zip(values(&graph)) {
                 assert!((got - want).abs() < 1e-12, "{got} {want}");
             }
             let expected: &[&str] =
                 if with_branch { &["first", "beta", "w"] } else { &["beta", "w"] };
             assert_eq!(parameters(&simple), expected);
+            // The others are there still, without a gradient.
+            assert_eq!(simple.parameters().count(), 4);
         }
     }
 
@@ -181,13 +181,13 @@ mod tests {
     fn other_means_stay() {
         // A larger kernel does not reach all positions alike.
         let graph = model(3, false);
-        assert_eq!(parameters(&without_centred_means(&graph).unwrap()), parameters(&graph));
-        assert_eq!(values(&without_centred_means(&graph).unwrap()), values(&graph));
+        assert_eq!(parameters(&without_centred_means(&graph)), parameters(&graph));
+        assert_eq!(values(&without_centred_means(&graph)), values(&graph));
     }
 
     #[test]
     fn gradients_are_zero_and_not_noise() {
-        let graph = without_centred_means(&model(1, false)).unwrap();
+        let graph = without_centred_means(&model(1, false));
         let mut b = Builder::new(graph.clone());
         let sum = b.sum_all(graph.outputs()[0].value).unwrap();
         let first = graph.parameters().find(|(_, p)| &*p.name == "first").map(|(v, _)| v);

@@ -38,7 +38,6 @@ pub use initialise::{Init, initialise};
 pub use landmarks::{Layer, Rectifier, RectifierKind, features, layers, normalised, rectifiers};
 pub use linearise::{Linearised, linearise};
 pub use loss::{LABELS, Loss, loss, target_name};
-pub use means::without_centred_means;
 pub use roles::{Role, roles};
 pub use vmap::vmap;
 pub use widen::widen;
