@@ -151,11 +151,7 @@ impl<'a, O: Observer> State<'a, O> {
 }
 
 /// The row of the model at `path`, which is read within `memory`, whatever comes of `score`.
-fn row(
-    path: &Path,
-    memory: Memory,
-    score: impl FnOnce(onnx::Model) -> Result<Scored>,
-) -> ModelRow {
+fn row(path: &Path, memory: Memory, score: impl FnOnce(onnx::Model) -> Result<Scored>) -> ModelRow {
     let start = Instant::now();
     let mut row = ModelRow::new(path);
     let sha256 = &mut row.sha256;
@@ -206,6 +202,7 @@ mod tests {
     use super::*;
     use crate::data;
     use crate::engine::all_for_tests;
+    use crate::error::Error;
     use crate::metric::{self, Size};
     use crate::score::Score;
     use crate::transform::Loss;
@@ -276,12 +273,14 @@ mod tests {
         assert_eq!(good.sha256.unwrap().len(), 64);
         assert!(good.error.is_none());
 
-        let failed = row(&path, Memory::default(), |_| Err(Error::Data("no".into()))).error.unwrap();
+        let failed =
+            row(&path, Memory::default(), |_| Err(Error::Data("no".into()))).error.unwrap();
         assert_eq!((failed.kind.as_str(), failed.message.as_str()), ("data", "no"));
         let panicked = row(&path, Memory::default(), |_| panic!("index {}", 3)).error.unwrap();
         assert_eq!(panicked.kind, "internal");
         assert!(panicked.message.contains("index 3"));
-        let missing = row(Path::new("nowhere.onnx"), Memory::default(), |_| panic!("not to be called"));
+        let missing =
+            row(Path::new("nowhere.onnx"), Memory::default(), |_| panic!("not to be called"));
         assert_eq!((missing.error.unwrap().kind.as_str(), missing.sha256), ("io", None));
     }
 }

@@ -18,8 +18,7 @@ pub(super) fn run(args: args::Grad) -> anyhow::Result<Outcome> {
     let options = args.reading.resolve()?;
     let out = OutFile::new(&args.out)?;
     let model = onnx::load(&args.model)?;
-    let sources =
-        || [&args.model].into_iter().chain(model.external.values()).map(PathBuf::as_path);
+    let sources = || [&args.model].into_iter().chain(model.external.values()).map(PathBuf::as_path);
     out.spare(sources())?;
     let (imported, loss) = network(&model, &options, args.loss.explicit())?;
     let mode = args.bn.explicit().unwrap_or(BatchNormMode::Running);
