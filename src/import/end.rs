@@ -496,6 +496,20 @@ fn reduction(b: &Builder, value: Value, kind: Reduction) -> Option<(usize, Value
     }
 }
 
+/// The axis and operand of a maximum over a single axis, with 0 in its place where it is infinite or not.
+fn maximum(b: &Builder, value: Value) -> Option<(usize, Value)> {
+    let node = b.graph().node(contents(b, value));
+    match (&node.op, &node.inputs[..]) {
+        (Op::Apply(Primitive::Where(_)), &[test, zero, max])
+            if b.as_uniform(zero) == Some(0.0)
+                && operand_of(b, test, Unary::IsInf).is_some_and(|tested| tested == max) =>
+        {
+            reduction(b, max, Reduction::Max)
+        }
+        _ => reduction(b, value, Reduction::Max),
+    }
+}
+
 /// The axis over which `y` is the sum of `x`, or of the magnitudes of `x`, and which of the two.
 /// Neither something small that is added to the sum matters, nor a small bound below it.
 fn sum_over_axis(b: &Builder, x: Value, y: Value) -> Option<(usize, bool)> {
@@ -548,8 +562,7 @@ fn unshifted(b: &Builder, x: Value, axis: usize) -> Value {
     let node = b.graph().node(x);
     match (&node.op, &node.inputs[..]) {
         (Op::Apply(Primitive::Binary(Binary::Sub)), &[z, max])
-            if reduction(b, max, Reduction::Max) == Some((axis, z))
-                && b.graph().shape(z) == b.graph().shape(x) =>
+            if maximum(b, max) == Some((axis, z)) && b.graph().shape(z) == b.graph().shape(x) =>
         {
             z
         }
@@ -575,7 +588,7 @@ fn log_softmax_in_parts(b: &Builder, x: Value, y: Value) -> Option<(usize, Value
     };
     [(inputs[0], inputs[1]), (inputs[1], inputs[0])].into_iter().find_map(|(max, log)| {
         let (axis, exponent) = of_log(log)?;
-        let is_max = reduction(b, max, Reduction::Max) == Some((axis, x));
+        let is_max = maximum(b, max) == Some((axis, x));
         (is_max && unshifted(b, exponent, axis) == x).then_some((axis, x))
     })
 }

@@ -179,6 +179,10 @@ impl Reduce {
     /// `δ` times the product of all other elements, without division: halves are multiplied with each
     /// other until one element is left, and `δ` goes back through these products.
     fn product_of_others(&self, b: &mut Builder, x: Value, dy: Value) -> Result<Value> {
+        if b.fact(x).is_empty() {
+            let fact = b.fact(x).clone();
+            return b.zeros(&fact);
+        }
         let (mut product, mut steps) = (x, Vec::new());
         for &axis in &self.axes {
             while b.shape(product)[axis] > 1 {

@@ -21,7 +21,7 @@ const COPIES: f64 = 3.4;
 const NODES: u64 = 4;
 
 /// What a session holds however small the model: its threads, and the room that kernels compute in.
-const SESSION: u64 = 24 << 20;
+const SESSION: u64 = 32 << 20;
 
 /// What bounds the memory that a model's runs take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -625,6 +625,8 @@ mod tests {
         3
       ]
     },
+    "fix": {},
+    "batch-axis": {},
     "params": [],
     "no-params": [],
     "tensor": null,

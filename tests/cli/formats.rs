@@ -57,8 +57,8 @@ fn json_has_the_fields_of_the_contract_and_no_others() {
             "seed": 0, "init": "keep", "repeats": 1, "loss": "cross-entropy", "samples": 20,
             "mean": [], "std": [], "bn": "auto", "normalize": false, "off-diagonal": false,
             "gram": "sign", "ridge": 0.0, "zen": "paper", "features": null, "regions": "gaussian",
-            "ntk-samples": 64, "shape": {}, "params": [], "no-params": [], "tensor": null,
-            "aggregate": null
+            "ntk-samples": 64, "shape": {}, "fix": {}, "batch-axis": {}, "params": [],
+            "no-params": [], "tensor": null, "aggregate": null
         })
     );
     let rows = report["models"].as_array().unwrap();

@@ -48,14 +48,14 @@ fn options_reach_the_settings() {
     let report = small(
         "--samples all --mean 0.5 --std 0.25 --bn sample --normalize --off-diagonal --gram raw \
          --ridge 2 --zen reference --features x --regions samples --ntk-samples 3 \
-         --shape input=1x1x16x16 --params * --no-params bias --tensor logits --metric params",
+         --shape input=1x1x16x16 --batch-axis input=0 --params * --no-params bias --tensor logits --metric params",
     );
     let expected = json!({
         "seed": 0, "init": "keep", "repeats": 1, "loss": "cross-entropy", "samples": "all",
         "mean": [0.5], "std": [0.25], "bn": "sample", "normalize": true, "off-diagonal": true,
         "gram": "raw", "ridge": 2.0, "zen": "reference", "features": "x", "regions": "samples",
-        "ntk-samples": 3, "shape": {"input": [1, 1, 16, 16]}, "params": ["*"],
-        "no-params": ["bias"], "tensor": "logits", "aggregate": null
+        "ntk-samples": 3, "shape": {"input": [1, 1, 16, 16]}, "fix": {},
+        "batch-axis": {"input": 0}, "params": ["*"], "no-params": ["bias"], "tensor": "logits", "aggregate": null
     });
     assert_eq!(report["settings"], expected);
     let alias = small("--metric params --output logits");
