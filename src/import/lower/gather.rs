@@ -38,9 +38,15 @@ pub(super) fn non_negative(c: &mut Call, indices: Value, size: usize) -> Result<
                 "index {index} is beyond an axis of length {size}{batch}"
             )));
         }
-        if known.iter().all(|&i| i >= 0) {
-            return Ok(indices);
-        }
+    }
+    from_end(c, indices, size)
+}
+
+/// `indices` with `size` added to negative ones; those beyond the axis stay beyond it.
+fn from_end(c: &mut Call, indices: Value, size: usize) -> Result<Value> {
+    let known = c.as_constant(indices).and_then(Tensor::to_i64);
+    if known.is_some_and(|known| known.iter().all(|&i| i >= 0)) {
+        return Ok(indices);
     }
     let zero = c.scalar(DType::I64, 0.0);
     let negative = c.less(indices, zero)?;
@@ -194,7 +200,10 @@ fn compress(c: &mut Call) -> Result<Value> {
 fn one_hot(c: &mut Call) -> Result<Value> {
     let depth = c.known_floats(1, "depth")?.first().copied().unwrap_or(0.0);
     let depth = c.made(vec![depth.max(0.0) as usize])?[0];
-    let indices = indices(c, 0, depth)?;
+    // An index beyond the depth has no hot element; it is no fault.
+    let given = c.fixed(0)?;
+    let wide = c.cast(given, DType::I64)?;
+    let indices = from_end(c, wide, depth)?;
     let shape = c.shape(indices);
     let axis = c.axis(c.int("axis", -1)?, shape.len() + 1)?;
     let mut with_axis = shape;
