@@ -51,7 +51,14 @@ pub(super) fn tie(graph: Graph, home: impl Fn(&str) -> Home) -> Result<(Graph, O
         let one = *made.entry(to).or_insert_with(|| {
             b.append(graph.node(to).op.clone(), Vec::new(), graph.fact(to).clone())
         });
-        if transposed { b.transpose(one, &[1, 0]).map(Some) } else { Ok(Some(one)) }
+        let one = match long_axes(graph.shape(value))[..] {
+            [rows, columns] if transposed => {
+                let matrix = b.reshape(one, &[columns, rows])?;
+                b.transpose(matrix, &[1, 0])?
+            }
+            _ => one,
+        };
+        b.reshape(one, graph.shape(value)).map(Some)
     })?;
     b.copy_outputs(&graph, &map)?;
     Ok((b.finish(), Some(note)))
@@ -132,16 +139,23 @@ impl Class {
     }
 }
 
+/// The axes of a shape that are longer than 1.
+fn long_axes(shape: &[usize]) -> Vec<usize> {
+    shape.iter().copied().filter(|&d| d != 1).collect()
+}
+
 /// Whether two parameters hold the same values, and if so whether one is the transpose of the other.
+/// Axes of length 1 make no difference: a folded layer on zeros leaves its bias with a batch axis.
 fn relation(graph: &Graph, a: Value, b: Value) -> Option<bool> {
     let (Op::Parameter(p), Op::Parameter(q)) = (&graph.node(a).op, &graph.node(b).op) else {
         return None;
     };
     let (x, y) = (p.tensor.f32_slice()?, q.tensor.f32_slice()?);
-    if graph.shape(a) == graph.shape(b) && x == y {
+    let (of_a, of_b) = (long_axes(graph.shape(a)), long_axes(graph.shape(b)));
+    if of_a == of_b && x == y {
         return Some(false);
     }
-    match (graph.shape(a), graph.shape(b)) {
+    match (&of_a[..], &of_b[..]) {
         (&[rows, columns], &[r, c]) if (rows, columns) == (c, r) => {
             let turned = |i: usize| y.iter().skip(i).step_by(rows);
             x.chunks(columns).enumerate().all(|(i, row)| row.iter().eq(turned(i))).then_some(true)
@@ -362,6 +376,11 @@ mod tests {
         assert_eq!(left(&[("p", &[3, 4], a.clone()), ("q", &[4, 3], turned.clone())], unknown), 1);
         assert_eq!(left(&[("p", &[3, 4], a.clone()), ("q", &[4, 3], a.clone())], unknown), 2);
         assert_eq!(left(&[("p", &[3, 4], a.clone()), ("q", &[3, 4], turned)], unknown), 2);
+        // Axes of length 1 make no difference.
+        assert_eq!(left(&[("p", &[12], a.clone()), ("q", &[1, 1, 12], a.clone())], unknown), 1);
+        let turned_again: Vec<f32> = (0..12).map(|i| a[(i % 3) * 4 + i / 3]).collect();
+        let matrices = [("p", &[1, 3, 4][..], a.clone()), ("q", &[4, 3, 1], turned_again)];
+        assert_eq!(left(&matrices, unknown), 1);
         // Equal by chance: one number, a table in order, an identity.
         let table: Vec<f32> = (1..=12).map(|i| (i as f32).ln()).collect();
         let identity: Vec<f32> = (0..12).map(|i| f32::from(u8::from(i % 5 == 0))).collect();
