@@ -173,9 +173,13 @@ fn inspect(
 impl Inspection {
     /// What the file says.
     fn read(&mut self, model: &onnx::Model, options: &ImportOptions) {
-        let needed = import::needed_inputs(model, options).unwrap_or_default();
+        // Where it is not known which inputs matter, all may.
+        let needed = import::needed_inputs(model, options).ok();
+        let is_needed = |name: &str| {
+            needed.as_ref().is_none_or(|needed| needed.iter().any(|input| input.name == name))
+        };
         let inputs = import::declared_inputs(model).into_iter().map(|input| Input {
-            needed: needed.iter().any(|needed| needed.name == input.name),
+            needed: is_needed(&input.name),
             name: input.name,
             dtype: input.dtype.to_string(),
             dims: input.dims,
