@@ -15,8 +15,9 @@ batch axis change with the seed), and held against PyTorch:
 
 A network that one of this does not hold for is `wrong`, unless gradalign warned that the file is another
 network than the module (`warned`), refused it (`refused`), or is right if gradients that are 0 in PyTorch's
-float64 may have a sign (`tail`: tanh and sigmoid are flat there beyond 19 and 37, and in float32 beyond 9). Every network that is not good is printed with
-all that is known of it. Exit status 1 where any is wrong.
+float64 may have a sign (`tail`: tanh is flat there beyond 19; gradients that are noise in the file's score
+and exactly 0 in PyTorch's are in it, too). Every network that is not good is printed with all that is known
+of it. Exit status 1 where any is wrong.
 """
 
 import argparse
