@@ -79,6 +79,17 @@ class Language(nn.Module):
         return self.head(torch.tanh(self.norm(self.embedding(x)))).mean(1)
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer from a state of zeros, whose first step an exporter computes: a copy of the bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.RNN(6, 7, batch_first=True), nn.Linear(7, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cell(x)[0].mean(1))
+
+
 class Buffered(nn.Module):
     """A table and numbers that are no parameters, and a parameter with one element."""
 
@@ -135,7 +146,7 @@ def main() -> None:
     numbers = torch.from_numpy(rng.standard_normal((SAMPLES, 5, 6)).astype(np.float32))
     tokens = torch.from_numpy(rng.integers(0, 12, (SAMPLES, 5)))
     references = []
-    for name, make in (("repeated", Repeated), ("copied", Copied), ("language", Language), ("buffered", Buffered)):
+    for name, make in (("repeated", Repeated), ("copied", Copied), ("language", Language), ("recurrent", Recurrent), ("buffered", Buffered)):
         torch.manual_seed(0)
         module = make().eval()
         x = tokens if name == "language" else numbers

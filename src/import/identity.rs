@@ -52,6 +52,8 @@ pub(super) struct Identities<'m> {
     trained: HashMap<&'m str, bool>,
     /// Whether every parameter is read as such, so that what else is read is none.
     complete: bool,
+    /// Whether the file lists its parameters.
+    declared: bool,
     /// Whether the file is PyTorch's.
     of_pytorch: bool,
     scopes: Option<Scopes<'m>>,
@@ -72,6 +74,7 @@ impl<'m> Identities<'m> {
         } else if of_pytorch {
             identities.scopes = Some(Scopes::new(model, &stored));
         }
+        identities.declared = signature.declared;
         identities.trained.extend(signature.trained);
         identities.suspect(nodes, &stored);
         identities
@@ -99,6 +102,8 @@ impl<'m> Identities<'m> {
         match (self.targets.get(name), &self.scopes) {
             (Some(target), _) => Home::Parameter((*target).to_owned()),
             (None, Some(scopes)) => scopes.home(name),
+            // What a layer made of a constant is folded to has the name of the layer's result.
+            (None, None) if self.declared && !self.trained.contains_key(name) => Home::Unknown,
             (None, None) if self.of_pytorch && of_module(name) => Home::Parameter(name.to_owned()),
             (None, None) => Home::Unknown,
         }
