@@ -76,8 +76,27 @@ impl<'m> Identities<'m> {
         }
         identities.declared = signature.declared;
         identities.trained.extend(signature.trained);
+        identities.recognise_copies(&stored);
         identities.suspect(nodes, &stored);
         identities
+    }
+
+    /// Forgets the origin of what was made of others where it has the values of a parameter: a layer
+    /// applied to zeros is its bias. It is tied to that later.
+    fn recognise_copies(&mut self, stored: &HashMap<&'m str, &'m Tensor>) {
+        let values = |name: &str| stored.get(name).and_then(|tensor| tensor.f32_slice());
+        let of_parameters: Vec<&[f32]> = self
+            .trained
+            .iter()
+            .filter_map(|(name, trained)| values(name).filter(|_| *trained))
+            .filter(|values| values.iter().any(|v| *v != values[0]))
+            .collect();
+        let trained = &self.trained;
+        self.targets.retain(|name, target| {
+            let made_of_others = **name == **target && !trained.contains_key(*target);
+            let is_copy = || values(name).is_some_and(|values| of_parameters.contains(&values));
+            !(made_of_others && is_copy())
+        });
     }
 
     /// The parameter that operand `i` of `node` reads, where that is stored as another.

@@ -80,10 +80,12 @@ impl Stored {
     }
 
     /// Whether an exporter seems to have made this up: equal elements under a name that it gave
-    /// itself. Such are the scales of normalisations written out by others, and empty masks.
+    /// itself, or a single 0 or 1. Such are the scales of normalisations written out by others, and
+    /// empty masks.
     fn is_filler(&self) -> bool {
         let Ok(tensor @ Tensor::F32(_)) = &self.tensor else { return false };
-        tensor.len() > 1 && generated(&self.name) && is_filled(tensor)
+        let neutral = || tensor.f32_slice().is_some_and(|v| matches!(v, [0.0 | 1.0]));
+        (tensor.len() > 1 || neutral()) && generated(&self.name) && is_filled(tensor)
     }
 
     /// The tensor's value in the graph for a use as `role`. Errs, in words, where the tensor

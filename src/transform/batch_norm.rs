@@ -1,11 +1,10 @@
 //! Deciding which statistics batch normalisation uses.
 
-use std::collections::HashMap;
-
 use super::means::known_mean;
+use super::shifts::without_shifts;
 use crate::error::Result;
-use crate::graph::{Builder, Graph, Value};
-use crate::ops::{BatchNorm, BatchNormMode, Binary, Op, Primitive};
+use crate::graph::{Builder, Graph};
+use crate::ops::{BatchNorm, BatchNormMode, Op, Primitive};
 
 /// `graph` with its batch normalisations using the statistics of `mode`, and the warnings that
 /// this gives rise to. Running and sample statistics are decomposed into other operations; batch
@@ -15,12 +14,11 @@ use crate::ops::{BatchNorm, BatchNormMode, Binary, Op, Primitive};
 /// used, with a warning.
 ///
 /// Subtracting a mean takes out what is the same at all positions, such as the bias of the layer
-/// before. Such summands are left out, so that their parameters have no gradient rather than one
-/// of rounding noise; with running statistics, so are means over positions of what another
-/// normalisation has centred over them.
+/// before. Such summands are left out in front of every normalisation and softmax, so that their
+/// parameters have no gradient rather than one of rounding noise; with running statistics, so are
+/// means over positions of what another normalisation has centred over them.
 pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Graph, Vec<String>)> {
     let mut warnings = Vec::new();
-    let mut unshifted = HashMap::new();
     let mut b = Builder::default();
     let map = b.import(graph, |b, _, node, inputs| {
         let Op::Apply(Primitive::BatchNorm(norm)) = &node.op else {
@@ -33,8 +31,7 @@ pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Graph, Vec<Stri
         let positions: usize =
             node.fact.shape.iter().product::<usize>() / node.fact.shape[1].max(1);
         if mode == BatchNormMode::Batch {
-            let x = without_shift(b, inputs[0], &mut unshifted)?;
-            return b.push(norm, &[&[x], &inputs[1..]].concat()).map(Some);
+            return b.push(norm, inputs).map(Some);
         }
         if mode == BatchNormMode::Sample && positions == 1 {
             norm.mode = BatchNormMode::Running;
@@ -44,49 +41,10 @@ pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Graph, Vec<Stri
                 node.scope
             ));
         }
-        let mut inputs = inputs.to_vec();
-        if norm.mode == BatchNormMode::Sample {
-            inputs[0] = without_shift(b, inputs[0], &mut unshifted)?;
-        }
-        norm.in_primitives(b, &inputs, 1).map(Some)
+        norm.in_primitives(b, inputs, 1).map(Some)
     })?;
     b.copy_outputs(graph, &map)?;
-    Ok((b.finish(), warnings))
-}
-
-/// `x` without summands that are constant along all axes but that of the channels. `done` holds the
-/// values that were looked at before: normalisations on one stream of sums share most of them.
-fn without_shift(b: &mut Builder, x: Value, done: &mut HashMap<Value, Value>) -> Result<Value> {
-    b.remade(
-        x,
-        done,
-        |b, x| summands(b.graph(), x),
-        |b, x, without| match *without {
-            [only] => Ok(only),
-            [p, q] => b.add(p, q),
-            _ => Ok(x),
-        },
-    )
-}
-
-/// The summands that are left of `x` without those that are constant along all axes but that of the
-/// channels; none where `x` stays as it is.
-fn summands(graph: &Graph, x: Value) -> Vec<Value> {
-    let node = graph.node(x);
-    let Op::Apply(Primitive::Binary(Binary::Add)) = node.op else { return Vec::new() };
-    let full = &node.fact.shape;
-    let [p, q] = [node.inputs[0], node.inputs[1]];
-    let is_shift = |v: Value| {
-        let shape = graph.shape(v);
-        let missing = full.len() - shape.len();
-        shape.iter().enumerate().all(|(i, &d)| d == 1 || i + missing == 1)
-    };
-    match (is_shift(p), is_shift(q)) {
-        (false, true) if graph.shape(p) == full => vec![p],
-        (true, false) if graph.shape(q) == full => vec![q],
-        (false, false) => vec![p, q],
-        _ => Vec::new(),
-    }
+    Ok((without_shifts(&b.finish())?, warnings))
 }
 
 #[cfg(test)]

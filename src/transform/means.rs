@@ -43,7 +43,9 @@ fn mean(b: &mut Builder, x: Value, op: &Reduce, depth: usize) -> Result<Option<V
     let mut reduced = node.fact.clone();
     op.axes.iter().for_each(|&axis| reduced.shape[axis] = 1);
     match (primitive, node.inputs.as_slice()) {
-        (Primitive::Binary(Binary::Sub), &[p, m]) if is_mean_of(b.graph(), m, p, op) => {
+        (Primitive::Binary(Binary::Sub), &[p, m])
+            if mean_axes(b.graph(), m, p) == Some(&op.axes) =>
+        {
             b.zeros(&reduced).map(Some)
         }
         (Primitive::Unary(Unary::Neg), &[p]) => match mean(b, p, op, depth)? {
@@ -99,10 +101,17 @@ fn is_nothing(b: &Builder, f: Binary, x: Value) -> bool {
     matches!(f, Binary::Mul | Binary::Div) && b.as_uniform(x) == Some(0.0)
 }
 
-/// Whether `m` is the mean of `x` that `op` takes.
-fn is_mean_of(graph: &Graph, m: Value, x: Value, op: &Reduce) -> bool {
+/// The axes over which `m` is the mean of `x`, if it is one.
+pub(super) fn mean_axes(graph: &Graph, m: Value, x: Value) -> Option<&[usize]> {
     let node = graph.node(m);
-    node.inputs == [x] && matches!(&node.op, Op::Apply(Primitive::Reduce(mean)) if mean == op)
+    match &node.op {
+        Op::Apply(Primitive::Reduce(Reduce { kind: Reduction::Mean, axes }))
+            if node.inputs == [x] =>
+        {
+            Some(axes)
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]

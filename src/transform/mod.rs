@@ -29,6 +29,7 @@ mod linearise;
 mod loss;
 mod means;
 mod roles;
+mod shifts;
 mod vmap;
 mod widen;
 

@@ -61,6 +61,11 @@ impl Window {
         self.strides.len()
     }
 
+    /// Whether zeros stand around the operand.
+    pub(crate) fn is_padded(&self) -> bool {
+        self.pads_begin.iter().chain(&self.pads_end).any(|&pad| pad > 0)
+    }
+
     /// Positions that a kernel of `kernel` elements covers along axis `i`.
     fn reach(&self, i: usize, kernel: usize) -> usize {
         self.dilations[i] * kernel.saturating_sub(1) + 1

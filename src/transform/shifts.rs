@@ -1,0 +1,449 @@
+//! Summands that a normalisation or a softmax takes out again.
+
+use std::collections::HashMap;
+
+use super::means::mean_axes;
+use crate::error::Result;
+use crate::graph::{Builder, Graph, Output, Parameter, Value};
+use crate::ops::{BatchNorm, BatchNormMode, Binary, Op, Primitive, Softmax, Unary};
+
+/// How far back from a normalisation its summands are looked for.
+const DEPTH: usize = 64;
+
+/// `graph` without the summands that are constant along the axes that they are centred over.
+///
+/// Subtracting the mean over some axes, or a softmax along one, gives the same result whatever constant
+/// is added to its operand along these axes: the bias of a convolution in front of an instance
+/// normalisation, the bias of the keys of an attention. The gradient of such a parameter is zero in
+/// exact arithmetic and rounding noise in float32. Without the summand the parameter has no gradient.
+pub(super) fn without_shifts(graph: &Graph) -> Result<Graph> {
+    let mut uses = vec![0; graph.nodes().len()];
+    for (_, node) in graph.nodes() {
+        node.inputs.iter().for_each(|input| uses[input.index()] += 1);
+    }
+    for output in graph.outputs() {
+        uses[output.value.index()] += 1;
+    }
+    let mut shifts = Shifts::default();
+    let mut b = Builder::default();
+    let map = b.import(&with_all_parameters(graph), |b, _, node, inputs| {
+        for (old, &new) in node.inputs.iter().zip(inputs) {
+            shifts.uses.insert(new, uses[old.index()]);
+        }
+        let Op::Apply(op) = &node.op else { return Ok(None) };
+        match (op, inputs) {
+            (Primitive::Binary(Binary::Sub), &[x, mean]) => {
+                let Some(axes) = mean_axes(b.graph(), mean, x).map(<[usize]>::to_vec) else {
+                    return Ok(None);
+                };
+                // The mean is the second use.
+                let Some(x) = shifts.taken_out(b, x, &axes, 2)? else { return Ok(None) };
+                let mean = b.reduce_mean(x, &axes)?;
+                b.sub(x, mean).map(Some)
+            }
+            (Primitive::Softmax(Softmax { axis, .. }), &[x]) => {
+                match shifts.taken_out(b, x, &[*axis], 1)? {
+                    Some(x) => b.push(op.clone(), &[x]).map(Some),
+                    None => Ok(None),
+                }
+            }
+            (Primitive::BatchNorm(BatchNorm { mode: BatchNormMode::Batch, .. }), &[x, ..]) => {
+                let axes: Vec<usize> = (0..b.rank(x)).filter(|&axis| axis != 1).collect();
+                match shifts.taken_out(b, x, &axes, 1)? {
+                    Some(x) => b.push(op.clone(), &[&[x], &inputs[1..]].concat()).map(Some),
+                    None => Ok(None),
+                }
+            }
+            _ => Ok(None),
+        }
+    })?;
+    b.copy_outputs(graph, &map)?;
+    Ok(b.finish())
+}
+
+/// `graph` with its parameters as outputs, too: those without a gradient stay parameters.
+fn with_all_parameters(graph: &Graph) -> Graph {
+    let output = |(value, p): (Value, &Parameter)| Output { name: p.name.to_string(), value };
+    let mut outputs = graph.outputs().to_vec();
+    outputs.extend(graph.parameters().map(output));
+    graph.clone().with_outputs_kept(outputs)
+}
+
+#[derive(Default)]
+struct Shifts {
+    /// How often a value is used.
+    uses: HashMap<Value, usize>,
+    /// What was found before: normalisations on one stream of sums share most of it.
+    done: HashMap<(Value, Vec<usize>), Option<Value>>,
+}
+
+impl Shifts {
+    /// `x` without its summands that are constant along `axes`, `None` where it has none. What is
+    /// computed from such a summand is computed once more without it, so costly operations are looked
+    /// through only where nothing beside the `known` uses needs their result.
+    fn taken_out(
+        &mut self,
+        b: &mut Builder,
+        x: Value,
+        axes: &[usize],
+        known: usize,
+    ) -> Result<Option<Value>> {
+        self.search(b, x, axes, known, DEPTH)
+    }
+
+    fn search(
+        &mut self,
+        b: &mut Builder,
+        x: Value,
+        axes: &[usize],
+        known: usize,
+        depth: usize,
+    ) -> Result<Option<Value>> {
+        let key = (x, axes.to_vec());
+        if let Some(found) = self.done.get(&key) {
+            return Ok(*found);
+        }
+        let found = match depth.checked_sub(1) {
+            Some(depth) => self.look(b, x, axes, known, depth)?,
+            None => None,
+        };
+        self.done.insert(key, found);
+        Ok(found)
+    }
+
+    fn look(
+        &mut self,
+        b: &mut Builder,
+        x: Value,
+        axes: &[usize],
+        known: usize,
+        depth: usize,
+    ) -> Result<Option<Value>> {
+        let node = b.graph().node(x).clone();
+        let Op::Apply(op) = &node.op else { return Ok(None) };
+        let shape = &node.fact.shape;
+        let is_constant = |b: &Builder, v: Value| is_constant(b.graph(), v, shape.len(), axes);
+        let is_whole = |b: &Builder, v: Value| b.graph().shape(v) == shape;
+        match (op, node.inputs.as_slice()) {
+            (Primitive::Binary(f @ (Binary::Add | Binary::Sub)), &[p, q]) => {
+                match (is_constant(b, p), is_constant(b, q)) {
+                    (false, true) if is_whole(b, p) => {
+                        let rest = self.search(b, p, axes, 1, depth)?;
+                        Ok(Some(rest.unwrap_or(p)))
+                    }
+                    (true, false) if is_whole(b, q) => {
+                        let rest = self.search(b, q, axes, 1, depth)?.unwrap_or(q);
+                        if *f == Binary::Sub { b.neg(rest).map(Some) } else { Ok(Some(rest)) }
+                    }
+                    (false, false) => {
+                        let mut rest = |b: &mut Builder, v| {
+                            if is_whole(b, v) {
+                                self.search(b, v, axes, 1, depth)
+                            } else {
+                                Ok(None)
+                            }
+                        };
+                        match (rest(b, p)?, rest(b, q)?) {
+                            (None, None) => Ok(None),
+                            (left, right) => {
+                                b.push(*f, &[left.unwrap_or(p), right.unwrap_or(q)]).map(Some)
+                            }
+                        }
+                    }
+                    _ => Ok(None),
+                }
+            }
+            (Primitive::Binary(f @ (Binary::Mul | Binary::Div)), &[p, q])
+                if is_constant(b, q) && is_whole(b, p) =>
+            {
+                match self.search(b, p, axes, 1, depth)? {
+                    Some(p) => b.push(*f, &[p, q]).map(Some),
+                    None => Ok(None),
+                }
+            }
+            (Primitive::Binary(Binary::Mul), &[p, q]) if is_constant(b, p) && is_whole(b, q) => {
+                match self.search(b, q, axes, 1, depth)? {
+                    Some(q) => b.mul(p, q).map(Some),
+                    None => Ok(None),
+                }
+            }
+            (_, operands) => {
+                let Some((i, axes)) = passes(b.graph(), op, operands, shape, axes) else {
+                    return Ok(None);
+                };
+                let is_shared = self.uses.get(&x).is_none_or(|&uses| uses > known);
+                if is_costly(op) && is_shared {
+                    return Ok(None);
+                }
+                match self.search(b, operands[i], &axes, 1, depth)? {
+                    Some(rest) => {
+                        let mut operands = operands.to_vec();
+                        operands[i] = rest;
+                        b.push(op.clone(), &operands).map(Some)
+                    }
+                    None => Ok(None),
+                }
+            }
+        }
+    }
+}
+
+/// Whether `v`, broadcast to `rank` axes, is constant along `axes`.
+fn is_constant(graph: &Graph, v: Value, rank: usize, axes: &[usize]) -> bool {
+    let node = graph.node(v);
+    let own = match (&node.op, node.inputs.as_slice()) {
+        (Op::Apply(Primitive::Expand(_)), &[x]) => graph.shape(x),
+        _ => &node.fact.shape[..],
+    };
+    let missing = rank - own.len();
+    axes.iter().all(|&axis| axis < missing || own[axis - missing] == 1)
+}
+
+fn is_costly(op: &Primitive) -> bool {
+    matches!(op, Primitive::Conv(_) | Primitive::MatMul(_))
+}
+
+/// The operand of `op` that passes a summand on, and the axes along which this must be constant for that
+/// of the result to be so along `axes`.
+fn passes(
+    graph: &Graph,
+    op: &Primitive,
+    operands: &[Value],
+    shape: &[usize],
+    axes: &[usize],
+) -> Option<(usize, Vec<usize>)> {
+    let rank = shape.len();
+    let is_spatial = || axes.iter().all(|&axis| axis == 0 || axis >= 2);
+    match op {
+        Primitive::Unary(Unary::Neg) => Some((0, axes.to_vec())),
+        Primitive::Conv(conv) => {
+            (is_spatial() && !conv.window.is_padded()).then(|| (0, axes.to_vec()))
+        }
+        Primitive::AveragePool(pool) => {
+            let is_padded = pool.pads_begin.iter().chain(&pool.pads_end).any(|&pad| pad > 0);
+            (is_spatial() && !is_padded).then(|| (0, axes.to_vec()))
+        }
+        // The padding never wins.
+        Primitive::MaxPool(_) => is_spatial().then(|| (0, axes.to_vec())),
+        Primitive::MatMul(op) => {
+            let (rows, columns) = (rank.checked_sub(2)?, rank - 1);
+            let (i, transposed) = match axes {
+                [axis] if *axis == rows => (0, op.trans_a),
+                [axis] if *axis == columns => (1, op.trans_b),
+                _ => return None,
+            };
+            let own = graph.shape(operands[i]).len();
+            Some((i, vec![if (i == 0) == transposed { own - 1 } else { own - 2 }]))
+        }
+        Primitive::Transpose(op) => {
+            let mut own: Vec<usize> = axes.iter().map(|&axis| op.perm[axis]).collect();
+            own.sort_unstable();
+            Some((0, own))
+        }
+        Primitive::Reshape(_) => Some((0, reshaped_axes(graph.shape(operands[0]), shape, axes)?)),
+        Primitive::Slice(_) => {
+            let own = graph.shape(operands[0]);
+            axes.iter().all(|&axis| own[axis] == shape[axis]).then(|| (0, axes.to_vec()))
+        }
+        _ => None,
+    }
+}
+
+/// The axes of `from` whose elements are those along `axes` of its reshape `to`; `None` where they are
+/// mixed with those of other axes. Axes of length 1 are left out.
+fn reshaped_axes(from: &[usize], to: &[usize], axes: &[usize]) -> Option<Vec<usize>> {
+    let long = |shape: &[usize]| (0..shape.len()).filter(|&i| shape[i] != 1).collect::<Vec<_>>();
+    let (from_axes, to_axes) = (long(from), long(to));
+    let (mut rest, mut new_rest) = (&from_axes[..], &to_axes[..]);
+    let mut own = Vec::new();
+    while !rest.is_empty() && !new_rest.is_empty() {
+        // The shortest runs of axes with equally many elements.
+        let (mut i, mut j) = (1, 1);
+        let (mut left, mut right) = (from[rest[0]], to[new_rest[0]]);
+        while left != right {
+            if left < right {
+                left *= from[*rest.get(i)?];
+                i += 1;
+            } else {
+                right *= to[*new_rest.get(j)?];
+                j += 1;
+            }
+        }
+        let chosen = new_rest[..j].iter().filter(|axis| axes.contains(axis)).count();
+        if chosen == j {
+            own.extend(&rest[..i]);
+        } else if chosen > 0 {
+            return None;
+        }
+        (rest, new_rest) = (&rest[i..], &new_rest[j..]);
+    }
+    Some(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Fact, eval};
+    use crate::ops::{MaxPool, Window};
+    use crate::tensor::{DType, Tensor};
+    use crate::transform::grad;
+
+    fn noise(shape: &[usize], seed: f64) -> Tensor {
+        let len = shape.iter().product::<usize>();
+        Tensor::f64(shape, (0..len).map(|i| (seed + 2.3 * i as f64).sin()).collect()).unwrap()
+    }
+
+    /// A graph that `make` makes of an input and a parameter of these shapes, which has no gradient where
+    /// `is_free`: the result and the gradients of the others are the same without it.
+    fn check(
+        what: &str,
+        input: &[usize],
+        shift: &[usize],
+        is_free: bool,
+        make: impl Fn(&mut Builder, Value, Value) -> Result<Value>,
+    ) {
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F64, input));
+        let scale = b.parameter("scale", noise(&vec![1; input.len()], 1.0));
+        let scaled = b.mul(x, scale).unwrap();
+        let shift = b.parameter("shift", noise(shift, 2.0));
+        let y = make(&mut b, scaled, shift).unwrap();
+        let weights = b.constant(noise(&b.shape(y), 3.0));
+        let y = b.mul(y, weights).unwrap();
+        let y = b.sum_all(y).unwrap();
+        b.output("y", y);
+        let graph = b.finish();
+        let without = without_shifts(&graph).unwrap();
+        let left: Vec<_> = without.pruned().parameters().map(|(_, p)| p.name.to_string()).collect();
+        let expected: &[&str] = if is_free { &["scale"] } else { &["scale", "shift"] };
+        assert_eq!(left, expected, "{what}");
+        let [old, new] = [&graph, &without].map(|graph| slope(graph, input));
+        for (old, new) in old.iter().zip(new) {
+            assert!((old - new).abs() < 1e-12, "{what}: {old} {new}");
+        }
+    }
+
+    /// The first output, and its derivative by the parameter "scale".
+    fn slope(graph: &Graph, input: &[usize]) -> [f64; 2] {
+        let y = graph.outputs()[0].value;
+        let (scale, _) = graph.parameters().find(|(_, p)| &*p.name == "scale").unwrap();
+        let (with_gradient, cotangents) = grad(graph, y, &[scale]).unwrap();
+        let mut outputs = graph.outputs().to_vec();
+        outputs.push(Output { name: "slope".into(), value: cotangents[0].unwrap() });
+        let values = eval(&with_gradient.with_outputs(outputs), &[noise(input, 0.0)]).unwrap();
+        [values[0].to_f64().sum(), values[1].to_f64().sum()]
+    }
+
+    fn centre(b: &mut Builder, x: Value, axes: &[usize]) -> Result<Value> {
+        let mean = b.reduce_mean(x, axes)?;
+        let centred = b.sub(x, mean)?;
+        let square = b.mul(centred, centred)?;
+        let variance = b.reduce_mean(square, axes)?;
+        let variance = b.shift(variance, 0.5)?;
+        b.div(centred, variance)
+    }
+
+    #[test]
+    fn summands_that_are_centred_have_no_gradient() {
+        let image = &[1, 4, 6, 6][..];
+        let channels = &[4, 1, 1][..];
+        check("a bias", image, channels, true, |b, x, s| {
+            let y = b.add(x, s)?;
+            centre(b, y, &[2, 3])
+        });
+        check("a bias that is subtracted from", image, channels, true, |b, x, s| {
+            let y = b.sub(s, x)?;
+            centre(b, y, &[2, 3])
+        });
+        check("a bias of some channels, over all of them", image, channels, false, |b, x, s| {
+            let y = b.add(x, s)?;
+            centre(b, y, &[1, 2, 3])
+        });
+        check("a bias behind a rectifier", image, channels, false, |b, x, s| {
+            let y = b.add(x, s)?;
+            let y = b.relu(y)?;
+            centre(b, y, &[2, 3])
+        });
+        check("a bias, scaled, in a sum", image, channels, true, |b, x, s| {
+            let y = b.add(x, s)?;
+            let factor = b.constant(noise(&[4, 1, 1], 4.0));
+            let y = b.mul(factor, y)?;
+            let branch = b.relu(x)?;
+            let y = b.sub(branch, y)?;
+            centre(b, y, &[2, 3])
+        });
+        check("groups of one channel", image, channels, true, |b, x, s| {
+            let y = b.add(x, s)?;
+            let y = b.reshape(y, &[1, 4, 36])?;
+            centre(b, y, &[2])
+        });
+        check("groups of two channels", image, channels, false, |b, x, s| {
+            let y = b.add(x, s)?;
+            let y = b.reshape(y, &[1, 2, 72])?;
+            centre(b, y, &[2])
+        });
+    }
+
+    #[test]
+    fn summands_are_found_behind_what_passes_them_on() {
+        let image = &[1, 4, 6, 6][..];
+        let channels = &[4, 1, 1][..];
+        let conv = |kernel: usize, window: Window, is_free: bool| {
+            check(&format!("{window:?}"), image, channels, is_free, |b, x, s| {
+                let y = b.add(x, s)?;
+                let w = b.constant(noise(&[2, 4, kernel, kernel], 5.0));
+                let y = b.conv(y, w, window.clone())?;
+                centre(b, y, &[2, 3])
+            });
+        };
+        conv(1, Window::plain(2), true);
+        conv(3, Window { strides: vec![2, 1], ..Window::plain(2) }, true);
+        conv(3, Window { pads_end: vec![0, 1], ..Window::plain(2) }, false);
+        check("one that is needed twice", image, channels, false, |b, x, s| {
+            let y = b.add(x, s)?;
+            let w = b.constant(noise(&[4, 4, 1, 1], 5.0));
+            let y = b.conv(y, w, Window::plain(2))?;
+            let z = centre(b, y, &[2, 3])?;
+            b.mul(y, z)
+        });
+        check("maxima of windows", image, channels, true, |b, x, s| {
+            let y = b.add(x, s)?;
+            let pool = MaxPool::new(&[3, 3], &[2, 2], &[1, 1], &[1, 1], &[1, 1]);
+            let y = b.push(pool, &[y])?;
+            centre(b, y, &[2, 3])
+        });
+    }
+
+    #[test]
+    fn the_bias_of_keys_has_no_gradient() {
+        let (tokens, width, heads) = (5, 6, 2);
+        let part = |b: &mut Builder, x: Value, i: usize, bias: Option<Value>| -> Result<Value> {
+            let part = b.slice_axis(x, 2, i * width, (i + 1) * width, 1)?;
+            let part = bias.map_or(Ok(part), |bias| b.add(part, bias))?;
+            let part = b.reshape(part, &[1, tokens, heads, width / heads])?;
+            b.transpose(part, &[0, 2, 1, 3])
+        };
+        for is_free in [false, true] {
+            check("attention", &[1, tokens, width], &[width], is_free, |b, x, s| {
+                let w = b.constant(noise(&[width, 2 * width], 6.0));
+                let both = b.matmul(x, w)?;
+                let q = part(b, both, 0, Some(s).filter(|_| !is_free))?;
+                let k = part(b, both, 1, Some(s).filter(|_| is_free))?;
+                let weights = b.matmul_t(q, k, false, true)?;
+                let weights = b.scale(weights, 0.4)?;
+                b.softmax(weights, 3)
+            });
+        }
+    }
+
+    #[test]
+    fn axes_are_followed_through_reshapes() {
+        assert_eq!(reshaped_axes(&[1, 5, 6], &[1, 5, 2, 3], &[1]), Some(vec![1]));
+        assert_eq!(reshaped_axes(&[1, 5, 6], &[1, 5, 2, 3], &[2, 3]), Some(vec![2]));
+        assert_eq!(reshaped_axes(&[1, 5, 6], &[1, 5, 2, 3], &[3]), None);
+        assert_eq!(reshaped_axes(&[1, 4, 3, 3], &[4, 9], &[1]), Some(vec![2, 3]));
+        assert_eq!(reshaped_axes(&[4, 9], &[1, 4, 1, 3, 3], &[0, 2, 3, 4]), Some(vec![1]));
+        assert_eq!(reshaped_axes(&[2, 3], &[3, 2], &[1]), None);
+        assert_eq!(reshaped_axes(&[1, 1], &[1], &[0]), Some(vec![]));
+    }
+}
