@@ -11,7 +11,7 @@ use std::iter::zip;
 use super::{Attr, Emitter};
 use crate::graph::{Fact, Graph, Value};
 use crate::kernel::{Axis, Blocks, Elementwise, Form, Map, Output, Source, Step};
-use crate::ops::{Binary, CleanSum, Op, Primitive, Reduce, Reduction, Unary};
+use crate::ops::{Binary, Op, Primitive, Reduce, Reduction, Unary};
 use crate::tensor::DType;
 
 /// What is computed inside maps has at most so many steps.
@@ -114,24 +114,17 @@ pub(crate) fn is_mapped(x: &Fact, axes: &[usize]) -> bool {
 
 /// The sum that a value is, as far as maps compute such.
 fn sum(graph: &Graph, value: Value) -> Option<Form> {
-    let op = primitive(graph, value)?;
-    let (Primitive::CleanSum(CleanSum { axes }) | Primitive::Reduce(Reduce { axes, .. })) = op
-    else {
-        return None;
-    };
+    let Primitive::Reduce(Reduce { kind, axes }) = primitive(graph, value)? else { return None };
     let x = graph.fact(graph.node(value).inputs[0]);
     let blocks = Blocks::new(&x.shape, axes).filter(|_| is_mapped(x, axes))?;
-    let (scale, cancelled) = match op {
-        Primitive::CleanSum(_) => (1.0, CleanSum::CANCELLED as f32),
+    let scale = match kind {
         // One long sum is for the engine, which cuts it for its threads.
         _ if blocks.outer == 1 && blocks.size() > LONGEST_SUM => return None,
-        Primitive::Reduce(Reduce { kind: Reduction::Sum, .. }) => (1.0, 0.0),
-        Primitive::Reduce(Reduce { kind: Reduction::Mean, .. }) => {
-            (1.0 / blocks.length as f32, 0.0)
-        }
+        Reduction::Sum => 1.0,
+        Reduction::Mean => 1.0 / blocks.length as f32,
         _ => return None,
     };
-    Some(Form::Sum { blocks, scale, cancelled })
+    Some(Form::Sum { blocks, scale })
 }
 
 /// The number of values that the map passes over which computes `value`.
@@ -167,7 +160,7 @@ fn fates(graph: &Graph, live: &[bool]) -> Vec<Fate> {
             && node.inputs.iter().all(|&v| is_float_or_truth(graph.fact(v)))
             && !joins[i];
         let is_sum = sum(graph, value).is_some();
-        can[i] = plain || is_sum && (varies[i] || matches!(op, Primitive::CleanSum(_)));
+        can[i] = plain || is_sum && varies[i];
         if !plain {
             continue;
         }
@@ -521,9 +514,9 @@ fn attributes(map: &Map, shapes_of: &[&[usize]]) -> Vec<(&'static str, Attr)> {
         match output.form {
             Form::Whole => results.extend([0; 3]),
             Form::Row { length } => results.extend([map.len / length, length, 0]),
-            Form::Sum { blocks, scale, cancelled } => {
+            Form::Sum { blocks, scale } => {
                 results.extend([blocks.outer, blocks.length, blocks.inner]);
-                factors.extend([scale, cancelled]);
+                factors.push(scale);
             }
         }
         shapes.push(shape.len());

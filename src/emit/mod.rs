@@ -12,7 +12,6 @@ use prost::Message;
 
 pub use self::files::{ExternalData, Files, MOST_IN_ONE, emit_files};
 use self::fuse::Fate;
-pub(crate) use self::fuse::is_mapped;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Fact, Graph, Node, Value};
 use crate::onnx::proto::{

@@ -239,34 +239,6 @@ impl Builder {
         Ok(map)
     }
 
-    /// What stands for `root` where values are put together anew from the bottom up: each from what
-    /// stands for the values that `parts` names, by `make`. `done` holds what was made before. However
-    /// deep the graph and however often a value is used, each is made once.
-    pub(crate) fn remade(
-        &mut self,
-        root: Value,
-        done: &mut HashMap<Value, Value>,
-        parts: impl Fn(&Builder, Value) -> Vec<Value>,
-        make: impl Fn(&mut Builder, Value, &[Value]) -> Result<Value>,
-    ) -> Result<Value> {
-        let mut waiting = vec![root];
-        while let Some(&value) = waiting.last() {
-            if done.contains_key(&value) {
-                waiting.pop();
-                continue;
-            }
-            let parts = parts(self, value);
-            let made: Vec<Value> =
-                parts.iter().filter_map(|part| done.get(part).copied()).collect();
-            if made.len() < parts.len() {
-                waiting.extend(parts.into_iter().rev().filter(|part| !done.contains_key(part)));
-                continue;
-            }
-            done.insert(value, make(self, value, &made)?);
-        }
-        Ok(done[&root])
-    }
-
     /// Names as outputs what the outputs of `graph` became under the map of [`Builder::import`].
     pub(crate) fn copy_outputs(&mut self, graph: &Graph, map: &[Option<Value>]) -> Result<()> {
         for output in graph.outputs() {

@@ -6,7 +6,6 @@
 //! that ONNX knows is lowered to these at import.
 
 mod binary;
-mod clean_sum;
 mod conv;
 mod cumsum;
 mod gather;
@@ -29,7 +28,6 @@ mod zeros;
 use std::sync::Arc;
 
 pub use binary::Binary;
-pub use clean_sum::CleanSum;
 pub use conv::{Conv, ConvInputGrad, ConvWeightGrad, Window};
 pub use cumsum::CumSum;
 pub use gather::{Gather, ScatterAdd};
@@ -196,7 +194,6 @@ primitives!(
     BatchNorm,
     Binary,
     Cast,
-    CleanSum,
     Concat,
     Conv,
     ConvInputGrad,

@@ -1,7 +1,7 @@
 //! Per-sample gradients, reduced inside the graph: to the Gram matrices of their signs inside each
 //! class, to how far the signs of all samples add up.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 use ndarray::Array2;
@@ -16,7 +16,7 @@ use crate::emit::{Dialect, emit_split};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Fact, Graph, Output, Value};
-use crate::ops::{Binary, Op, Primitive, Reduce, Reduction as Reducing, Unary};
+use crate::ops::{Op, Primitive, Unary};
 use crate::tensor::{DType, Tensor};
 
 /// Runs at one time have no more samples than this together, unless a class has: more at once do not run
@@ -407,10 +407,9 @@ fn with_products(
     // In the order in which the backward pass gets to them: products of the first can be computed, and
     // what they are made of be freed, before it comes to the last.
     gradients.sort_by_key(|(value, ..)| value.index());
-    let mut clean = HashMap::new();
     let gradients = gradients.into_iter();
     let gradients = gradients
-        .map(|(value, name, size)| Gradient::new(&mut b, name, value, size, &mut clean))
+        .map(|(value, name, size)| Gradient::new(&mut b, name, value, size))
         .collect::<Result<Vec<_>>>()?;
     let counted = products
         .iter()
@@ -452,21 +451,13 @@ enum Form {
 }
 
 impl Gradient {
-    /// `clean` holds what [`without_noise`] made before.
-    fn new(
-        b: &mut Builder,
-        name: &str,
-        value: Value,
-        size: usize,
-        clean: &mut HashMap<Value, Value>,
-    ) -> Result<Self> {
+    fn new(b: &mut Builder, name: &str, value: Value, size: usize) -> Result<Self> {
         let value = unmoved(b.graph(), value);
         let form = match outer_product(b.graph(), value) {
             Some((x, d)) => Form::Outer(x, d),
             None => {
                 let lanes = b.fact(value).len() / size;
-                let clean = without_noise(b, value, clean)?;
-                Form::Rows(b.reshape(clean, &[lanes, size])?)
+                Form::Rows(b.reshape(value, &[lanes, size])?)
             }
         };
         Ok(Gradient { name: name.to_owned(), form })
@@ -595,46 +586,6 @@ fn outer_product(graph: &Graph, gradient: Value) -> Option<(Value, Value)> {
         }
         _ => None,
     }
-}
-
-/// A gradient in which the sums that cancel to rounding noise are zero. Sums are looked for behind
-/// whatever only moves, adds up or scales them.
-fn without_noise(
-    b: &mut Builder,
-    gradient: Value,
-    done: &mut HashMap<Value, Value>,
-) -> Result<Value> {
-    let is_followed = |op: &Op| {
-        matches!(
-            op,
-            Op::Apply(
-                Primitive::Reshape(_)
-                    | Primitive::Transpose(_)
-                    | Primitive::Slice(_)
-                    | Primitive::Pad(_)
-                    | Primitive::Concat(_)
-                    | Primitive::Binary(Binary::Add | Binary::Mul)
-            )
-        )
-    };
-    let operands = |b: &Builder, value: Value| {
-        let node = b.graph().node(value);
-        if is_followed(&node.op) { node.inputs.clone() } else { Vec::new() }
-    };
-    b.remade(gradient, done, operands, |b, value, clean| {
-        let node = b.graph().node(value);
-        match &node.op {
-            Op::Apply(Primitive::Reduce(Reduce { kind: Reducing::Sum, axes })) => {
-                let (x, axes) = (node.inputs[0], axes.clone());
-                b.clean_sum(x, &axes)
-            }
-            Op::Apply(op) if is_followed(&node.op) && clean != node.inputs => {
-                let op = op.clone();
-                b.push(op, clean)
-            }
-            _ => Ok(value),
-        }
-    })
 }
 
 #[cfg(test)]

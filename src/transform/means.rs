@@ -1,24 +1,24 @@
 //! Means that are known before anything runs.
 
+use super::shifts::{is_constant, reshaped_axes};
 use crate::error::Result;
-use crate::graph::{Builder, Graph, Node, Value};
+use crate::graph::{Builder, Fact, Graph, Node, Value};
 use crate::ops::{Binary, Op, Primitive, Reduce, Reduction, Unary};
 
 /// How far back from a mean the centred values are looked for.
 const DEPTH: usize = 8;
 
-/// What `node` on `inputs` is, where it is a mean or sum over what has been centred over the same axes,
-/// as a normalisation does: the mean of `(x − mean x)·γ + β` is `β`, through convolutions that only mix
-/// channels too. What it still depends on in float32 is rounding noise, and so would be the gradient of
-/// everything in front of it.
+/// What `node` on `inputs` is, where it is a mean or sum over what has been centred over some of the
+/// same axes, as a normalisation does: the mean of `(x − mean x)·γ + β` is the mean of `β`, through
+/// convolutions that only mix channels too. What it still depends on in float32 is rounding noise, and
+/// so would be the gradient of everything in front of it.
 pub(super) fn known_mean(b: &mut Builder, node: &Node, inputs: &[Value]) -> Result<Option<Value>> {
-    let Op::Apply(Primitive::Reduce(op)) = &node.op else { return Ok(None) };
-    match op.kind {
-        Reduction::Mean => mean(b, inputs[0], op, DEPTH),
+    let Op::Apply(Primitive::Reduce(Reduce { kind, axes })) = &node.op else { return Ok(None) };
+    match kind {
+        Reduction::Mean => mean(b, inputs[0], axes, DEPTH),
         Reduction::Sum if node.fact.dtype.is_float() => {
             let terms = b.fact(inputs[0]).len() / node.fact.len().max(1);
-            let op = Reduce { kind: Reduction::Mean, axes: op.axes.clone() };
-            match mean(b, inputs[0], &op, DEPTH)? {
+            match mean(b, inputs[0], axes, DEPTH)? {
                 Some(mean) => b.scale(mean, terms as f64).map(Some),
                 None => Ok(None),
             }
@@ -27,68 +27,61 @@ pub(super) fn known_mean(b: &mut Builder, node: &Node, inputs: &[Value]) -> Resu
     }
 }
 
-/// The mean of `x` without what is centred; `None` where nothing is.
-fn mean(b: &mut Builder, x: Value, op: &Reduce, depth: usize) -> Result<Option<Value>> {
+/// The mean of `x` over `axes`, which keep length 1, without what is centred; `None` where nothing is.
+fn mean(b: &mut Builder, x: Value, axes: &[usize], depth: usize) -> Result<Option<Value>> {
     let node = b.graph().node(x).clone();
-    let (Some(depth), Op::Apply(primitive)) = (depth.checked_sub(1), &node.op) else {
+    let (Some(depth), Op::Apply(op), [_, ..]) = (depth.checked_sub(1), &node.op, axes) else {
         return Ok(None);
     };
     let shape = &node.fact.shape;
-    let is_same_along = |b: &Builder, v: Value| {
-        let own = b.graph().shape(v);
-        let missing = shape.len() - own.len();
-        op.axes.iter().all(|&axis| axis < missing || own[axis - missing] == 1)
-    };
     let is_whole = |b: &Builder, v: Value| b.graph().shape(v) == shape;
-    let mut reduced = node.fact.clone();
-    op.axes.iter().for_each(|&axis| reduced.shape[axis] = 1);
-    match (primitive, node.inputs.as_slice()) {
+    match (op, node.inputs.as_slice()) {
         (Primitive::Binary(Binary::Sub), &[p, m])
-            if mean_axes(b.graph(), m, p) == Some(&op.axes) =>
+            if mean_axes(b.graph(), m, p)
+                .is_some_and(|own| own.iter().all(|i| axes.contains(i))) =>
         {
-            b.zeros(&reduced).map(Some)
+            b.zeros(&reduced(&node.fact, axes)).map(Some)
         }
-        (Primitive::Unary(Unary::Neg), &[p]) => match mean(b, p, op, depth)? {
+        (Primitive::Unary(Unary::Neg), &[p]) => match mean(b, p, axes, depth)? {
             Some(p) => b.neg(p).map(Some),
             None => Ok(None),
         },
-        (
-            Primitive::Binary(f @ (Binary::Mul | Binary::Div | Binary::Add | Binary::Sub)),
-            &[p, q],
-        ) if is_whole(b, p) && is_same_along(b, q) => match mean(b, p, op, depth)? {
-            Some(p) if is_nothing(b, *f, p) => Ok(Some(p)),
-            Some(p) => b.push(*f, &[p, q]).map(Some),
-            None => Ok(None),
-        },
-        (Primitive::Binary(f @ (Binary::Mul | Binary::Add)), &[p, q])
-            if is_whole(b, q) && is_same_along(b, p) =>
-        {
-            match mean(b, q, op, depth)? {
-                Some(q) if is_nothing(b, *f, q) => Ok(Some(q)),
-                Some(q) => b.push(*f, &[p, q]).map(Some),
-                None => Ok(None),
-            }
+        (Primitive::Binary(f @ (Binary::Mul | Binary::Div)), &[p, q]) if is_whole(b, p) => {
+            let passes = |graph: &Graph, axis| is_constant(graph, q, shape.len(), &[axis]);
+            mean_after(b, p, axes, depth, passes, |b, p| b.push(*f, &[p, q]))
         }
-        (Primitive::Binary(f @ (Binary::Add | Binary::Sub)), &[p, q])
-            if is_whole(b, p) && is_whole(b, q) =>
-        {
-            let (left, right) = (mean(b, p, op, depth)?, mean(b, q, op, depth)?);
+        (Primitive::Binary(Binary::Mul), &[p, q]) if is_whole(b, q) => {
+            let passes = |graph: &Graph, axis| is_constant(graph, p, shape.len(), &[axis]);
+            mean_after(b, q, axes, depth, passes, |b, q| b.mul(p, q))
+        }
+        (Primitive::Binary(f @ (Binary::Add | Binary::Sub)), &[p, q]) => {
+            let known = |b: &mut Builder, v: Value| {
+                if is_whole(b, v) { mean(b, v, axes, depth) } else { Ok(None) }
+            };
+            let (left, right) = (known(b, p)?, known(b, q)?);
             if left.is_none() && right.is_none() {
                 return Ok(None);
             }
-            let mut rest = |known: Option<Value>, v: Value| match known {
+            let rest = |b: &mut Builder, known: Option<Value>, v: Value| match known {
                 Some(known) => Ok(known),
-                None => b.reduce_mean(v, &op.axes),
+                None => {
+                    let missing = shape.len() - b.rank(v);
+                    let own: Vec<usize> =
+                        axes.iter().filter_map(|i| i.checked_sub(missing)).collect();
+                    b.reduce_mean(v, &own)
+                }
             };
-            let (left, right) = (rest(left, p)?, rest(right, q)?);
+            let (left, right) = (rest(b, left, p)?, rest(b, right, q)?);
             b.push(*f, &[left, right]).map(Some)
         }
-        (Primitive::Conv(conv), &[z, w])
-            if op.axes.iter().all(|&axis| axis >= 2)
-                && conv.window.is_pointwise(&b.graph().shape(w)[2..]) =>
-        {
-            match mean(b, z, op, depth)? {
-                Some(z) => b.push(conv.clone(), &[z, w]).map(Some),
+        (Primitive::Conv(conv), &[z, w]) if conv.window.is_pointwise(&b.graph().shape(w)[2..]) => {
+            let conv = conv.clone();
+            mean_after(b, z, axes, depth, |_, axis| axis >= 2, |b, z| b.push(conv, &[z, w]))
+        }
+        (Primitive::Reshape(_), &[p]) => {
+            let Some(own) = reshaped_axes(b.graph().shape(p), shape, axes) else { return Ok(None) };
+            match mean(b, p, &own, depth)? {
+                Some(p) => b.reshape(p, &reduced(&node.fact, axes).shape).map(Some),
                 None => Ok(None),
             }
         }
@@ -96,9 +89,33 @@ fn mean(b: &mut Builder, x: Value, op: &Reduce, depth: usize) -> Result<Option<V
     }
 }
 
-/// Whether `x` is 0 and stays so under `f`.
-fn is_nothing(b: &Builder, f: Binary, x: Value) -> bool {
-    matches!(f, Binary::Mul | Binary::Div) && b.as_uniform(x) == Some(0.0)
+/// The mean over `axes` of what `f` makes of `p`. Along those for which `passes`, `f` does the same at all
+/// places, so that they can be averaged over before.
+fn mean_after(
+    b: &mut Builder,
+    p: Value,
+    axes: &[usize],
+    depth: usize,
+    passes: impl Fn(&Graph, usize) -> bool,
+    f: impl FnOnce(&mut Builder, Value) -> Result<Value>,
+) -> Result<Option<Value>> {
+    let (first, rest): (Vec<_>, Vec<_>) = axes.iter().partition(|&&axis| passes(b.graph(), axis));
+    let Some(p) = mean(b, p, &first, depth)? else { return Ok(None) };
+    let is_zero = b.as_uniform(p) == Some(0.0);
+    let y = f(b, p)?;
+    let y = match rest[..] {
+        [] => y,
+        _ => b.reduce_mean(y, &rest)?,
+    };
+    // Nothing of what `f` does is left to compute.
+    if is_zero { b.zeros(&b.fact(y).clone()).map(Some) } else { Ok(Some(y)) }
+}
+
+/// The fact of a value of which `axes` are reduced to length 1.
+fn reduced(fact: &Fact, axes: &[usize]) -> Fact {
+    let mut fact = fact.clone();
+    axes.iter().for_each(|&axis| fact.shape[axis] = 1);
+    fact
 }
 
 /// The axes over which `m` is the mean of `x`, if it is one.
@@ -117,7 +134,7 @@ pub(super) fn mean_axes(graph: &Graph, m: Value, x: Value) -> Option<&[usize]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{Fact, eval};
+    use crate::graph::eval;
     use crate::ops::{BatchNormMode, Window};
     use crate::tensor::{DType, Tensor};
     use crate::transform::{batch_norm, grad};
@@ -184,6 +201,34 @@ mod tests {
             // The others are there still, without a gradient.
             assert_eq!(simple.parameters().count(), 4);
         }
+    }
+
+    /// `(x − mean x)·γ + β` over positions, flattened and normalised once more over everything.
+    #[test]
+    fn means_over_more_axes_and_other_shapes_are_known() {
+        let mut b = Builder::default();
+        let x = b.input("x", Fact::new(DType::F64, [1, 2, 4, 4]));
+        let first = b.parameter("first", Tensor::f64(&[2, 1, 1], vec![0.5, 2.0]).unwrap());
+        let gamma = b.parameter("gamma", Tensor::f64(&[2, 1, 1], vec![1.5, -1.0]).unwrap());
+        let beta = b.parameter("beta", Tensor::f64(&[2, 1, 1], vec![0.25, 1.0]).unwrap());
+        let x = b.mul(x, first).unwrap();
+        let m = b.reduce_mean(x, &[2, 3]).unwrap();
+        let centred = b.sub(x, m).unwrap();
+        let y = b.mul(centred, gamma).unwrap();
+        let y = b.add(y, beta).unwrap();
+        let y = b.mul(y, gamma).unwrap();
+        let flat = b.reshape(y, &[1, 32]).unwrap();
+        let of_all = b.reduce_mean(flat, &[1]).unwrap();
+        let of_all = b.reshape(of_all, &[1, 1, 1, 1]).unwrap();
+        let again = b.sub(y, of_all).unwrap();
+        let again = b.reduce_mean(again, &[2, 3]).unwrap();
+        b.output("y", again);
+        let graph = b.finish();
+        let simple = without_centred_means(&graph);
+        for (got, want) in values(&simple).iter().zip(values(&graph)) {
+            assert!((got - want).abs() < 1e-12, "{got} {want}");
+        }
+        assert_eq!(parameters(&simple), ["gamma", "beta"]);
     }
 
     #[test]

@@ -7,6 +7,9 @@ use crate::error::Result;
 use crate::graph::{Builder, Graph, Output, Parameter, Value};
 use crate::ops::{BatchNorm, BatchNormMode, Binary, Op, Primitive, Softmax, Unary};
 
+/// What is added to the operand of a softmax to leave it out is at most this.
+const SHUT_OUT: f64 = -1e4;
+
 /// How far back from a normalisation its summands are looked for.
 const DEPTH: usize = 64;
 
@@ -42,7 +45,7 @@ pub(super) fn without_shifts(graph: &Graph) -> Result<Graph> {
                 b.sub(x, mean).map(Some)
             }
             (Primitive::Softmax(Softmax { axis, .. }), &[x]) => {
-                match shifts.taken_out(b, x, &[*axis], 1)? {
+                match shifts.taken_out_behind_mask(b, x, *axis)? {
                     Some(x) => b.push(op.clone(), &[x]).map(Some),
                     None => Ok(None),
                 }
@@ -89,6 +92,31 @@ impl Shifts {
         known: usize,
     ) -> Result<Option<Value>> {
         self.search(b, x, axes, known, DEPTH)
+    }
+
+    /// What [`Shifts::taken_out`] is for the operand of a softmax, in which a mask may have put a number
+    /// that leaves an element out.
+    fn taken_out_behind_mask(
+        &mut self,
+        b: &mut Builder,
+        x: Value,
+        axis: usize,
+    ) -> Result<Option<Value>> {
+        let node = b.graph().node(x).clone();
+        let (Op::Apply(Primitive::Where(_)), &[mask, p, q]) = (&node.op, &node.inputs[..]) else {
+            return self.taken_out(b, x, &[axis], 1);
+        };
+        let shuts_out = |b: &Builder, v: Value| b.as_uniform(v).is_some_and(|v| v <= SHUT_OUT);
+        let is_whole = |b: &Builder, v: Value| b.shape(v) == node.fact.shape;
+        if shuts_out(b, q) && is_whole(b, p) {
+            let rest = self.taken_out(b, p, &[axis], 1)?;
+            return rest.map(|p| b.select(mask, p, q)).transpose();
+        }
+        if shuts_out(b, p) && is_whole(b, q) {
+            let rest = self.taken_out(b, q, &[axis], 1)?;
+            return rest.map(|q| b.select(mask, p, q)).transpose();
+        }
+        Ok(None)
     }
 
     fn search(
@@ -167,6 +195,22 @@ impl Shifts {
                     None => Ok(None),
                 }
             }
+            (Primitive::Concat(_), operands) => {
+                // Padding with parts of one value: the summand is the same in all of them.
+                let [one, others @ ..] = operands else { return Ok(None) };
+                let whole = sliced(b.graph(), *one);
+                if others.iter().any(|&other| sliced(b.graph(), other) != whole) {
+                    return Ok(None);
+                }
+                let mut rest = Vec::new();
+                for &operand in operands {
+                    let Some(operand) = self.search(b, operand, axes, 1, depth)? else {
+                        return Ok(None);
+                    };
+                    rest.push(operand);
+                }
+                b.push(op.clone(), &rest).map(Some)
+            }
             (_, operands) => {
                 let Some((i, axes)) = passes(b.graph(), op, operands, shape, axes) else {
                     return Ok(None);
@@ -189,7 +233,7 @@ impl Shifts {
 }
 
 /// Whether `v`, broadcast to `rank` axes, is constant along `axes`.
-fn is_constant(graph: &Graph, v: Value, rank: usize, axes: &[usize]) -> bool {
+pub(super) fn is_constant(graph: &Graph, v: Value, rank: usize, axes: &[usize]) -> bool {
     let node = graph.node(v);
     let own = match (&node.op, node.inputs.as_slice()) {
         (Op::Apply(Primitive::Expand(_)), &[x]) => graph.shape(x),
@@ -197,6 +241,14 @@ fn is_constant(graph: &Graph, v: Value, rank: usize, axes: &[usize]) -> bool {
     };
     let missing = rank - own.len();
     axes.iter().all(|&axis| axis < missing || own[axis - missing] == 1)
+}
+
+/// The value that `v` is a slice of.
+fn sliced(graph: &Graph, mut v: Value) -> Value {
+    while let Op::Apply(Primitive::Slice(_)) = graph.node(v).op {
+        v = graph.node(v).inputs[0];
+    }
+    v
 }
 
 fn is_costly(op: &Primitive) -> bool {
@@ -241,17 +293,16 @@ fn passes(
             Some((0, own))
         }
         Primitive::Reshape(_) => Some((0, reshaped_axes(graph.shape(operands[0]), shape, axes)?)),
-        Primitive::Slice(_) => {
-            let own = graph.shape(operands[0]);
-            axes.iter().all(|&axis| own[axis] == shape[axis]).then(|| (0, axes.to_vec()))
-        }
+        Primitive::Slice(_) => Some((0, axes.to_vec())),
+        // Padding with elements of the operand.
+        Primitive::Gather(_) if graph.shape(operands[1]).len() == 1 => Some((0, axes.to_vec())),
         _ => None,
     }
 }
 
 /// The axes of `from` whose elements are those along `axes` of its reshape `to`; `None` where they are
 /// mixed with those of other axes. Axes of length 1 are left out.
-fn reshaped_axes(from: &[usize], to: &[usize], axes: &[usize]) -> Option<Vec<usize>> {
+pub(super) fn reshaped_axes(from: &[usize], to: &[usize], axes: &[usize]) -> Option<Vec<usize>> {
     let long = |shape: &[usize]| (0..shape.len()).filter(|&i| shape[i] != 1).collect::<Vec<_>>();
     let (from_axes, to_axes) = (long(from), long(to));
     let (mut rest, mut new_rest) = (&from_axes[..], &to_axes[..]);
@@ -399,6 +450,32 @@ mod tests {
         conv(1, Window::plain(2), true);
         conv(3, Window { strides: vec![2, 1], ..Window::plain(2) }, true);
         conv(3, Window { pads_end: vec![0, 1], ..Window::plain(2) }, false);
+        for indices in [[5, 0, 1, 2, 3, 4, 5, 0], [0, 0, 1, 2, 3, 4, 5, 5]] {
+            check("padding with elements", image, channels, true, |b, x, s| {
+                let y = b.add(x, s)?;
+                let indices = b.constant(Tensor::index(indices));
+                let y = b.gather(y, indices, 2)?;
+                centre(b, y, &[2, 3])
+            });
+        }
+        for (i, is_free) in [(0, true), (1, false)] {
+            check("padding with parts", image, channels, is_free, |b, x, s| {
+                let y = b.add(x, s)?;
+                let end = b.slice_axis([y, x][i], 3, 4, 6, 1)?;
+                let y = b.concat(&[end, y], 3)?;
+                centre(b, y, &[2, 3])
+            });
+        }
+        for (number, is_free) in [(-1e9, true), (0.0, false)] {
+            check("a mask", &[1, 6], &[1], is_free, |b, x, s| {
+                let y = b.add(x, s)?;
+                let mask = b.constant(Tensor::f64(&[6], vec![0., 1., 1., 0., 1., 1.])?);
+                let mask = b.cast(mask, DType::Bool)?;
+                let number = b.scalar(DType::F64, number);
+                let y = b.select(mask, y, number)?;
+                b.softmax(y, 1)
+            });
+        }
         check("one that is needed twice", image, channels, false, |b, x, s| {
             let y = b.add(x, s)?;
             let w = b.constant(noise(&[4, 4, 1, 1], 5.0));

@@ -158,15 +158,15 @@ fn map(attributes: &Attributes) -> ort::Result<Compute> {
         steps.push(Step { op, arguments: [1, 2, 3].map(|i| source(step[i])) });
     }
     let factors = attributes.floats("factors");
-    let mut factors = factors.as_chunks::<2>().0.iter();
+    let mut factors = factors.iter();
     let mut outputs = Vec::new();
     for &[from, outer, length, inner] in attributes.sizes("results")?.as_chunks::<4>().0 {
         let form = match (length, inner) {
             (0, _) => Form::Whole,
             (_, 0) => Form::Row { length },
             _ => {
-                let &[scale, cancelled] = factors.next().ok_or_else(missing)?;
-                Form::Sum { blocks: Blocks { outer, length, inner }, scale, cancelled }
+                let &scale = factors.next().ok_or_else(missing)?;
+                Form::Sum { blocks: Blocks { outer, length, inner }, scale }
             }
         };
         outputs.push(Output { source: source(from), form });

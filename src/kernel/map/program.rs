@@ -36,7 +36,7 @@ pub(super) enum Instruction {
     /// Copies values to a result.
     Write { from: Argument, result: usize },
     /// Adds values to sums, and their magnitudes where these are needed.
-    Add { from: Argument, sums: usize, blocks: Blocks, with_magnitudes: bool },
+    Add { from: Argument, sums: usize, blocks: Blocks },
 }
 
 /// A result that is made of sums.
@@ -321,7 +321,7 @@ impl Compiler<'_> {
     /// Adds what makes a result.
     fn put_out(&mut self, result: usize, kept: &mut Kept, pass: &mut Pass) {
         let output = self.map.outputs[result];
-        let Form::Sum { blocks, cancelled, .. } = output.form else {
+        let Form::Sum { blocks, .. } = output.form else {
             let from = self.argument(output.source, kept, pass);
             pass.values.push(Instruction::Write { from, result });
             return;
@@ -331,17 +331,14 @@ impl Compiler<'_> {
             Some(&number) => number,
             None => {
                 let from = self.argument(output.source, kept, pass);
-                let add = Instruction::Add { from, sums: result, blocks, with_magnitudes: false };
-                pass.values.push(add);
+                pass.values.push(Instruction::Add { from, sums: result, blocks });
                 pass.values.len() - 1
             }
         };
         kept.sums.insert(output.source, number);
-        let Instruction::Add { sums, with_magnitudes, .. } = &mut pass.values[number] else {
+        let Instruction::Add { sums, .. } = pass.values[number] else {
             unreachable!("sums are made by adding");
         };
-        *with_magnitudes |= cancelled > 0.0;
-        let sums = *sums;
         let register = self.row.map(|_| self.register_of_rows(Source::Sum(result), &mut pass.rows));
         pass.sums.push(Sum { result, sums, register });
     }

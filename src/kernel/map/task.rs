@@ -6,7 +6,6 @@ use pulp::{Simd, WithSimd};
 
 use super::program::{Argument, Instruction, Place, Program, Sum};
 use super::{Axis, Blocks, Elementwise, Form, Map, Operand, PIECE};
-use crate::kernel::simd::magnitudes;
 
 /// A piece of values. Vectors of it never lie in two lines of the cache.
 #[derive(Clone)]
@@ -27,8 +26,8 @@ pub(super) struct Scratch {
     next: Box<Register>,
     /// For each register, the number that it holds at all places.
     numbers: Vec<Option<f32>>,
-    /// For each output that is a sum: sums and sums of magnitudes.
-    sums: Vec<[Vec<f64>; 2]>,
+    /// For each output that is a sum: the sums.
+    sums: Vec<Vec<f64>>,
 }
 
 /// A range of the values, on one thread.
@@ -54,10 +53,9 @@ impl WithSimd for Task<'_, '_> {
         scratch.sums.resize_with(map.outputs.len(), Default::default);
         for (i, output) in map.outputs.iter().enumerate() {
             let is_sum = matches!(output.form, Form::Sum { .. });
-            for sums in &mut scratch.sums[i] {
-                sums.clear();
-                sums.resize(if is_sum { results[i].len() } else { 0 }, 0.0);
-            }
+            let sums = &mut scratch.sums[i];
+            sums.clear();
+            sums.resize(if is_sum { results[i].len() } else { 0 }, 0.0);
         }
         let row = program.row.unwrap_or(1);
         let step = program.row.map_or(range.len(), |row| row * program.rows);
@@ -159,7 +157,7 @@ impl<S: Simd> State<'_, '_, S> {
                 }
                 results[result] = out;
             }
-            Instruction::Add { from, sums: number, blocks, with_magnitudes } => {
+            Instruction::Add { from, sums: number, blocks } => {
                 let same: [f32; PIECE];
                 let values = match find!(from) {
                     Piece::Each(values) => values,
@@ -168,21 +166,17 @@ impl<S: Simd> State<'_, '_, S> {
                         &same[..n]
                     }
                 };
-                let [sums, sizes] = &mut sums[number];
-                let sizes = with_magnitudes.then_some(sizes.as_mut_slice());
-                add_up(simd, blocks, at, values, sums, sizes);
+                add_up(simd, blocks, at, values, &mut sums[number]);
             }
         }
     }
 
     /// Makes the results of so many sums.
     fn finish(&mut self, form: Form, &Sum { result, sums, register }: &Sum, own: Range<usize>) {
-        let Form::Sum { scale, cancelled, .. } = form else { return };
-        let [sums, sizes] = &self.scratch.sums[sums];
-        let all = sums[own.clone()].iter().zip(&sizes[own.clone()]);
-        for ((&sum, &size), out) in all.zip(&mut self.results[result][own.clone()]) {
-            let is_noise = sum.abs() <= f64::from(cancelled) * size && cancelled > 0.0;
-            *out = if is_noise { 0.0 } else { sum as f32 * scale };
+        let Form::Sum { scale, .. } = form else { return };
+        let sums = &self.scratch.sums[sums][own.clone()];
+        for (&sum, out) in sums.iter().zip(&mut self.results[result][own.clone()]) {
+            *out = sum as f32 * scale;
         }
         if let Some(register) = register {
             let values = &self.results[result][own];
@@ -231,14 +225,7 @@ fn spread(
 
 /// Adds values, the first of which is number `at` of its task, to their sums.
 #[inline(always)]
-fn add_up<S: Simd>(
-    simd: S,
-    blocks: Blocks,
-    at: usize,
-    values: &[f32],
-    sums: &mut [f64],
-    mut sizes: Option<&mut [f64]>,
-) {
+fn add_up<S: Simd>(simd: S, blocks: Blocks, at: usize, values: &[f32], sums: &mut [f64]) {
     let Blocks { length, inner, .. } = blocks;
     // A row of `inner` sums after the other, or all terms of one sum.
     let run = if inner == 1 { length } else { inner };
@@ -247,48 +234,34 @@ fn add_up<S: Simd>(
         let n = (run - at % run).min(values.len());
         let (these, rest) = values.split_at(n);
         if inner == 1 {
-            sums[at / length] += f64::from(total(simd, these, |v| v, |v| v));
-            if let Some(sizes) = &mut sizes {
-                let size = total(simd, these, |v| magnitudes(simd, v), f32::abs);
-                sizes[at / length] += f64::from(size);
-            }
+            sums[at / length] += f64::from(total(simd, these));
         } else {
             let first = at / (length * inner) * inner + at % inner;
             for (sum, &v) in sums[first..][..n].iter_mut().zip(these) {
                 *sum += f64::from(v);
-            }
-            if let Some(sizes) = &mut sizes {
-                for (size, &v) in sizes[first..][..n].iter_mut().zip(these) {
-                    *size += f64::from(v.abs());
-                }
             }
         }
         (at, values) = (at + n, rest);
     }
 }
 
-/// The sum of what `of` makes of vectors of values and `of_one` of single ones.
+/// The sum of values.
 #[inline(always)]
-fn total<S: Simd>(
-    simd: S,
-    values: &[f32],
-    of: impl Fn(S::f32s) -> S::f32s,
-    of_one: impl Fn(f32) -> f32,
-) -> f32 {
+fn total<S: Simd>(simd: S, values: &[f32]) -> f32 {
     let mut sums = [simd.splat_f32s(0.0); 4];
     let (head, tail) = S::as_simd_f32s(values);
     let (fours, single) = head.as_chunks::<4>();
     for four in fours {
         for (sum, &v) in sums.iter_mut().zip(four) {
-            *sum = simd.add_f32s(*sum, of(v));
+            *sum = simd.add_f32s(*sum, v);
         }
     }
     for (sum, &v) in sums.iter_mut().zip(single) {
-        *sum = simd.add_f32s(*sum, of(v));
+        *sum = simd.add_f32s(*sum, v);
     }
     let [a, b, c, d] = sums;
     let sum = simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d));
-    simd.reduce_sum_f32s(sum) + tail.iter().map(|&v| of_one(v)).sum::<f32>()
+    simd.reduce_sum_f32s(sum) + tail.iter().sum::<f32>()
 }
 
 /// One operation on a piece. The loops are left to the compiler to make vectors of.
