@@ -117,3 +117,29 @@ functions!(
     round Round, sigmoid Sigmoid, sign Sign, sin Sin, sinh Sinh, softplus Softplus, sqrt Sqrt, tan Tan,
     tanh Tanh,
 );
+
+/// `1 − |f(x)|` far out is 0: what is left of it would be taken for a small number.
+#[test]
+fn bounded_functions_reach_their_bounds() {
+    let at = [12.0f32, 20.0, 100.0, 1e4, 1e30];
+    let x = Tensor::f32(&[10], at.into_iter().flat_map(|v| [v, -v]).collect()).unwrap();
+    for (f, low) in [(Unary::Tanh, -1.0), (Unary::Erf, -1.0), (Unary::Sigmoid, 0.0)] {
+        let mut b = Builder::default();
+        let input = b.input("x", Fact::of(&x));
+        let y = b.unary(f, input).unwrap();
+        b.output("y", y);
+        let graph = b.finish();
+        for engine in all_for_tests() {
+            let (model, weights) = emit_split(&graph, engine.dialect()).unwrap();
+            let mut session = engine.load_with(&model, &weights).unwrap();
+            let got = session.run(std::slice::from_ref(&x)).unwrap()[0].to_f64();
+            for (i, &got) in got.iter().enumerate() {
+                let bound = if i % 2 == 0 { 1.0 } else { low };
+                let (x, name) = (at[i / 2], engine.describe().name);
+                // e⁻¹² is no less in float32 than it is.
+                let is_right = got == bound || f == Unary::Sigmoid && (got - bound).abs() < 1e-5;
+                assert!(is_right, "{name}: {f:?} at ±{x} is {got}, not {bound}");
+            }
+        }
+    }
+}

@@ -246,6 +246,11 @@ impl Rule for Unary {
             Sigmoid => logistic(b, x[0]).map(Some),
             Softplus if dialect == Dialect::Tract => softplus(b, x[0]).map(Some),
             Erf if dialect == Dialect::Tract => error_function(b, x[0]).map(Some),
+            // A function of the engine's own is not taken apart again.
+            Tanh if dialect == Dialect::Tract => {
+                let y = b.unary(Tanh, x[0])?;
+                level_off(b, x[0], y, 9.02).map(Some)
+            }
             _ => Ok(None),
         }
     }
@@ -310,7 +315,18 @@ fn error_function(b: &mut Builder, x: Value) -> Result<Value> {
     let quarter = b.scalar_like(x, 0.25);
     let is_near = b.less(size, quarter)?;
     let far = b.unary(Erf, x)?;
+    let far = level_off(b, x, far, 3.93)?;
     b.select(is_near, series, far)
+}
+
+/// `y`, which is `sign(x)` in float32 where `|x|` is beyond `bound`: an engine's approximation may stay
+/// a unit in the last place below.
+fn level_off(b: &mut Builder, x: Value, y: Value, bound: f64) -> Result<Value> {
+    let size = b.unary(Abs, x)?;
+    let bound = b.scalar_like(x, bound);
+    let is_inside = b.less(size, bound)?;
+    let sign = b.unary(Sign, x)?;
+    b.select(is_inside, y, sign)
 }
 
 impl Builder {

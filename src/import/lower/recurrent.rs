@@ -13,7 +13,7 @@ use crate::graph::Value;
 use crate::import::call::{Call, MAX_UNROLLED};
 use crate::import::importer::Binding;
 use crate::import::table::{Entry, rules};
-use crate::ops::Binary;
+use crate::ops::{Binary, Op, Primitive, Unary};
 use crate::tensor::{DType, Tensor};
 
 pub(super) const ENTRIES: &[Entry] = &[
@@ -122,6 +122,18 @@ fn row(c: &mut Call, x: Value, i: usize) -> Result<Value> {
     let shape = c.shape(x);
     let row = c.slice_axis(x, 0, i, i + 1, 1)?;
     c.reshape(row, &shape[1..])
+}
+
+/// `1 − gate`, which for a sigmoid keeps its digits where the gate is close to 1.
+fn one_minus(c: &mut Call, gate: Value) -> Result<Value> {
+    let node = c.graph().node(gate).clone();
+    match (&node.op, node.inputs.as_slice()) {
+        (Op::Apply(Primitive::Unary(Unary::Sigmoid)), &[x]) => {
+            let x = c.neg(x)?;
+            c.sigmoid(x)
+        }
+        _ => c.one_minus(gate),
+    }
 }
 
 /// Part `i` of `x`, which has parts of length `size` along its last axis.
@@ -348,7 +360,7 @@ impl Direction {
         let x = part(c, x, 2, size)?;
         let sum = c.add(x, passed)?;
         let candidate = self.activate(c, 1, sum)?;
-        let rest = c.one_minus(update)?;
+        let rest = one_minus(c, update)?;
         let (new, old) = (c.mul(rest, candidate)?, c.mul(update, h)?);
         Ok(State { hidden: c.add(new, old)?, cell: None })
     }
@@ -369,7 +381,7 @@ impl Direction {
         };
         let input = gate(c, 0, 0, cell)?;
         let forget = match c.flag("input_forget", false)? {
-            true => c.one_minus(input)?,
+            true => one_minus(c, input)?,
             false => gate(c, 2, 2, cell)?,
         };
         let candidate = part(c, sum, 3, size)?;
