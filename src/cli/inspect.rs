@@ -277,7 +277,11 @@ fn describe(inspection: &Inspection) -> anyhow::Result<String> {
         add(&mut text, &mut lines);
         writeln!(text, "\n{}", parameter_table(&network.parameters)?)?;
     }
+    let is_said = |reason: &str| inspection.error.as_ref().is_some_and(|e| e.message == reason);
     for Unsupported { node, op, opset, reason } in &inspection.unsupported {
+        if op.is_empty() && is_said(reason) {
+            continue;
+        }
         lines.push(match op.as_str() {
             "" => format!("problem      {reason}"),
             _ => format!("unsupported  {op} (opset {opset}) at '{node}': {reason}"),

@@ -95,6 +95,9 @@ impl Observer for Watch {
     }
 }
 
+/// How many warnings of a report are shown beside it.
+const MOST_WARNINGS: usize = 20;
+
 /// Makes a report of rows, and writes it.
 struct Writer {
     run: Run,
@@ -113,8 +116,12 @@ impl Writer {
         report.join_warnings();
         // Where they are a cell among many, nobody would read them.
         if self.format == Format::Csv {
-            for warning in report.warnings() {
+            let warnings = report.warnings();
+            for warning in warnings.iter().take(MOST_WARNINGS) {
                 tracing::warn!("{warning}");
+            }
+            if let Some(more @ 1..) = warnings.len().checked_sub(MOST_WARNINGS) {
+                tracing::warn!("{more} more warnings are in the column 'warnings'");
             }
         }
         let mut text = Vec::new();

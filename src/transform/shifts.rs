@@ -21,8 +21,13 @@ const DEPTH: usize = 64;
 /// exact arithmetic and rounding noise in float32. Without the summand the parameter has no gradient.
 pub(super) fn without_shifts(graph: &Graph) -> Result<Graph> {
     let mut uses = vec![0; graph.nodes().len()];
+    let mut statistics = uses.clone();
     for (_, node) in graph.nodes() {
         node.inputs.iter().for_each(|input| uses[input.index()] += 1);
+        let is_square = node.inputs.len() == 2 && node.inputs[0] == node.inputs[1];
+        if is_square || matches!(&node.op, Op::Apply(Primitive::Reduce(_))) {
+            statistics[node.inputs[0].index()] += node.inputs.len();
+        }
     }
     for output in graph.outputs() {
         uses[output.value.index()] += 1;
@@ -32,17 +37,24 @@ pub(super) fn without_shifts(graph: &Graph) -> Result<Graph> {
     let map = b.import(&with_all_parameters(graph), |b, _, node, inputs| {
         for (old, &new) in node.inputs.iter().zip(inputs) {
             shifts.uses.insert(new, uses[old.index()]);
+            shifts.statistics.insert(new, statistics[old.index()]);
         }
         let Op::Apply(op) = &node.op else { return Ok(None) };
         match (op, inputs) {
             (Primitive::Binary(Binary::Sub), &[x, mean]) => {
-                let Some(axes) = mean_axes(b.graph(), mean, x).map(<[usize]>::to_vec) else {
-                    return Ok(None);
-                };
-                // The mean is the second use.
-                let Some(x) = shifts.taken_out(b, x, &axes, 2)? else { return Ok(None) };
-                let mean = b.reduce_mean(x, &axes)?;
-                b.sub(x, mean).map(Some)
+                if let Some(axes) = mean_axes(b.graph(), mean, x).map(<[usize]>::to_vec) {
+                    let known = shifts.statistics_of(x) + 1;
+                    let Some(x) = shifts.taken_out(b, x, &axes, known)? else { return Ok(None) };
+                    let mean = b.reduce_mean(x, &axes)?;
+                    return b.sub(x, mean).map(Some);
+                }
+                let Some((x, axes)) = fast_variance(b.graph(), x, mean) else { return Ok(None) };
+                let known = shifts.statistics_of(x) + 1;
+                let Some(x) = shifts.taken_out(b, x, &axes, known)? else { return Ok(None) };
+                let square = b.mul(x, x)?;
+                let (second, mean) = (b.reduce_mean(square, &axes)?, b.reduce_mean(x, &axes)?);
+                let square = b.mul(mean, mean)?;
+                b.sub(second, square).map(Some)
             }
             (Primitive::Softmax(Softmax { axis, .. }), &[x]) => {
                 match shifts.taken_out_behind_mask(b, x, *axis)? {
@@ -64,6 +76,18 @@ pub(super) fn without_shifts(graph: &Graph) -> Result<Graph> {
     Ok(b.finish())
 }
 
+/// The value and axes of which `mean(x²) − mean(x)²` is the variance.
+fn fast_variance(graph: &Graph, second: Value, square: Value) -> Option<(Value, Vec<usize>)> {
+    let squared = |v: Value| match (&graph.node(v).op, graph.node(v).inputs.as_slice()) {
+        (Op::Apply(Primitive::Binary(Binary::Mul)), &[p, q]) if p == q => Some(p),
+        _ => None,
+    };
+    let x = squared(*graph.node(second).inputs.first()?)?;
+    let axes = mean_axes(graph, squared(square)?, x)?;
+    let of_square = mean_axes(graph, second, graph.node(second).inputs[0])?;
+    (axes == of_square).then(|| (x, axes.to_vec()))
+}
+
 /// `graph` with its parameters as outputs, too: those without a gradient stay parameters.
 fn with_all_parameters(graph: &Graph) -> Graph {
     let output = |(value, p): (Value, &Parameter)| Output { name: p.name.to_string(), value };
@@ -76,11 +100,17 @@ fn with_all_parameters(graph: &Graph) -> Graph {
 struct Shifts {
     /// How often a value is used.
     uses: HashMap<Value, usize>,
+    /// How many of these uses are its mean or its square.
+    statistics: HashMap<Value, usize>,
     /// What was found before: normalisations on one stream of sums share most of it.
     done: HashMap<(Value, Vec<usize>), Option<Value>>,
 }
 
 impl Shifts {
+    fn statistics_of(&self, x: Value) -> usize {
+        self.statistics.get(&x).copied().unwrap_or(0)
+    }
+
     /// `x` without its summands that are constant along `axes`, `None` where it has none. What is
     /// computed from such a summand is computed once more without it, so costly operations are looked
     /// through only where nothing beside the `known` uses needs their result.
@@ -401,6 +431,15 @@ mod tests {
         check("a bias", image, channels, true, |b, x, s| {
             let y = b.add(x, s)?;
             centre(b, y, &[2, 3])
+        });
+        check("a bias in front of a fast variance", image, channels, true, |b, x, s| {
+            let y = b.add(x, s)?;
+            let (mean, square) = (b.reduce_mean(y, &[2, 3])?, b.mul(y, y)?);
+            let (second, squared) = (b.reduce_mean(square, &[2, 3])?, b.mul(mean, mean)?);
+            let variance = b.sub(second, squared)?;
+            let variance = b.shift(variance, 0.5)?;
+            let centred = b.sub(y, mean)?;
+            b.div(centred, variance)
         });
         check("a bias that is subtracted from", image, channels, true, |b, x, s| {
             let y = b.sub(s, x)?;
