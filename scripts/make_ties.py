@@ -79,6 +79,18 @@ class Language(nn.Module):
         return self.head(torch.tanh(self.norm(self.embedding(x)))).mean(1)
 
 
+class Transposed(nn.Module):
+    """A layer whose matrix, transposed in the code of the network, is that of the next one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 7), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.stem(x).mean(1))
+        return self.head(torch.tanh(nn.functional.linear(x, self.stem.weight.t())))
+
+
 class Recurrent(nn.Module):
     """A recurrent layer from a state of zeros, whose first step an exporter computes: a copy of the bias."""
 
@@ -146,7 +158,7 @@ def main() -> None:
     numbers = torch.from_numpy(rng.standard_normal((SAMPLES, 5, 6)).astype(np.float32))
     tokens = torch.from_numpy(rng.integers(0, 12, (SAMPLES, 5)))
     references = []
-    for name, make in (("repeated", Repeated), ("copied", Copied), ("language", Language), ("recurrent", Recurrent), ("buffered", Buffered)):
+    for name, make in (("repeated", Repeated), ("copied", Copied), ("language", Language), ("recurrent", Recurrent), ("transposed", Transposed), ("buffered", Buffered)):
         torch.manual_seed(0)
         module = make().eval()
         x = tokens if name == "language" else numbers

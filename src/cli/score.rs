@@ -14,6 +14,7 @@ use super::settings::Settings;
 use super::{Outcome, args, interrupt, print};
 use crate::data::Dataset;
 use crate::engine::{self, Device, EngineOptions};
+use crate::onnx;
 use crate::pass;
 use crate::rank::{Observer, score_models};
 use crate::report::{Format, ModelRow, Report, Run};
@@ -33,7 +34,10 @@ pub(super) fn score_all(
     arrange: impl Fn(&mut Report) + Send + Sync + 'static,
 ) -> anyhow::Result<Outcome> {
     if let Some(out) = &settings.out {
-        out.spare(models.iter().map(PathBuf::as_path).chain([Path::new(&settings.source)]))?;
+        let data = files_in(Path::new(&settings.source), out);
+        let tensors = tensors_beside(models, out);
+        let read = models.iter().chain(&data).chain(&tensors).map(PathBuf::as_path);
+        out.spare(read.chain([Path::new(&settings.source)]))?;
     }
     let dataset = Dataset::open(&settings.source, &settings.data)?;
     for warning in dataset.warnings() {
@@ -93,6 +97,32 @@ impl Observer for Watch {
         let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
         finished.insert(position, row.clone());
     }
+}
+
+/// The file `out`, where it is in the folder of images `data`.
+fn files_in(data: &Path, out: &OutFile) -> Option<PathBuf> {
+    let (folder, file) = (data.canonicalize().ok()?, out.path().canonicalize().ok()?);
+    (data.is_dir() && file.starts_with(folder) && !is_report(&file)).then_some(file)
+}
+
+/// The files with tensors of those models that may have `out` beside them.
+fn tensors_beside(models: &[PathBuf], out: &OutFile) -> Vec<PathBuf> {
+    let Ok(file) = out.path().canonicalize() else { return Vec::new() };
+    let is_below = |model: &&PathBuf| {
+        let folder = model.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned));
+        folder.is_some_and(|folder| file.starts_with(folder))
+    };
+    if is_report(&file) {
+        return Vec::new();
+    }
+    let tensors = models.iter().filter(is_below).filter_map(|path| onnx::load(path).ok());
+    tensors.flat_map(|model| model.external.into_values()).collect()
+}
+
+/// Whether a file has the name of a report, which may be written again.
+fn is_report(file: &Path) -> bool {
+    let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    ["csv", "json", "jsonl", "md", "txt"].contains(&extension.to_ascii_lowercase().as_str())
 }
 
 /// How many warnings of a report are shown beside it.

@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::literal::{generated, is_filled};
+use super::ties::{digest, related};
 use crate::onnx::{Model, Node};
 use crate::tensor::Tensor;
 
@@ -81,21 +82,38 @@ impl<'m> Identities<'m> {
         identities
     }
 
-    /// Forgets the origin of what was made of others where it has the values of a parameter: a layer
-    /// applied to zeros is its bias. It is tied to that later.
+    /// Forgets the origin of what was made of others where it is a parameter once more: a layer applied
+    /// to zeros is its bias, a head that is the embedding's transpose is stored as such. It is tied to that
+    /// later. Of one that is a parameter in another order there is a warning.
     fn recognise_copies(&mut self, stored: &HashMap<&'m str, &'m Tensor>) {
-        let values = |name: &str| stored.get(name).and_then(|tensor| tensor.f32_slice());
-        let of_parameters: Vec<&[f32]> = self
-            .trained
-            .iter()
-            .filter_map(|(name, trained)| values(name).filter(|_| *trained))
-            .filter(|values| values.iter().any(|v| *v != values[0]))
-            .collect();
-        let trained = &self.trained;
+        let varied = |tensor: &Tensor| {
+            tensor.f32_slice().is_some_and(|values| values.iter().any(|v| *v != values[0]))
+        };
+        let mut by_digest: HashMap<u64, Vec<(&str, &Tensor)>> = HashMap::new();
+        for (name, _) in self.trained.iter().filter(|(_, trained)| **trained) {
+            if let Some(tensor) = stored.get(name).filter(|tensor| varied(tensor)) {
+                let digest = digest(tensor.f32_slice().unwrap_or_default());
+                by_digest.entry(digest).or_default().push((name, tensor));
+            }
+        }
+        let (trained, warnings) = (&self.trained, &mut self.warnings);
         self.targets.retain(|name, target| {
-            let made_of_others = **name == **target && !trained.contains_key(*target);
-            let is_copy = || values(name).is_some_and(|values| of_parameters.contains(&values));
-            !(made_of_others && is_copy())
+            if **name != **target || trained.contains_key(*target) {
+                return true;
+            }
+            let Some(tensor) = stored.get(*target) else { return true };
+            let values = tensor.f32_slice().unwrap_or_default();
+            let Some(alike) = by_digest.get(&digest(values)) else { return true };
+            if alike.iter().any(|(_, parameter)| related(parameter, tensor).is_some()) {
+                return false;
+            }
+            if let Some((parameter, _)) = alike.iter().find(|(_, p)| p.len() == tensor.len()) {
+                warnings.push(format!(
+                    "the exporter made '{target}' of the parameter '{parameter}', whose gradient through \
+                     it is missing: export again with torch.onnx.export(…, optimize=False)"
+                ));
+            }
+            true
         });
     }
 
@@ -186,7 +204,17 @@ impl<'m> Identities<'m> {
             }
         }
         self.complete = missing.is_empty() && signature.declared;
-        for (tensor, uses) in readers {
+        for (tensor, mut uses) in readers {
+            // A view of a parameter, such as its transpose, is read where that is stored. Values that
+            // are all equal may be those of others.
+            if signature.declared && stored.get(tensor).is_some_and(|tensor| !is_filled(tensor)) {
+                let is_named = |target: &str| {
+                    signature.trained.contains_key(target) || stored.contains_key(target)
+                };
+                if uses.iter().any(|(_, _, target)| is_named(target)) {
+                    uses.retain(|(_, _, target)| is_named(target));
+                }
+            }
             self.take_apart(nodes, tensor, &uses, stored);
         }
     }

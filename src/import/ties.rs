@@ -145,13 +145,18 @@ fn long_axes(shape: &[usize]) -> Vec<usize> {
 }
 
 /// Whether two parameters hold the same values, and if so whether one is the transpose of the other.
-/// Axes of length 1 make no difference: a folded layer on zeros leaves its bias with a batch axis.
 fn relation(graph: &Graph, a: Value, b: Value) -> Option<bool> {
-    let (Op::Parameter(p), Op::Parameter(q)) = (&graph.node(a).op, &graph.node(b).op) else {
-        return None;
-    };
-    let (x, y) = (p.tensor.f32_slice()?, q.tensor.f32_slice()?);
-    let (of_a, of_b) = (long_axes(graph.shape(a)), long_axes(graph.shape(b)));
+    match (&graph.node(a).op, &graph.node(b).op) {
+        (Op::Parameter(p), Op::Parameter(q)) => related(&p.tensor, &q.tensor),
+        _ => None,
+    }
+}
+
+/// Whether two tensors hold the same values, and if so whether one is the transpose of the other.
+/// Axes of length 1 make no difference: a folded layer on zeros leaves its bias with a batch axis.
+pub(super) fn related(a: &Tensor, b: &Tensor) -> Option<bool> {
+    let (x, y) = (a.f32_slice()?, b.f32_slice()?);
+    let (of_a, of_b) = (long_axes(a.shape()), long_axes(b.shape()));
     if of_a == of_b && x == y {
         return Some(false);
     }
@@ -165,7 +170,7 @@ fn relation(graph: &Graph, a: Value, b: Value) -> Option<bool> {
 }
 
 /// A number that tensors of the same values share, whatever their order: a sum of scrambled bits.
-fn digest(values: &[f32]) -> u64 {
+pub(super) fn digest(values: &[f32]) -> u64 {
     let scrambled = |v: &f32| {
         let x = u64::from(v.to_bits()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9)

@@ -24,9 +24,17 @@ pub(super) fn without_shifts(graph: &Graph) -> Result<Graph> {
     let mut statistics = uses.clone();
     for (_, node) in graph.nodes() {
         node.inputs.iter().for_each(|input| uses[input.index()] += 1);
-        let is_square = node.inputs.len() == 2 && node.inputs[0] == node.inputs[1];
-        if is_square || matches!(&node.op, Op::Apply(Primitive::Reduce(_))) {
-            statistics[node.inputs[0].index()] += node.inputs.len();
+        match (&node.op, node.inputs.as_slice()) {
+            (Op::Apply(Primitive::Reduce(_)), &[x]) => statistics[x.index()] += 1,
+            (Op::Apply(Primitive::Binary(Binary::Mul)), &[x, y]) if x == y => {
+                statistics[x.index()] += 2;
+            }
+            (Op::Apply(Primitive::Binary(Binary::Sub)), &[x, m])
+                if mean_axes(graph, m, x).is_some() =>
+            {
+                statistics[x.index()] += 1;
+            }
+            _ => {}
         }
     }
     for output in graph.outputs() {
@@ -43,28 +51,36 @@ pub(super) fn without_shifts(graph: &Graph) -> Result<Graph> {
         match (op, inputs) {
             (Primitive::Binary(Binary::Sub), &[x, mean]) => {
                 if let Some(axes) = mean_axes(b.graph(), mean, x).map(<[usize]>::to_vec) {
-                    let known = shifts.statistics_of(x) + 1;
+                    let known = shifts.statistics_of(x);
                     let Some(x) = shifts.taken_out(b, x, &axes, known)? else { return Ok(None) };
                     let mean = b.reduce_mean(x, &axes)?;
                     return b.sub(x, mean).map(Some);
                 }
                 let Some((x, axes)) = fast_variance(b.graph(), x, mean) else { return Ok(None) };
-                let known = shifts.statistics_of(x) + 1;
+                let known = shifts.statistics_of(x);
                 let Some(x) = shifts.taken_out(b, x, &axes, known)? else { return Ok(None) };
                 let square = b.mul(x, x)?;
                 let (second, mean) = (b.reduce_mean(square, &axes)?, b.reduce_mean(x, &axes)?);
                 let square = b.mul(mean, mean)?;
                 b.sub(second, square).map(Some)
             }
-            (Primitive::Softmax(Softmax { axis, .. }), &[x]) => {
-                match shifts.taken_out_behind_mask(b, x, *axis)? {
+            (Primitive::Softmax(Softmax { axis, log }), &[x]) => {
+                let found = match log {
+                    // What is shut out has a logarithm.
+                    true => shifts.taken_out(b, x, &[*axis], 1)?,
+                    false => shifts.taken_out_behind_mask(b, x, *axis)?,
+                };
+                match found {
                     Some(x) => b.push(op.clone(), &[x]).map(Some),
                     None => Ok(None),
                 }
             }
             (Primitive::BatchNorm(BatchNorm { mode: BatchNormMode::Batch, .. }), &[x, ..]) => {
                 let axes: Vec<usize> = (0..b.rank(x)).filter(|&axis| axis != 1).collect();
-                match shifts.taken_out(b, x, &axes, 1)? {
+                shifts.over_samples = true;
+                let found = shifts.taken_out(b, x, &axes, 1)?;
+                shifts.over_samples = false;
+                match found {
                     Some(x) => b.push(op.clone(), &[&[x], &inputs[1..]].concat()).map(Some),
                     None => Ok(None),
                 }
@@ -100,13 +116,26 @@ fn with_all_parameters(graph: &Graph) -> Graph {
 struct Shifts {
     /// How often a value is used.
     uses: HashMap<Value, usize>,
-    /// How many of these uses are its mean or its square.
+    /// How many of these uses are its mean, its square, or its difference from its mean.
     statistics: HashMap<Value, usize>,
+    /// Whether means are over all samples, for which the graph has no axis yet.
+    over_samples: bool,
+    /// For each value of the new graph, whether it depends on an input.
+    varies: Vec<bool>,
     /// What was found before: normalisations on one stream of sums share most of it.
-    done: HashMap<(Value, Vec<usize>), Option<Value>>,
+    done: HashMap<(Value, Vec<usize>, bool), Option<Value>>,
 }
 
 impl Shifts {
+    /// Whether `v` differs between samples.
+    fn varies(&mut self, graph: &Graph, v: Value) -> bool {
+        for (_, node) in graph.nodes().skip(self.varies.len()) {
+            let is_input = matches!(node.op, Op::Input(_));
+            self.varies.push(is_input || node.inputs.iter().any(|v| self.varies[v.index()]));
+        }
+        self.varies[v.index()]
+    }
+
     fn statistics_of(&self, x: Value) -> usize {
         self.statistics.get(&x).copied().unwrap_or(0)
     }
@@ -157,7 +186,7 @@ impl Shifts {
         known: usize,
         depth: usize,
     ) -> Result<Option<Value>> {
-        let key = (x, axes.to_vec());
+        let key = (x, axes.to_vec(), self.over_samples);
         if let Some(found) = self.done.get(&key) {
             return Ok(*found);
         }
@@ -180,11 +209,17 @@ impl Shifts {
         let node = b.graph().node(x).clone();
         let Op::Apply(op) = &node.op else { return Ok(None) };
         let shape = &node.fact.shape;
-        let is_constant = |b: &Builder, v: Value| is_constant(b.graph(), v, shape.len(), axes);
+        let [p_is_constant, q_is_constant] = [0, 1].map(|i| match (op, node.inputs.get(i)) {
+            (Primitive::Binary(_), Some(&v)) => {
+                is_constant(b.graph(), v, shape.len(), axes)
+                    && !(self.over_samples && self.varies(b.graph(), v))
+            }
+            _ => false,
+        });
         let is_whole = |b: &Builder, v: Value| b.graph().shape(v) == shape;
         match (op, node.inputs.as_slice()) {
             (Primitive::Binary(f @ (Binary::Add | Binary::Sub)), &[p, q]) => {
-                match (is_constant(b, p), is_constant(b, q)) {
+                match (p_is_constant, q_is_constant) {
                     (false, true) if is_whole(b, p) => {
                         let rest = self.search(b, p, axes, 1, depth)?;
                         Ok(Some(rest.unwrap_or(p)))
@@ -212,24 +247,24 @@ impl Shifts {
                 }
             }
             (Primitive::Binary(f @ (Binary::Mul | Binary::Div)), &[p, q])
-                if is_constant(b, q) && is_whole(b, p) =>
+                if q_is_constant && is_whole(b, p) =>
             {
                 match self.search(b, p, axes, 1, depth)? {
                     Some(p) => b.push(*f, &[p, q]).map(Some),
                     None => Ok(None),
                 }
             }
-            (Primitive::Binary(Binary::Mul), &[p, q]) if is_constant(b, p) && is_whole(b, q) => {
+            (Primitive::Binary(Binary::Mul), &[p, q]) if p_is_constant && is_whole(b, q) => {
                 match self.search(b, q, axes, 1, depth)? {
                     Some(q) => b.mul(p, q).map(Some),
                     None => Ok(None),
                 }
             }
             (Primitive::Concat(_), operands) => {
-                // Padding with parts of one value: the summand is the same in all of them.
+                // Padding with parts of one value, cut along `axes`: the summand is the same in all of them.
                 let [one, others @ ..] = operands else { return Ok(None) };
-                let whole = sliced(b.graph(), *one);
-                if others.iter().any(|&other| sliced(b.graph(), other) != whole) {
+                let whole = sliced(b.graph(), *one, axes);
+                if others.iter().any(|&other| sliced(b.graph(), other, axes) != whole) {
                     return Ok(None);
                 }
                 let mut rest = Vec::new();
@@ -269,14 +304,20 @@ pub(super) fn is_constant(graph: &Graph, v: Value, rank: usize, axes: &[usize]) 
         (Op::Apply(Primitive::Expand(_)), &[x]) => graph.shape(x),
         _ => &node.fact.shape[..],
     };
-    let missing = rank - own.len();
-    axes.iter().all(|&axis| axis < missing || own[axis - missing] == 1)
+    rank.checked_sub(own.len()).is_some_and(|missing| {
+        axes.iter().all(|&axis| axis < missing || own[axis - missing] == 1)
+    })
 }
 
-/// The value that `v` is a slice of.
-fn sliced(graph: &Graph, mut v: Value) -> Value {
+/// The value that `v` is a slice of, along `axes` only.
+fn sliced(graph: &Graph, mut v: Value, axes: &[usize]) -> Value {
     while let Op::Apply(Primitive::Slice(_)) = graph.node(v).op {
-        v = graph.node(v).inputs[0];
+        let whole = graph.node(v).inputs[0];
+        let (from, to) = (graph.shape(whole), graph.shape(v));
+        if (0..to.len()).any(|axis| from[axis] != to[axis] && !axes.contains(&axis)) {
+            break;
+        }
+        v = whole;
     }
     v
 }
@@ -305,8 +346,12 @@ fn passes(
             let is_padded = pool.pads_begin.iter().chain(&pool.pads_end).any(|&pad| pad > 0);
             (is_spatial() && !is_padded).then(|| (0, axes.to_vec()))
         }
-        // The padding never wins.
-        Primitive::MaxPool(_) => is_spatial().then(|| (0, axes.to_vec())),
+        // The padding never wins, and a window must not reach over an axis along which the summand varies.
+        Primitive::MaxPool(pool) => {
+            let reaches = |(i, &k): (usize, &usize)| k > 1 && !axes.contains(&(i + 2));
+            let passes = is_spatial() && !pool.kernel.iter().enumerate().any(reaches);
+            passes.then(|| (0, axes.to_vec()))
+        }
         Primitive::MatMul(op) => {
             let (rows, columns) = (rank.checked_sub(2)?, rank - 1);
             let (i, transposed) = match axes {
@@ -528,6 +573,59 @@ mod tests {
             let y = b.push(pool, &[y])?;
             centre(b, y, &[2, 3])
         });
+    }
+
+    #[test]
+    fn summands_that_are_mixed_with_others_stay() {
+        let image = &[1, 4, 6, 6][..];
+        for (kernel, is_free) in [([1, 3], true), ([3, 1], false)] {
+            check("a pool over another axis", image, &[4, 6, 1], is_free, |b, x, s| {
+                let y = b.add(x, s)?;
+                let pool = MaxPool::new(&kernel, &[1, 1], &[1, 1], &[0, 0], &[0, 0]);
+                let y = b.push(pool, &[y])?;
+                centre(b, y, &[3])
+            });
+        }
+        check("halves, one behind the other", image, &[4, 1, 1], false, |b, x, s| {
+            let y = b.add(x, s)?;
+            let (one, other) = (b.slice_axis(y, 1, 0, 2, 1)?, b.slice_axis(y, 1, 2, 4, 1)?);
+            let y = b.concat(&[one, other], 2)?;
+            centre(b, y, &[2, 3])
+        });
+        check("a logarithm of what a mask shuts out", &[1, 6], &[1], false, |b, x, s| {
+            let y = b.add(x, s)?;
+            let mask = b.constant(Tensor::f64(&[6], vec![0., 1., 1., 0., 1., 1.])?);
+            let mask = b.cast(mask, DType::Bool)?;
+            let number = b.scalar(DType::F64, -1e4);
+            let y = b.select(mask, y, number)?;
+            b.log_softmax(y, 1)
+        });
+    }
+
+    /// In front of batch statistics a summand is constant only if all samples have it.
+    #[test]
+    fn summands_of_single_samples_stay_in_front_of_batch_statistics() {
+        for (own, expected) in [(false, &["scale"][..]), (true, &["scale", "shift"])] {
+            for reshaped in [false, true] {
+                let mut b = Builder::default();
+                let x = b.input("x", Fact::new(DType::F64, [1, 2, 4]));
+                let scale = b.parameter("scale", noise(&[1, 1, 1], 1.0));
+                let y = b.mul(x, scale).unwrap();
+                let shift = b.parameter("shift", noise(&[2, 1], 2.0));
+                let pooled = b.reduce_mean(x, &[2]).unwrap();
+                let summand = if own { b.mul(pooled, shift).unwrap() } else { shift };
+                let y = b.add(y, summand).unwrap();
+                let shape: &[usize] = if reshaped { &[1, 2, 2, 2] } else { &[1, 2, 4] };
+                let y = b.reshape(y, shape).unwrap();
+                let ones = b.constant(Tensor::full(DType::F64, &[2], 1.0));
+                let norm = BatchNorm { epsilon: 0.5.into(), mode: BatchNormMode::Batch };
+                let y = b.push(norm, &[y, ones, ones, ones, ones]).unwrap();
+                b.output("y", y);
+                let graph = without_shifts(&b.finish()).unwrap().pruned();
+                let left: Vec<_> = graph.parameters().map(|(_, p)| p.name.to_string()).collect();
+                assert_eq!(left, expected, "{own} {reshaped}");
+            }
+        }
     }
 
     #[test]
