@@ -65,6 +65,7 @@ EXPLAINED = {
     201: "the scale in front of a normalisation: only its ε leaves a gradient, 1e-8 of the others",
     202: EQUAL_VALUES,
     396: "a mean over positions behind a group norm of channels whose mean is 0: not seen through the group norm's reshape",
+    428: "the slope of a norm by the shift of an instance normalisation, which is a sum of centred values",
 }
 # Warnings that say that the file holds another network than the module.
 TELLS = re.compile(r"folded|merged|shared by|tied|equal|transpose", re.IGNORECASE)
