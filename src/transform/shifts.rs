@@ -260,20 +260,24 @@ impl Shifts {
                     None => Ok(None),
                 }
             }
-            (Primitive::Concat(_), operands) => {
-                // Padding with parts of one value, cut along `axes`: the summand is the same in all of them.
-                let [one, others @ ..] = operands else { return Ok(None) };
-                let whole = sliced(b.graph(), *one, axes);
-                if others.iter().any(|&other| sliced(b.graph(), other, axes) != whole) {
-                    return Ok(None);
-                }
+            (Primitive::Concat(concat), operands) => {
                 let mut rest = Vec::new();
                 for &operand in operands {
-                    let Some(operand) = self.search(b, operand, axes, 1, depth)? else {
-                        return Ok(None);
-                    };
-                    rest.push(operand);
+                    rest.push(self.search(b, operand, axes, 1, depth)?);
                 }
+                // Along `axes` the parts must have one summand: they are padding, parts of one value
+                // that are cut along `axes`.
+                let whole = |i: usize| sliced(b.graph(), operands[i], axes);
+                let is_padding = || (1..operands.len()).all(|i| whole(i) == whole(0));
+                let passes = match axes.contains(&concat.axis) {
+                    true => rest.iter().all(Option::is_some) && is_padding(),
+                    false => rest.iter().any(Option::is_some),
+                };
+                if !passes {
+                    return Ok(None);
+                }
+                let rest: Vec<Value> =
+                    rest.iter().zip(operands).map(|(rest, v)| rest.unwrap_or(*v)).collect();
                 b.push(op.clone(), &rest).map(Some)
             }
             (_, operands) => {
@@ -304,9 +308,8 @@ pub(super) fn is_constant(graph: &Graph, v: Value, rank: usize, axes: &[usize]) 
         (Op::Apply(Primitive::Expand(_)), &[x]) => graph.shape(x),
         _ => &node.fact.shape[..],
     };
-    rank.checked_sub(own.len()).is_some_and(|missing| {
-        axes.iter().all(|&axis| axis < missing || own[axis - missing] == 1)
-    })
+    rank.checked_sub(own.len())
+        .is_some_and(|missing| axes.iter().all(|&axis| axis < missing || own[axis - missing] == 1))
 }
 
 /// The value that `v` is a slice of, along `axes` only.
@@ -560,6 +563,12 @@ mod tests {
                 b.softmax(y, 1)
             });
         }
+        check("a part of the channels", image, &[2, 1, 1], true, |b, x, s| {
+            let (one, other) = (b.slice_axis(x, 1, 0, 2, 1)?, b.slice_axis(x, 1, 2, 4, 1)?);
+            let other = b.add(other, s)?;
+            let y = b.concat(&[one, other], 1)?;
+            centre(b, y, &[2, 3])
+        });
         check("one that is needed twice", image, channels, false, |b, x, s| {
             let y = b.add(x, s)?;
             let w = b.constant(noise(&[4, 4, 1, 1], 5.0));
