@@ -1,6 +1,6 @@
 //! Means that are known before anything runs.
 
-use super::shifts::{is_constant, reshaped_axes};
+use super::shifts::{Mixed, is_constant, reshaped_axes};
 use crate::error::Result;
 use crate::graph::{Builder, Fact, Graph, Node, Value};
 use crate::ops::{Binary, Op, Primitive, Reduce, Reduction, Unary};
@@ -79,7 +79,9 @@ fn mean(b: &mut Builder, x: Value, axes: &[usize], depth: usize) -> Result<Optio
             mean_after(b, z, axes, depth, |_, axis| axis >= 2, |b, z| b.push(conv, &[z, w]))
         }
         (Primitive::Reshape(_), &[p]) => {
-            let Some(own) = reshaped_axes(b.graph().shape(p), shape, axes) else { return Ok(None) };
+            let Some(own) = reshaped_axes(b.graph().shape(p), shape, axes, Mixed::Refused) else {
+                return Ok(None);
+            };
             match mean(b, p, &own, depth)? {
                 Some(p) => b.reshape(p, &reduced(&node.fact, axes).shape).map(Some),
                 None => Ok(None),

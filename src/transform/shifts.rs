@@ -370,7 +370,11 @@ fn passes(
             own.sort_unstable();
             Some((0, own))
         }
-        Primitive::Reshape(_) => Some((0, reshaped_axes(graph.shape(operands[0]), shape, axes)?)),
+        // What is constant along more axes than asked for is constant along these.
+        Primitive::Reshape(_) => {
+            let own = reshaped_axes(graph.shape(operands[0]), shape, axes, Mixed::Included)?;
+            Some((0, own))
+        }
         Primitive::Slice(_) => Some((0, axes.to_vec())),
         // Padding with elements of the operand.
         Primitive::Gather(_) if graph.shape(operands[1]).len() == 1 => Some((0, axes.to_vec())),
@@ -378,9 +382,23 @@ fn passes(
     }
 }
 
-/// The axes of `from` whose elements are those along `axes` of its reshape `to`; `None` where they are
-/// mixed with those of other axes. Axes of length 1 are left out.
-pub(super) fn reshaped_axes(from: &[usize], to: &[usize], axes: &[usize]) -> Option<Vec<usize>> {
+/// What becomes of axes that a reshape mixes with others.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Mixed {
+    /// The others are taken with them.
+    Included,
+    /// There is no answer.
+    Refused,
+}
+
+/// The axes of `from` whose elements are those along `axes` of its reshape `to`, with what becomes of
+/// those that are mixed with others. Axes of length 1 are left out.
+pub(super) fn reshaped_axes(
+    from: &[usize],
+    to: &[usize],
+    axes: &[usize],
+    mixed: Mixed,
+) -> Option<Vec<usize>> {
     let long = |shape: &[usize]| (0..shape.len()).filter(|&i| shape[i] != 1).collect::<Vec<_>>();
     let (from_axes, to_axes) = (long(from), long(to));
     let (mut rest, mut new_rest) = (&from_axes[..], &to_axes[..]);
@@ -399,10 +417,10 @@ pub(super) fn reshaped_axes(from: &[usize], to: &[usize], axes: &[usize]) -> Opt
             }
         }
         let chosen = new_rest[..j].iter().filter(|axis| axes.contains(axis)).count();
-        if chosen == j {
-            own.extend(&rest[..i]);
-        } else if chosen > 0 {
-            return None;
+        match chosen {
+            0 => {}
+            _ if chosen == j || mixed == Mixed::Included => own.extend(&rest[..i]),
+            _ => return None,
         }
         (rest, new_rest) = (&rest[i..], &new_rest[j..]);
     }
@@ -514,6 +532,11 @@ mod tests {
             let y = b.add(x, s)?;
             let y = b.reshape(y, &[1, 4, 36])?;
             centre(b, y, &[2])
+        });
+        check("a reshape that parts an axis", &[1, 4, 36], &[4, 1], true, |b, x, s| {
+            let y = b.add(x, s)?;
+            let y = b.reshape(y, &[1, 4, 6, 6])?;
+            centre(b, y, &[3])
         });
         check("groups of two channels", image, channels, false, |b, x, s| {
             let y = b.add(x, s)?;
@@ -661,12 +684,17 @@ mod tests {
 
     #[test]
     fn axes_are_followed_through_reshapes() {
-        assert_eq!(reshaped_axes(&[1, 5, 6], &[1, 5, 2, 3], &[1]), Some(vec![1]));
-        assert_eq!(reshaped_axes(&[1, 5, 6], &[1, 5, 2, 3], &[2, 3]), Some(vec![2]));
-        assert_eq!(reshaped_axes(&[1, 5, 6], &[1, 5, 2, 3], &[3]), None);
-        assert_eq!(reshaped_axes(&[1, 4, 3, 3], &[4, 9], &[1]), Some(vec![2, 3]));
-        assert_eq!(reshaped_axes(&[4, 9], &[1, 4, 1, 3, 3], &[0, 2, 3, 4]), Some(vec![1]));
-        assert_eq!(reshaped_axes(&[2, 3], &[3, 2], &[1]), None);
-        assert_eq!(reshaped_axes(&[1, 1], &[1], &[0]), Some(vec![]));
+        let exactly = |from: &[usize], to: &[usize], axes: &[usize]| {
+            reshaped_axes(from, to, axes, Mixed::Refused)
+        };
+        assert_eq!(exactly(&[1, 5, 6], &[1, 5, 2, 3], &[1]), Some(vec![1]));
+        assert_eq!(exactly(&[1, 5, 6], &[1, 5, 2, 3], &[2, 3]), Some(vec![2]));
+        assert_eq!(exactly(&[1, 5, 6], &[1, 5, 2, 3], &[3]), None);
+        assert_eq!(exactly(&[1, 4, 3, 3], &[4, 9], &[1]), Some(vec![2, 3]));
+        assert_eq!(exactly(&[4, 9], &[1, 4, 1, 3, 3], &[0, 2, 3, 4]), Some(vec![1]));
+        assert_eq!(exactly(&[2, 3], &[3, 2], &[1]), None);
+        let more = reshaped_axes(&[2, 12], &[2, 3, 4], &[2], Mixed::Included);
+        assert_eq!(more, Some(vec![1]));
+        assert_eq!(exactly(&[1, 1], &[1], &[0]), Some(vec![]));
     }
 }
