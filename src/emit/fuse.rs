@@ -108,7 +108,7 @@ fn is_float_or_truth(fact: &Fact) -> bool {
 }
 
 /// Whether a map can sum values of dtype and shape `x` over `axes`.
-pub(crate) fn is_mapped(x: &Fact, axes: &[usize]) -> bool {
+fn is_mapped(x: &Fact, axes: &[usize]) -> bool {
     x.dtype == DType::F32 && !x.is_empty() && Blocks::new(&x.shape, axes).is_some()
 }
 
