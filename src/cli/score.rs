@@ -34,7 +34,7 @@ pub(super) fn score_all(
     arrange: impl Fn(&mut Report) + Send + Sync + 'static,
 ) -> anyhow::Result<Outcome> {
     if let Some(out) = &settings.out {
-        let data = files_in(Path::new(&settings.source), out);
+        let data = file_in(Path::new(&settings.source), out);
         let tensors = tensors_beside(models, out);
         let read = models.iter().chain(&data).chain(&tensors).map(PathBuf::as_path);
         out.spare(read.chain([Path::new(&settings.source)]))?;
@@ -100,7 +100,7 @@ impl Observer for Watch {
 }
 
 /// The file `out`, where it is in the folder of images `data`.
-fn files_in(data: &Path, out: &OutFile) -> Option<PathBuf> {
+fn file_in(data: &Path, out: &OutFile) -> Option<PathBuf> {
     let (folder, file) = (data.canonicalize().ok()?, out.path().canonicalize().ok()?);
     (data.is_dir() && file.starts_with(folder) && !is_report(&file)).then_some(file)
 }

@@ -55,6 +55,18 @@ impl Folder {
     }
 }
 
+#[test]
+fn images_that_are_read_are_not_written_over() {
+    let folder = Folder::new();
+    let image = folder.with("images/cat/0.png", "an image");
+    let (images, report) = (folder.at("images"), folder.with("images/report.csv", "a report"));
+    let score = format!("score {SMALL} --data {images} --out");
+    gradalign(&format!("{score} {image}")).refused(&["would be lost"]);
+    assert_eq!(fs::read_to_string(&image).unwrap(), "an image");
+    // A report may be written again: what fails is the image.
+    gradalign(&format!("{score} {report}")).refused(&["0.png"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn grad_writes_over_nothing_but_a_file() {
