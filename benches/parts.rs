@@ -32,7 +32,7 @@ use gradalign::engine::{self, Description, Device, Engine, EngineChoice, EngineO
 use gradalign::graph::Graph;
 use gradalign::metric;
 use gradalign::ops::BatchNormMode;
-use gradalign::pass::{Batch, peak_resident};
+use gradalign::probe::{Batch, peak_resident};
 use gradalign::score::{Score, Settings, prepare, score};
 use gradalign::tensor::Tensor;
 use gradalign::{Result, onnx, transform};

@@ -40,7 +40,7 @@ pub mod linalg;
 pub mod metric;
 pub mod onnx;
 pub mod ops;
-pub mod pass;
+pub mod probe;
 pub mod rank;
 pub mod report;
 pub mod score;

@@ -14,7 +14,7 @@ use crate::data::Dataset;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::onnx;
-use crate::pass::{Memory, STACK};
+use crate::probe::{Memory, STACK};
 use crate::report::{ModelRow, RowError};
 use crate::score::{Scored, Settings, score_model};
 

@@ -18,10 +18,10 @@ use gradalign::onnx::proto::{
     TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
 use gradalign::onnx::{DataType, Model, read};
-use gradalign::pass::{Reduction, training_graph};
 use gradalign::score::{Settings, prepare};
 use gradalign::tensor::{DType, Tensor};
 use gradalign::transform::{Loss, widen};
+use gradalign::transform::{Reduction, training_graph};
 use prost::Message;
 
 /// Writes an ONNX file line by line.

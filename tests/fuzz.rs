@@ -23,8 +23,8 @@ use gradalign::onnx::proto::tensor_shape_proto::{Dimension, dimension};
 use gradalign::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, type_proto,
 };
-use gradalign::pass::{Reduction, training_graph};
 use gradalign::transform::Loss;
+use gradalign::transform::{Reduction, training_graph};
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};

@@ -17,10 +17,11 @@ use gradalign::engine::{Engine, all_for_tests};
 use gradalign::graph::Graph;
 use gradalign::metric;
 use gradalign::ops::BatchNormMode;
-use gradalign::pass::{Batch, Reduction, training_graph};
+use gradalign::probe::Batch;
 use gradalign::score::{Settings, prepare, score};
 use gradalign::tensor::Tensor;
 use gradalign::transform::{Loss, batch_norm};
+use gradalign::transform::{Reduction, training_graph};
 use serde::Deserialize;
 use support::{load, root, splitmix64};
 

@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 
 use gradalign::emit::Dialect;
 use gradalign::engine::{self, Device, Engine, EngineChoice, EngineOptions, all_for_tests};
-use gradalign::metric::{self, Evidence, Metric, Options, RegionInputs, ZenForm};
+use gradalign::metric::{self, Metric, Options, RegionInputs, ZenForm};
 use gradalign::ops::BatchNormMode;
-use gradalign::pass::{Memory, Network, Roles, Setting, has_batch_norm};
+use gradalign::probe::{
+    BatchView, Features, Inputs, Memory, Network, Parameters, Roles, has_batch_norm,
+};
 use gradalign::score::{Score, Settings, score};
 use gradalign::tensor::Tensor;
 use serde::Deserialize;
@@ -219,12 +221,12 @@ fn zen_is_that_of_pytorch() {
         for engine in all_for_tests() {
             for (form, expected) in [(ZenForm::Paper, paper), (ZenForm::Reference, published)] {
                 let options = Options { zen: form, ..Options::default() };
-                let setting = Setting::Perturbed { lanes: LANES, alpha: 0.01.into() };
-                let mut network = Network::new(&graph, &roles, setting, loss, LANES, None).unwrap();
-                let outputs = zen.outputs(&mut network, &options).unwrap();
-                let tensors = network.run(&outputs, &inputs, Memory::default(), &*engine).unwrap();
-                let evidence = Evidence::Outputs { tensors: &tensors, exponent: 0 };
-                let value = zen.value(&evidence, &options, 0).unwrap().value;
+                let perturbed = Inputs::Perturbed { count: LANES, alpha: 0.01.into() };
+                let view = BatchView::new(Parameters::Given, perturbed, BatchNormMode::Batch)
+                    .with_features(Features::Found);
+                let network = Network::new(&graph, &roles, &view, loss, LANES).unwrap();
+                let probe = zen.probe(&options).unwrap();
+                let value = probe.on(network, &inputs, Memory::default(), &*engine).unwrap().value;
                 let context = format!("{} zen {form:?}", reference.model.display());
                 // A logarithm: its absolute error is the relative one of what it is taken of.
                 assert!((value - expected).abs() < TOLERANCE, "{context}: {value}, not {expected}");

@@ -14,7 +14,7 @@ use crate::data::Samples;
 use crate::engine::{Device, EngineChoice};
 use crate::metric::{RegionInputs, ZenForm};
 use crate::ops::BatchNormMode;
-use crate::pass::GramKind;
+use crate::probe::GramKind;
 use crate::report::{Aggregate, Format};
 use crate::transform::{Init, Loss};
 

@@ -10,9 +10,9 @@ use crate::error::Error;
 use crate::graph::Graph;
 use crate::onnx;
 use crate::ops::BatchNormMode;
-use crate::pass::{Reduction, training_graph};
 use crate::score::network;
 use crate::transform::{LABELS, batch_norm, target_name};
+use crate::transform::{Reduction, training_graph};
 
 pub(super) fn run(args: args::Grad) -> anyhow::Result<Outcome> {
     let options = args.reading.resolve()?;

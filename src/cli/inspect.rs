@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::graph::Graph;
 use crate::import::{self, FinalActivation, ImportOptions, Imported, Problem};
 use crate::onnx;
-use crate::pass::{self, Batch};
+use crate::probe::{self, Batch};
 use crate::rank::{contained, find_models};
 use crate::report::{Align, Format, Grid, RowError, printable};
 use crate::score::{Settings, check, output_fact, prepare, target};
@@ -230,8 +230,8 @@ fn network(imported: Imported) -> Network {
         operators: info.operators,
         batch_norms,
         parameters: parameters(&graph),
-        trainable: pass::parameters(&graph),
-        flops: pass::flops(&graph),
+        trainable: probe::parameters(&graph),
+        flops: probe::flops(&graph),
         notes,
     }
 }

@@ -1,13 +1,14 @@
 //! `gradalign metrics`.
 
 use super::{Outcome, args, print, width};
-use crate::metric;
+use crate::metric::{self, Options};
 use crate::report::{Align, Grid};
 
 pub(super) fn run(args: args::List) -> anyhow::Result<Outcome> {
     let columns = ["name", "formula", "needs", "direction", "bn", "source"];
     let mut grid = Grid::new(columns.map(|name| (name, Align::Left)));
     grid.width = Some(width());
+    let options = Options::default();
     for metric in metric::all() {
         let info = metric.info();
         grid.push([
@@ -15,7 +16,7 @@ pub(super) fn run(args: args::List) -> anyhow::Result<Outcome> {
             info.formula.to_owned(),
             info.needs.to_owned(),
             info.direction.to_owned(),
-            info.batch_norm.map_or_else(|| "–".into(), |mode| mode.to_string()),
+            metric.probe(&options)?.treatment().map_or_else(|| "–".into(), |t| t.to_string()),
             info.source.to_owned(),
         ]);
     }

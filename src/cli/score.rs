@@ -15,7 +15,7 @@ use super::{Outcome, args, interrupt, print};
 use crate::data::Dataset;
 use crate::engine::{self, Device, EngineOptions};
 use crate::onnx;
-use crate::pass;
+use crate::probe;
 use crate::rank::{Observer, score_models};
 use crate::report::{Format, ModelRow, Report, Run};
 
@@ -71,7 +71,7 @@ pub(super) fn score_all(
     let progress = Progress::new(models.len());
     let rows = score_models(models, &dataset, &scoring, &*engine, Watch { progress, finished });
     interrupt::disarm();
-    if let Some(bytes) = pass::peak_resident() {
+    if let Some(bytes) = probe::peak_resident() {
         tracing::info!("peak memory {} MiB", bytes.div_ceil(1 << 20));
     }
     writer.write(rows)

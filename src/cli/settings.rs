@@ -12,7 +12,7 @@ use crate::engine::{EngineChoice, EngineOptions};
 use crate::error::{Error, Result};
 use crate::import::ImportOptions;
 use crate::metric;
-use crate::pass::{GramKind, Memory};
+use crate::probe::{GramKind, Memory};
 use crate::report::{self, Aggregate};
 use crate::score;
 
@@ -88,7 +88,7 @@ impl args::Scoring {
             ntk_samples: metric.ntk_samples,
         };
         // An option that a score refuses is refused now, not once for each model.
-        metrics.iter().try_for_each(|metric| metric.pass(&options).map(drop))?;
+        metrics.iter().try_for_each(|metric| metric.probe(&options).map(drop))?;
         let score = score::Settings {
             metrics,
             options,

@@ -12,10 +12,10 @@ use crate::onnx::{
     Attribute, DataType, Dim, Graph, Initializer, Literal, Model, Node, Type, ValueInfo, load,
 };
 use crate::ops::BatchNormMode;
-use crate::pass::{Reduction, training_graph};
 use crate::score::{Settings, prepare, score};
 use crate::tensor::Tensor;
 use crate::transform::batch_norm;
+use crate::transform::{Reduction, training_graph};
 
 /// PyTorch's TorchScript exporter calls the weights of this file `onnx::Conv_123`, as it calls
 /// numbers in the code of a network, too; only that it stores weights as initializers tells them

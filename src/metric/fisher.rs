@@ -9,11 +9,10 @@
 //! does this, and a layer counts in proportion to its number of inputs. There `L̄` is the mean over
 //! the batch, whose `1/N` enters squared.
 
-use super::{Evidence, Info, Metric, Options, Pass, Treatment, Value, samples, total};
+use super::{Info, Metric, Options, Value, samples, total};
 use crate::error::Result;
 use crate::graph;
-use crate::ops::BatchNormMode;
-use crate::pass::Network;
+use crate::probe::{Network, Probe};
 
 /// The summed Fisher information of the layers' channels.
 #[derive(Clone, Copy, Debug)]
@@ -26,41 +25,41 @@ impl Metric for Fisher {
             formula: "Σ_l Σ_k (numel(W_l)/K_l) · ½ mean_i (Σ_pos a_ik · ∂L̄/∂a_ik)²",
             needs: "inputs, labels, activations and their gradients of the mean loss",
             direction: "higher is better",
-            batch_norm: Some(Treatment::Statistics(BatchNormMode::Batch)),
             source: "Turner et al., ICLR 2020, Eq. 2; Abdelfattah et al., ICLR 2021",
         }
     }
 
-    fn pass(&self, options: &Options) -> Result<Pass> {
-        Ok(samples(options))
+    fn probe(&self, options: &Options) -> Result<Probe<Value>> {
+        Ok(Probe::of_batch(samples(options), |network| {
+            let terms = terms(network)?;
+            let terms = network.tensor(terms);
+            Ok(Box::new(move |results| Ok(total(results, terms)?.into())))
+        }))
     }
+}
 
-    fn outputs(&self, network: &mut Network, _: &Options) -> Result<Vec<graph::Value>> {
-        let loss = network.mean_loss()?;
-        let layers = network.layers().to_vec();
-        let products: Vec<_> = layers.iter().map(|layer| layer.product).collect();
-        let gradients = network.gradient(loss, &products)?;
-        let lanes = network.lanes();
-        let mut terms = Vec::new();
-        for (layer, gradient) in layers.iter().zip(gradients) {
-            let Some(gradient) = gradient else { continue };
-            let b = network.builder();
-            let shape = b.shape(layer.activation);
-            let gradient = b.reshape(gradient, &shape)?;
-            let product = b.mul(layer.activation, gradient)?;
-            let positions: Vec<usize> =
-                (1..shape.len()).filter(|&axis| axis != layer.channel_axis).collect();
-            let by_channel = b.reduce_sum(product, &positions)?;
-            let square = b.mul(by_channel, by_channel)?;
-            let sum = b.sum_all(square)?;
-            let channels = shape[layer.channel_axis];
-            let factor = layer.size as f64 / channels as f64 / (2 * lanes) as f64;
-            terms.push(b.scale(sum, factor)?);
-        }
-        Ok(vec![network.stack(&terms)?])
+/// The information of each layer, `[layers]`.
+fn terms(network: &mut Network) -> Result<graph::Value> {
+    let loss = network.mean_loss()?;
+    let layers = network.layers().to_vec();
+    let products: Vec<_> = layers.iter().map(|layer| layer.product).collect();
+    let gradients = network.gradient(loss, &products)?;
+    let lanes = network.lanes();
+    let mut terms = Vec::new();
+    for (layer, gradient) in layers.iter().zip(gradients) {
+        let Some(gradient) = gradient else { continue };
+        let b = network.builder();
+        let shape = b.shape(layer.activation);
+        let gradient = b.reshape(gradient, &shape)?;
+        let product = b.mul(layer.activation, gradient)?;
+        let positions: Vec<usize> =
+            (1..shape.len()).filter(|&axis| axis != layer.channel_axis).collect();
+        let by_channel = b.reduce_sum(product, &positions)?;
+        let square = b.mul(by_channel, by_channel)?;
+        let sum = b.sum_all(square)?;
+        let channels = shape[layer.channel_axis];
+        let factor = layer.size as f64 / channels as f64 / (2 * lanes) as f64;
+        terms.push(b.scale(sum, factor)?);
     }
-
-    fn value(&self, evidence: &Evidence, _: &Options, _: u64) -> Result<Value> {
-        Ok(total(self, evidence)?.into())
-    }
+    network.stack(&terms)
 }

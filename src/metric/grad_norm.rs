@@ -5,11 +5,10 @@
 //!
 //! Abdelfattah et al., "Zero-Cost Proxies for Lightweight NAS" (ICLR 2021), section 3.2.
 
-use super::{Evidence, Info, Metric, Options, Pass, Treatment, Value, samples, total};
+use super::{Info, Metric, Options, Value, samples, total};
 use crate::error::Result;
 use crate::graph;
-use crate::ops::BatchNormMode;
-use crate::pass::Network;
+use crate::probe::{Network, Probe};
 
 /// The summed norms of the layers' gradients.
 #[derive(Clone, Copy, Debug)]
@@ -22,27 +21,27 @@ impl Metric for GradNorm {
             formula: "Σ_l ‖∂L̄/∂W_l‖₂",
             needs: "inputs, labels, gradient of the mean loss",
             direction: "higher is better",
-            batch_norm: Some(Treatment::Statistics(BatchNormMode::Batch)),
             source: "Abdelfattah et al., ICLR 2021, section 3.2",
         }
     }
 
-    fn pass(&self, options: &Options) -> Result<Pass> {
-        Ok(samples(options))
+    fn probe(&self, options: &Options) -> Result<Probe<Value>> {
+        Ok(Probe::of_batch(samples(options), |network| {
+            let terms = norms(network)?;
+            let terms = network.tensor(terms);
+            Ok(Box::new(move |results| Ok(total(results, terms)?.into())))
+        }))
     }
+}
 
-    fn outputs(&self, network: &mut Network, _: &Options) -> Result<Vec<graph::Value>> {
-        let mut norms = Vec::new();
-        for (_, gradient) in super::loss_gradients(network)? {
-            let b = network.builder();
-            let square = b.mul(gradient, gradient)?;
-            let sum = b.sum_all(square)?;
-            norms.push(b.sqrt(sum)?);
-        }
-        Ok(vec![network.stack(&norms)?])
+/// The norm of each weight's gradient, `[weights]`.
+fn norms(network: &mut Network) -> Result<graph::Value> {
+    let mut norms = Vec::new();
+    for (_, gradient) in super::loss_gradients(network)? {
+        let b = network.builder();
+        let square = b.mul(gradient, gradient)?;
+        let sum = b.sum_all(square)?;
+        norms.push(b.sqrt(sum)?);
     }
-
-    fn value(&self, evidence: &Evidence, _: &Options, _: u64) -> Result<Value> {
-        Ok(total(self, evidence)?.into())
-    }
+    network.stack(&norms)
 }

@@ -14,11 +14,11 @@
 
 use ndarray::Array2;
 
-use super::{Evidence, Info, Metric, Options, Pass, Treatment, Value, mismatched};
+use super::{Info, Metric, Options, Value};
 use crate::error::{Error, Result};
 use crate::linalg::log_det_spd;
 use crate::ops::BatchNormMode;
-use crate::pass::{ClassGram, GramKind, Product, Selection};
+use crate::probe::{ClassGram, Differentiated, GramKind, Pairs, Probe, SampleView, Selection};
 
 const NEEDS: &str = "inputs, labels, per-sample gradients of all parameters";
 
@@ -30,7 +30,11 @@ pub struct GradAlign1;
 #[derive(Clone, Copy, Debug)]
 pub struct GradAlign2;
 
-fn pass(options: &Options) -> Result<Pass> {
+/// A probe of the Gram matrices of all gradients, by class.
+fn probe(
+    options: &Options,
+    value: impl Fn(&[ClassGram], u64) -> Result<Value> + Copy + 'static,
+) -> Result<Probe<Value>> {
     let batch_norm = options.batch_norm.unwrap_or(BatchNormMode::Running);
     if batch_norm == BatchNormMode::Batch {
         return Err(Error::Usage(
@@ -39,7 +43,12 @@ fn pass(options: &Options) -> Result<Pass> {
                 .into(),
         ));
     }
-    Ok(Pass::PerSample { batch_norm, product: Product::Gram(options.gram, Selection::All) })
+    let (view, kind) = (SampleView::new(Differentiated::Loss, batch_norm), options.gram);
+    Ok(Probe::of_pairs(view, Pairs::OfClasses, move |gradients| {
+        let grams = gradients.grams(kind, Selection::All)?;
+        let parameters = gradients.parameters();
+        Ok(Box::new(move |results| value(results.get(grams)?, parameters)))
+    }))
 }
 
 impl Metric for GradAlign1 {
@@ -49,36 +58,38 @@ impl Metric for GradAlign1 {
             formula: "(1/C) Σ_c ‖(1/n_c) Σ_{i∈c} sign(g_i)‖²",
             needs: NEEDS,
             direction: "higher is better",
-            batch_norm: Some(Treatment::Statistics(BatchNormMode::Running)),
             source: "arXiv 2411.19819, section 5, Eq. 11",
         }
     }
 
-    fn pass(&self, options: &Options) -> Result<Pass> {
-        pass(options)
+    fn probe(&self, options: &Options) -> Result<Probe<Value>> {
+        let (off_diagonal, normalize) = (options.off_diagonal, options.normalize);
+        probe(options, move |grams, parameters| {
+            Ok(alignment(grams, off_diagonal, normalize.then_some(parameters)))
+        })
     }
+}
 
-    fn value(&self, evidence: &Evidence, options: &Options, parameters: u64) -> Result<Value> {
-        let Evidence::ClassGrams(grams) = evidence else { return Err(mismatched(self)) };
-        let mut warnings = warn_of_lone_samples(grams);
-        let mut terms = Vec::new();
-        for ClassGram { gram, .. } in *grams {
-            let n = gram.nrows() as f64;
-            if !options.off_diagonal {
-                terms.push(gram.sum() / (n * n));
-            } else if n > 1.0 {
-                terms.push((gram.sum() - gram.diag().sum()) / (n * (n - 1.0)));
-            }
+/// The mean over the classes of the mean element of the Gram matrix, divided by `parameters`.
+fn alignment(grams: &[ClassGram], off_diagonal: bool, parameters: Option<u64>) -> Value {
+    let mut warnings = warn_of_lone_samples(grams);
+    let mut terms = Vec::new();
+    for ClassGram { gram, .. } in grams {
+        let n = gram.nrows() as f64;
+        if !off_diagonal {
+            terms.push(gram.sum() / (n * n));
+        } else if n > 1.0 {
+            terms.push((gram.sum() - gram.diag().sum()) / (n * (n - 1.0)));
         }
-        let mut value = terms.iter().sum::<f64>() / terms.len() as f64;
-        if terms.is_empty() {
-            warnings.push("no class has two samples to compare: GradAlign-I is undefined".into());
-        }
-        if options.normalize {
-            value /= parameters as f64;
-        }
-        Ok(Value { value, warnings })
     }
+    let mut value = terms.iter().sum::<f64>() / terms.len() as f64;
+    if terms.is_empty() {
+        warnings.push("no class has two samples to compare: GradAlign-I is undefined".into());
+    }
+    if let Some(parameters) = parameters {
+        value /= parameters as f64;
+    }
+    Value { value, warnings }
 }
 
 impl Metric for GradAlign2 {
@@ -88,33 +99,33 @@ impl Metric for GradAlign2 {
             formula: "(1/C) Σ_c log det(S_c S_cᵀ), rows of S_c: sign(g_i), i∈c",
             needs: NEEDS,
             direction: "higher is better (the paper's text says lower; its tables say higher)",
-            batch_norm: Some(Treatment::Statistics(BatchNormMode::Running)),
             source: "arXiv 2411.19819, section 5, Eq. 12 and 13",
         }
     }
 
-    fn pass(&self, options: &Options) -> Result<Pass> {
-        pass(options)
+    fn probe(&self, options: &Options) -> Result<Probe<Value>> {
+        let (ridge, kind) = (options.ridge, options.gram);
+        probe(options, move |grams, _| log_determinant(grams, ridge, kind))
     }
+}
 
-    fn value(&self, evidence: &Evidence, options: &Options, _: u64) -> Result<Value> {
-        let Evidence::ClassGrams(grams) = evidence else { return Err(mismatched(self)) };
-        let mut warnings = warn_of_lone_samples(grams);
-        let mut total = 0.0;
-        for ClassGram { class, gram } in *grams {
-            let ridged = gram + &(Array2::<f64>::eye(gram.nrows()) * options.ridge);
-            let log_det = log_det_spd(&ridged.view())?;
-            if log_det == f64::NEG_INFINITY {
-                warnings.push(format!(
-                    "the Gram matrix of class {class} is singular: {}; GradAlign-II is −∞ \
-                     (--ridge makes it finite)",
-                    why_singular(gram, options.gram)
-                ));
-            }
-            total += log_det;
+/// The mean over the classes of the log-determinant of the Gram matrix with `ridge` on its diagonal.
+fn log_determinant(grams: &[ClassGram], ridge: f64, kind: GramKind) -> Result<Value> {
+    let mut warnings = warn_of_lone_samples(grams);
+    let mut total = 0.0;
+    for ClassGram { class, gram } in grams {
+        let ridged = gram + &(Array2::<f64>::eye(gram.nrows()) * ridge);
+        let log_det = log_det_spd(&ridged.view())?;
+        if log_det == f64::NEG_INFINITY {
+            warnings.push(format!(
+                "the Gram matrix of class {class} is singular: {}; GradAlign-II is −∞ \
+                 (--ridge makes it finite)",
+                why_singular(gram, kind)
+            ));
         }
-        Ok(Value { value: total / grams.len() as f64, warnings })
+        total += log_det;
     }
+    Ok(Value { value: total / grams.len() as f64, warnings })
 }
 
 fn warn_of_lone_samples(grams: &[ClassGram]) -> Vec<String> {
@@ -165,10 +176,9 @@ mod tests {
 
     fn values(classes: &[Array2<f64>], options: &Options) -> (f64, f64) {
         let grams = grams(classes);
-        let evidence = Evidence::ClassGrams(&grams);
-        let one = GradAlign1.value(&evidence, options, 4).unwrap().value;
-        let two = GradAlign2.value(&evidence, options, 4).unwrap().value;
-        (one, two)
+        let parameters = options.normalize.then_some(4);
+        let one = alignment(&grams, options.off_diagonal, parameters).value;
+        (one, log_determinant(&grams, options.ridge, options.gram).unwrap().value)
     }
 
     #[test]
@@ -220,8 +230,7 @@ mod tests {
         ];
         for (signs, reason) in reasons {
             let grams = grams(&[signs]);
-            let evidence = Evidence::ClassGrams(&grams);
-            let value = GradAlign2.value(&evidence, &Options::default(), 2).unwrap();
+            let value = log_determinant(&grams, 0.0, GramKind::Sign).unwrap();
             assert!(value.warnings.iter().any(|w| w.contains(reason)), "{:?}", value.warnings);
         }
     }
@@ -229,6 +238,6 @@ mod tests {
     #[test]
     fn batch_statistics_are_refused() {
         let batch = Options { batch_norm: Some(BatchNormMode::Batch), ..Options::default() };
-        assert!(GradAlign1.pass(&batch).is_err());
+        assert!(GradAlign1.probe(&batch).is_err());
     }
 }

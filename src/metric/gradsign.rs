@@ -7,10 +7,10 @@
 //! Algorithm 1. The published code leaves modules in training mode while it passes one sample at a
 //! time, so that batch normalisation uses that sample's statistics: the default here.
 
-use super::{Evidence, Info, Metric, Options, Pass, Treatment, Value, mismatched};
+use super::{Info, Metric, Options, Value};
 use crate::error::{Error, Result};
 use crate::ops::BatchNormMode;
-use crate::pass::{Product, Selection};
+use crate::probe::{Differentiated, Probe, SampleView, Selection};
 
 /// The summed signs of per-sample gradients.
 #[derive(Clone, Copy, Debug)]
@@ -23,12 +23,11 @@ impl Metric for GradSign {
             formula: "Σ_p |Σ_i sign(g_i)_p|",
             needs: "inputs, labels, per-sample gradients of weights",
             direction: "higher is better",
-            batch_norm: Some(Treatment::Statistics(BatchNormMode::Sample)),
             source: "Zhang and Jia, ICLR 2022, Algorithm 1",
         }
     }
 
-    fn pass(&self, options: &Options) -> Result<Pass> {
+    fn probe(&self, options: &Options) -> Result<Probe<Value>> {
         let batch_norm = options.batch_norm.unwrap_or(BatchNormMode::Sample);
         if batch_norm == BatchNormMode::Batch {
             return Err(Error::Usage(
@@ -37,13 +36,10 @@ impl Metric for GradSign {
                     .into(),
             ));
         }
-        Ok(Pass::PerSample { batch_norm, product: Product::Alignment(Selection::Weights) })
-    }
-
-    fn value(&self, evidence: &Evidence, _: &Options, _: u64) -> Result<Value> {
-        match evidence {
-            Evidence::Alignment(value) => Ok((*value).into()),
-            _ => Err(mismatched(self)),
-        }
+        let view = SampleView::new(Differentiated::Loss, batch_norm);
+        Ok(Probe::of_samples(view, |gradients| {
+            let sums = gradients.sign_sums(Selection::Weights)?;
+            Ok(Box::new(move |results| Ok((*results.get(sums)?).into())))
+        }))
     }
 }

@@ -8,11 +8,10 @@
 //! Eq. 8; with the sign and temperature 1 of Abdelfattah et al., "Zero-Cost Proxies for
 //! Lightweight NAS" (ICLR 2021), whose code uses the whole batch for both derivatives.
 
-use super::{Evidence, Info, Metric, Options, Pass, Treatment, Value, samples, total};
+use super::{Info, Metric, Options, Value, samples, total};
 use crate::error::Result;
 use crate::graph;
-use crate::ops::BatchNormMode;
-use crate::pass::Network;
+use crate::probe::{Network, Probe};
 
 /// The preserved gradient flow.
 #[derive(Clone, Copy, Debug)]
@@ -25,37 +24,37 @@ impl Metric for Grasp {
             formula: "−Σ W ⊙ (H g), g = ∂L̄/∂W",
             needs: "inputs, labels, second derivatives of the mean loss",
             direction: "higher is better (the sum without its sign: lower)",
-            batch_norm: Some(Treatment::Statistics(BatchNormMode::Batch)),
             source: "Wang et al., ICLR 2020, Eq. 8; Abdelfattah et al., ICLR 2021",
         }
     }
 
-    fn pass(&self, options: &Options) -> Result<Pass> {
-        Ok(samples(options))
+    fn probe(&self, options: &Options) -> Result<Probe<Value>> {
+        Ok(Probe::of_batch(samples(options), |network| {
+            let terms = sums(network)?;
+            let terms = network.tensor(terms);
+            // 0 − x, so that nothing at all is 0 and not −0.
+            Ok(Box::new(move |results| Ok((0.0 - total(results, terms)?).into())))
+        }))
     }
+}
 
-    fn outputs(&self, network: &mut Network, _: &Options) -> Result<Vec<graph::Value>> {
-        let gradients = super::loss_gradients(network)?;
-        let mut squares = Vec::new();
-        for &(_, gradient) in &gradients {
-            let b = network.builder();
-            let constant = b.detach(gradient)?;
-            let product = b.mul(constant, gradient)?;
-            squares.push(b.sum_all(product)?);
-        }
-        let squares = network.stack(&squares)?;
-        let flow = network.builder().sum_all(squares)?;
-        let mut sums = Vec::new();
-        for (weight, curvature) in network.weight_gradients(flow)? {
-            let b = network.builder();
-            let product = b.mul(weight, curvature)?;
-            sums.push(b.sum_all(product)?);
-        }
-        Ok(vec![network.stack(&sums)?])
+/// `Σ W ⊙ (H g)` of each weight, `[weights]`.
+fn sums(network: &mut Network) -> Result<graph::Value> {
+    let gradients = super::loss_gradients(network)?;
+    let mut squares = Vec::new();
+    for &(_, gradient) in &gradients {
+        let b = network.builder();
+        let constant = b.detach(gradient)?;
+        let product = b.mul(constant, gradient)?;
+        squares.push(b.sum_all(product)?);
     }
-
-    fn value(&self, evidence: &Evidence, _: &Options, _: u64) -> Result<Value> {
-        // 0 − x, so that nothing at all is 0 and not −0.
-        Ok((0.0 - total(self, evidence)?).into())
+    let squares = network.stack(&squares)?;
+    let flow = network.builder().sum_all(squares)?;
+    let mut sums = Vec::new();
+    for (weight, curvature) in network.weight_gradients(flow)? {
+        let b = network.builder();
+        let product = b.mul(weight, curvature)?;
+        sums.push(b.sum_all(product)?);
     }
+    network.stack(&sums)
 }

@@ -1,9 +1,8 @@
-//! Scores: one file each, declaring what it needs, how its value comes from that, and which way is
-//! better.
+//! Scores, one file each: a [probe](crate::probe) of the network, the number that is read off its
+//! results, and which way is better.
 //!
-//! A metric knows neither engines nor files. It names the [pass](crate::pass) it reads, builds on
-//! it where that is a whole batch, and turns the result into a number. Metrics that name the same
-//! pass share it; those that build on the same [`Setting`] share its graph and its run.
+//! A metric knows neither engines nor files. Metrics whose probes are shown the same share its graph
+//! and its runs.
 
 mod fisher;
 mod grad_norm;
@@ -29,124 +28,11 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::graph;
 use crate::ops::BatchNormMode;
-use crate::pass::{ClassGram, GramKind, Network, Product, Reduced, Setting};
+use crate::probe::{BatchView, GramKind, Handle, Network, Probe, Results};
 use crate::tensor::Tensor;
 
 pub use te_nas::RegionInputs;
 pub use zen::ZenForm;
-
-/// What a metric reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Pass {
-    /// Nothing but the model's shapes.
-    Static,
-    /// The per-sample gradients of the loss, reduced.
-    PerSample {
-        /// The statistics that batch normalisation uses.
-        batch_norm: BatchNormMode,
-        /// The reduction.
-        product: Product,
-    },
-    /// Values that [`Metric::outputs`] adds to a network on a whole batch.
-    Batch(Setting),
-    /// The neural tangent kernel of the weights and the scales of normalisations.
-    TangentKernel {
-        /// The statistics that batch normalisation uses.
-        batch_norm: BatchNormMode,
-        /// How many samples it is over, at most.
-        samples: usize,
-    },
-}
-
-impl Pass {
-    /// What becomes of batch normalisation; `None` where that does not matter.
-    pub fn treatment(self) -> Option<Treatment> {
-        match self {
-            Pass::Static => None,
-            Pass::Batch(setting) => {
-                Some(setting.batch_norm().map_or(Treatment::Removed, Treatment::Statistics))
-            }
-            Pass::PerSample { batch_norm, .. } | Pass::TangentKernel { batch_norm, .. } => {
-                Some(Treatment::Statistics(batch_norm))
-            }
-        }
-    }
-
-    /// The same for a model without batch normalisation, where the statistics do not matter.
-    #[must_use]
-    pub fn without_batch_norm(self) -> Self {
-        let batch_norm = BatchNormMode::Running;
-        match self {
-            Pass::Static => Pass::Static,
-            Pass::PerSample { product, .. } => Pass::PerSample { batch_norm, product },
-            Pass::Batch(setting) => Pass::Batch(match setting {
-                Setting::Samples { .. } => Setting::Samples { batch_norm },
-                Setting::Gaussian { .. } => Setting::Gaussian { batch_norm },
-                other => other,
-            }),
-            Pass::TangentKernel { samples, .. } => Pass::TangentKernel { batch_norm, samples },
-        }
-    }
-
-    /// Whether it draws parameters or inputs of its own, anew at each repeat.
-    pub fn draws(self) -> bool {
-        matches!(self, Pass::Batch(setting) if setting.draws())
-    }
-}
-
-/// What a pass does with batch normalisation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Treatment {
-    /// It normalises by these statistics.
-    Statistics(BatchNormMode),
-    /// It is the identity.
-    Removed,
-}
-
-impl fmt::Display for Treatment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Treatment::Statistics(mode) => mode.fmt(f),
-            Treatment::Removed => f.write_str("removed"),
-        }
-    }
-}
-
-impl Serialize for Treatment {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// What a pass yields.
-#[derive(Clone, Copy, Debug)]
-pub enum Evidence<'a> {
-    /// Of [`Pass::Static`].
-    Static(Size),
-    /// Of [`Pass::PerSample`] with a Gram matrix: that of each class.
-    ClassGrams(&'a [ClassGram]),
-    /// Of [`Pass::PerSample`] with an alignment.
-    Alignment(f64),
-    /// Of [`Pass::Batch`]: the values asked for.
-    Outputs {
-        /// In the order of [`Metric::outputs`].
-        tensors: &'a [Tensor],
-        /// The values stand for `2^exponent` times themselves as far as they are proportional to
-        /// the model's output.
-        exponent: i32,
-    },
-    /// Of [`Pass::TangentKernel`]: `[N, N]`.
-    Kernel(&'a Array2<f64>),
-}
-
-impl<'a> From<&'a Reduced> for Evidence<'a> {
-    fn from(reduced: &'a Reduced) -> Self {
-        match reduced {
-            Reduced::Grams(grams) => Evidence::ClassGrams(grams),
-            Reduced::Alignment(value) => Evidence::Alignment(*value),
-        }
-    }
-}
 
 /// Sizes of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -207,8 +93,6 @@ pub struct Info {
     pub needs: &'static str,
     /// Which way its publication has it, where the reported sign is turned.
     pub direction: &'static str,
-    /// What becomes of batch normalisation by default.
-    pub batch_norm: Option<Treatment>,
     /// The publication.
     pub source: &'static str,
 }
@@ -239,20 +123,11 @@ pub trait Metric: fmt::Debug + Sync {
         &[]
     }
 
-    /// The pass that it reads; of a sum, that of the first part. Errs when an option does not
-    /// apply to this score.
-    fn pass(&self, options: &Options) -> Result<Pass>;
-
-    /// For [`Pass::Batch`]: adds to `network` what the score is computed from, and returns it.
+    /// What it looks at, and how its value is read off that; of a sum, that of the first part.
     ///
-    /// Errs when the model has nothing that the score could be computed from, or cannot be
-    /// differentiated.
-    fn outputs(&self, _: &mut Network, _: &Options) -> Result<Vec<graph::Value>> {
-        Ok(Vec::new())
-    }
-
-    /// Its value. `parameters` is the number of trainable scalars of the model.
-    fn value(&self, evidence: &Evidence, options: &Options, parameters: u64) -> Result<Value>;
+    /// # Errors
+    /// When an option does not apply to this score.
+    fn probe(&self, options: &Options) -> Result<Probe<Value>>;
 }
 
 /// All scores, in the order of the documentation.
@@ -328,23 +203,20 @@ pub fn select(names: &[&str]) -> Result<Vec<&'static dyn Metric>> {
     Ok(chosen)
 }
 
-/// An error for evidence of another pass than the one a metric named.
-fn mismatched(metric: &dyn Metric) -> Error {
-    Error::Score(format!("{} was given the results of another pass", metric.info().name))
-}
-
 /// The samples, under the statistics asked for; batch statistics by default.
-fn samples(options: &Options) -> Pass {
-    let batch_norm = options.batch_norm.unwrap_or(BatchNormMode::Batch);
-    Pass::Batch(Setting::Samples { batch_norm })
+fn samples(options: &Options) -> BatchView {
+    BatchView::samples(options.batch_norm.unwrap_or(BatchNormMode::Batch))
 }
 
-/// The sum of the elements of the only output.
-fn total(metric: &dyn Metric, evidence: &Evidence) -> Result<f64> {
-    match evidence {
-        Evidence::Outputs { tensors: [terms], .. } => Ok(terms.to_f64().sum()),
-        _ => Err(mismatched(metric)),
-    }
+/// The sum of the elements of a result.
+fn total(results: &Results, terms: Handle<Tensor>) -> Result<f64> {
+    Ok(results.get(terms)?.to_f64().sum())
+}
+
+/// A result as a matrix.
+fn matrix(results: &Results, matrix: Handle<Tensor>) -> Result<Array2<f64>> {
+    let matrix = results.get(matrix)?.to_f64().into_dimensionality();
+    matrix.map_err(|error| Error::Shape(error.to_string()))
 }
 
 /// The weights with the gradients of the mean loss; a warning where there are none.

@@ -7,13 +7,11 @@
 //! As in the published code, only rectifiers that the output depends on count, and one that the
 //! model applies several times to one value counts as often.
 
-use super::patterns::{agreement, matrix};
-use super::{Evidence, Info, Metric, Options, Pass, Treatment, Value, mismatched, samples};
+use super::patterns::agreement;
+use super::{Info, Metric, Options, Value, matrix, samples};
 use crate::error::Result;
-use crate::graph;
 use crate::linalg::log_det_spd;
-use crate::ops::BatchNormMode;
-use crate::pass::Network;
+use crate::probe::Probe;
 
 /// The log-determinant of the kernel of activation patterns.
 #[derive(Clone, Copy, Debug)]
@@ -26,30 +24,26 @@ impl Metric for Naswot {
             formula: "ln det K, K_ij = number of rectifier units in which samples i and j agree",
             needs: "inputs",
             direction: "higher is better",
-            batch_norm: Some(Treatment::Statistics(BatchNormMode::Batch)),
             source: "Mellor et al., ICML 2021, Eq. 2",
         }
     }
 
-    fn pass(&self, options: &Options) -> Result<Pass> {
-        Ok(samples(options))
-    }
-
-    fn outputs(&self, network: &mut Network, _: &Options) -> Result<Vec<graph::Value>> {
-        Ok(vec![agreement(network)?])
-    }
-
-    fn value(&self, evidence: &Evidence, _: &Options, _: u64) -> Result<Value> {
-        let Evidence::Outputs { tensors, .. } = evidence else { return Err(mismatched(self)) };
-        let kernel = matrix(tensors).ok_or_else(|| mismatched(self))?;
-        let mut value = Value::from(log_det_spd(&kernel.view())?);
-        if value.value == f64::NEG_INFINITY {
-            value.warnings.push(
-                "NASWOT's kernel is singular: two samples have the same activation pattern, or \
-                 patterns are dependent"
-                    .into(),
-            );
-        }
-        Ok(value)
+    fn probe(&self, options: &Options) -> Result<Probe<Value>> {
+        Ok(Probe::of_batch(samples(options), |network| {
+            let kernel = agreement(network)?;
+            let kernel = network.tensor(kernel);
+            Ok(Box::new(move |results| {
+                let kernel = matrix(results, kernel)?;
+                let mut value = Value::from(log_det_spd(&kernel.view())?);
+                if value.value == f64::NEG_INFINITY {
+                    value.warnings.push(
+                        "NASWOT's kernel is singular: two samples have the same activation \
+                         pattern, or patterns are dependent"
+                            .into(),
+                    );
+                }
+                Ok(value)
+            }))
+        }))
     }
 }

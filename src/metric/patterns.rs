@@ -1,14 +1,12 @@
-//! Which rectifiers are active for which samples: what NASWOT and TE-NAS's linear regions are
-//! made of.
+//! Which rectifiers are active for which samples: NASWOT and TE-NAS's linear regions compare these
+//! patterns.
 
 use std::collections::BTreeMap;
 
-use ndarray::Array2;
-
 use crate::error::{Error, Result};
 use crate::graph::Value;
-use crate::pass::Network;
-use crate::tensor::{DType, Tensor};
+use crate::probe::Network;
+use crate::tensor::DType;
 use crate::transform::RectifierKind;
 
 /// Float32 counts exactly up to here.
@@ -65,10 +63,4 @@ pub(super) fn agreement(network: &mut Network) -> Result<Value> {
         total = b.add(total, term)?;
     }
     Ok(total)
-}
-
-/// The result of [`agreement`] as a matrix; `None` when it is something else.
-pub(super) fn matrix(tensors: &[Tensor]) -> Option<Array2<f64>> {
-    let [only] = tensors else { return None };
-    only.to_f64().into_dimensionality().ok()
 }

@@ -1,7 +1,8 @@
 //! The baselines that every score has to beat: parameters and multiply-adds.
 
-use super::{Evidence, Info, Metric, Options, Pass, Value, mismatched};
+use super::{Info, Metric, Options, Value};
 use crate::error::Result;
+use crate::probe::{Probe, flops, parameters};
 
 /// A size of the model, taken as its score.
 #[derive(Clone, Copy, Debug)]
@@ -25,21 +26,15 @@ impl Metric for Size {
             formula,
             needs: "the model",
             direction: "higher is better",
-            batch_norm: None,
             source: "baseline",
         }
     }
 
-    fn pass(&self, _: &Options) -> Result<Pass> {
-        Ok(Pass::Static)
-    }
-
-    fn value(&self, evidence: &Evidence, _: &Options, _: u64) -> Result<Value> {
-        let Evidence::Static(size) = evidence else { return Err(mismatched(self)) };
-        let value = match self {
-            Size::Parameters => size.parameters,
-            Size::Flops => size.flops,
+    fn probe(&self, _: &Options) -> Result<Probe<Value>> {
+        let size = match self {
+            Size::Parameters => parameters,
+            Size::Flops => flops,
         };
-        Ok(Value { value: value as f64, warnings: Vec::new() })
+        Ok(Probe::of_model(move |model| Ok((size(model) as f64).into())))
     }
 }

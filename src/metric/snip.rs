@@ -6,11 +6,11 @@
 //! Eq. 3; summed over the network by Abdelfattah et al., "Zero-Cost Proxies for Lightweight NAS"
 //! (ICLR 2021), Eq. 1.
 
-use super::{Evidence, Info, Metric, Options, Pass, Treatment, Value, samples, total};
+use super::{Info, Metric, Options, Value, samples, total};
 use crate::error::Result;
 use crate::graph;
-use crate::ops::{BatchNormMode, Unary};
-use crate::pass::Network;
+use crate::ops::Unary;
+use crate::probe::{Network, Probe};
 
 /// The summed connection sensitivities.
 #[derive(Clone, Copy, Debug)]
@@ -23,23 +23,23 @@ impl Metric for Snip {
             formula: "Σ |W ⊙ ∂L̄/∂W|",
             needs: "inputs, labels, gradient of the mean loss",
             direction: "higher is better",
-            batch_norm: Some(Treatment::Statistics(BatchNormMode::Batch)),
             source: "Lee et al., ICLR 2019, Eq. 3; Abdelfattah et al., ICLR 2021, Eq. 1",
         }
     }
 
-    fn pass(&self, options: &Options) -> Result<Pass> {
-        Ok(samples(options))
+    fn probe(&self, options: &Options) -> Result<Probe<Value>> {
+        Ok(Probe::of_batch(samples(options), |network| {
+            let terms = saliencies(network)?;
+            let terms = network.tensor(terms);
+            Ok(Box::new(move |results| Ok(total(results, terms)?.into())))
+        }))
     }
+}
 
-    fn outputs(&self, network: &mut Network, _: &Options) -> Result<Vec<graph::Value>> {
-        let gradients = super::loss_gradients(network)?;
-        Ok(vec![saliency(network, &gradients)?])
-    }
-
-    fn value(&self, evidence: &Evidence, _: &Options, _: u64) -> Result<Value> {
-        Ok(total(self, evidence)?.into())
-    }
+/// `Σ |W ⊙ ∂L̄/∂W|` of each weight, `[weights]`.
+fn saliencies(network: &mut Network) -> Result<graph::Value> {
+    let gradients = super::loss_gradients(network)?;
+    saliency(network, &gradients)
 }
 
 /// `Σ |W ⊙ G|` of each weight with its gradient, side by side.

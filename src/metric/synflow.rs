@@ -14,10 +14,10 @@
 use std::f64::consts::LN_2;
 
 use super::snip::saliency;
-use super::{Evidence, Info, Metric, Options, Pass, Treatment, Value, mismatched};
+use super::{Info, Metric, Options, Value, total};
 use crate::error::Result;
-use crate::graph;
-use crate::pass::{Network, Setting};
+use crate::ops::BatchNormMode;
+use crate::probe::{BatchView, Inputs, Parameters, Probe};
 
 /// The logarithm of the synaptic flow.
 #[derive(Clone, Copy, Debug)]
@@ -30,35 +30,30 @@ impl Metric for Synflow {
             formula: "ln Σ |W ⊙ ∂R/∂W|, R = Σ outputs, parameters |θ|, input of ones",
             needs: "the model",
             direction: "higher is better",
-            batch_norm: Some(Treatment::Removed),
             source: "Tanaka et al., NeurIPS 2020, Eq. 2; Abdelfattah et al., ICLR 2021, Eq. 1",
         }
     }
 
-    fn pass(&self, _: &Options) -> Result<Pass> {
-        Ok(Pass::Batch(Setting::Positive))
-    }
-
-    fn outputs(&self, network: &mut Network, _: &Options) -> Result<Vec<graph::Value>> {
-        let outputs = network.outputs();
-        let flow = network.builder().sum_all(outputs)?;
-        let gradients = network.weight_gradients(flow)?;
-        Ok(vec![saliency(network, &gradients)?])
-    }
-
-    fn value(&self, evidence: &Evidence, _: &Options, _: u64) -> Result<Value> {
-        let Evidence::Outputs { tensors: [terms], exponent } = evidence else {
-            return Err(mismatched(self));
-        };
-        let flow = terms.to_f64().sum();
-        let mut value = Value::from(flow.ln() + f64::from(*exponent) * LN_2);
-        if flow == 0.0 {
-            value.warnings.push(
-                "no flow: no weight lies on a path from the input to the output, or all on some \
-                 layer are zero, so that synflow's logarithm is −∞"
-                    .into(),
-            );
-        }
-        Ok(value)
+    fn probe(&self, _: &Options) -> Result<Probe<Value>> {
+        let view = BatchView::new(Parameters::Magnitudes, Inputs::Ones, BatchNormMode::Running);
+        Ok(Probe::of_batch(view, |network| {
+            let outputs = network.outputs();
+            let flow = network.builder().sum_all(outputs)?;
+            let gradients = network.weight_gradients(flow)?;
+            let terms = saliency(network, &gradients)?;
+            let (terms, exponent) = (network.tensor(terms), network.exponent());
+            Ok(Box::new(move |results| {
+                let flow = total(results, terms)?;
+                let mut value = Value::from(flow.ln() + f64::from(exponent) * LN_2);
+                if flow == 0.0 {
+                    value.warnings.push(
+                        "no flow: no weight lies on a path from the input to the output, or all on \
+                         some layer are zero, so that synflow's logarithm is −∞"
+                            .into(),
+                    );
+                }
+                Ok(value)
+            }))
+        }))
     }
 }

@@ -9,13 +9,16 @@
 //! and 3.2. A search ranks by the sum of both ranks; for one network benchmarks report
 //! `regions − condition number`.
 
-use super::patterns::{agreement, matrix};
-use super::{Evidence, Info, Metric, Options, Pass, Treatment, Value, mismatched};
+use ndarray::Array2;
+
+use super::patterns::agreement;
+use super::{Info, Metric, Options, Value, matrix};
 use crate::error::{Error, Result};
-use crate::graph;
 use crate::linalg::eigvals_symmetric;
 use crate::ops::BatchNormMode;
-use crate::pass::{Network, Setting};
+use crate::probe::{
+    BatchView, Differentiated, GramKind, Inputs, Pairs, Parameters, Probe, SampleView, Selection,
+};
 
 /// How many samples the kernel is over by default. A row under batch statistics takes a backward
 /// pass over all of them, so that its cost grows with their square; publications use 64 and 72.
@@ -48,8 +51,6 @@ pub struct Conditioning;
 #[derive(Clone, Copy, Debug)]
 pub struct Regions;
 
-const BATCH: Option<Treatment> = Some(Treatment::Statistics(BatchNormMode::Batch));
-
 impl Metric for TeNas {
     fn info(&self) -> Info {
         Info {
@@ -57,7 +58,6 @@ impl Metric for TeNas {
             formula: "regions − λ_max/λ_min; among ranked models the sum of the ranks of both",
             needs: "inputs, per-sample gradients of the outputs",
             direction: "higher is better",
-            batch_norm: BATCH,
             source: "Chen et al., ICLR 2021, section 3.3",
         }
     }
@@ -66,12 +66,8 @@ impl Metric for TeNas {
         &[&Conditioning, &Regions]
     }
 
-    fn pass(&self, options: &Options) -> Result<Pass> {
-        Conditioning.pass(options)
-    }
-
-    fn value(&self, _: &Evidence, _: &Options, _: u64) -> Result<Value> {
-        Err(mismatched(self))
+    fn probe(&self, options: &Options) -> Result<Probe<Value>> {
+        Conditioning.probe(options)
     }
 }
 
@@ -82,12 +78,11 @@ impl Metric for Conditioning {
             formula: "−λ_max/λ_min of Θ_ij = ⟨∂ Σ_k f_k(x_i)/∂θ, ∂ Σ_k f_k(x_j)/∂θ⟩",
             needs: "inputs, per-sample gradients of the outputs",
             direction: "higher is better (the condition number: lower)",
-            batch_norm: BATCH,
             source: "Chen et al., ICLR 2021, section 3.1",
         }
     }
 
-    fn pass(&self, options: &Options) -> Result<Pass> {
+    fn probe(&self, options: &Options) -> Result<Probe<Value>> {
         if options.ntk_samples < 2 {
             return Err(Error::Usage(
                 "the tangent kernel of one sample is a number, whose condition is always the best: \
@@ -96,30 +91,35 @@ impl Metric for Conditioning {
             ));
         }
         let batch_norm = options.batch_norm.unwrap_or(BatchNormMode::Batch);
-        Ok(Pass::TangentKernel { batch_norm, samples: options.ntk_samples })
+        let view = SampleView::new(Differentiated::OutputSum, batch_norm);
+        Ok(Probe::of_pairs(view.of_at_most(options.ntk_samples), Pairs::All, |gradients| {
+            let kernel = gradients.grams(GramKind::Raw, Selection::WeightsAndScales)?;
+            Ok(Box::new(move |results| match results.get(kernel)?.as_slice() {
+                [kernel] => condition(&kernel.gram).map(Value::from),
+                _ => Err(Error::Score("there is no sample to take a gradient of".into())),
+            }))
+        }))
     }
+}
 
-    fn value(&self, evidence: &Evidence, _: &Options, _: u64) -> Result<Value> {
-        let Evidence::Kernel(kernel) = evidence else { return Err(mismatched(self)) };
-        if kernel.nrows() < 2 {
-            return Err(Error::Score(
-                "the tangent kernel of one sample is a number, whose condition is always the best: \
-                 give more samples"
-                    .into(),
-            ));
-        }
-        let eigenvalues = eigvals_symmetric(&kernel.view())?;
-        let (Some(&least), Some(&greatest)) = (eigenvalues.first(), eigenvalues.last()) else {
-            return Err(mismatched(self));
-        };
-        if least > SINGULAR * greatest {
-            return Ok((-greatest / least).into());
-        }
-        Err(Error::Score(format!(
-            "the tangent kernel is singular in float32 (eigenvalues from {least:.1e} to \
-             {greatest:.1e}), which counts as the worst condition"
-        )))
+/// `−λ_max/λ_min` of a tangent kernel.
+fn condition(kernel: &Array2<f64>) -> Result<f64> {
+    if kernel.nrows() < 2 {
+        return Err(Error::Score(
+            "the tangent kernel of one sample is a number, whose condition is always the best: \
+             give more samples"
+                .into(),
+        ));
     }
+    let eigenvalues = eigvals_symmetric(&kernel.view())?;
+    let (least, greatest) = (eigenvalues[0], eigenvalues[eigenvalues.len() - 1]);
+    if least > SINGULAR * greatest {
+        return Ok(-greatest / least);
+    }
+    Err(Error::Score(format!(
+        "the tangent kernel is singular in float32 (eigenvalues from {least:.1e} to \
+         {greatest:.1e}), which counts as the worst condition"
+    )))
 }
 
 impl Metric for Regions {
@@ -129,37 +129,38 @@ impl Metric for Regions {
             formula: "number of different activation patterns of all rectifiers",
             needs: "the model, random inputs",
             direction: "higher is better",
-            batch_norm: BATCH,
             source: "Chen et al., ICLR 2021, section 3.2",
         }
     }
 
-    fn pass(&self, options: &Options) -> Result<Pass> {
+    fn probe(&self, options: &Options) -> Result<Probe<Value>> {
         let batch_norm = options.batch_norm.unwrap_or(BatchNormMode::Batch);
-        Ok(Pass::Batch(match options.regions {
-            RegionInputs::Gaussian => Setting::Gaussian { batch_norm },
-            RegionInputs::Samples => Setting::Samples { batch_norm },
+        let view = match options.regions {
+            RegionInputs::Gaussian => {
+                BatchView::new(Parameters::Given, Inputs::Gaussian, batch_norm)
+            }
+            RegionInputs::Samples => BatchView::samples(batch_norm),
+        };
+        Ok(Probe::of_batch(view, |network| {
+            let agreement = agreement(network)?;
+            let agreement = network.tensor(agreement);
+            Ok(Box::new(move |results| Ok(regions(&matrix(results, agreement)?))))
         }))
     }
+}
 
-    fn outputs(&self, network: &mut Network, _: &Options) -> Result<Vec<graph::Value>> {
-        Ok(vec![agreement(network)?])
+/// The number of regions that inputs lie in, by how many units each two agree in.
+fn regions(agreement: &Array2<f64>) -> Value {
+    let n = agreement.nrows();
+    // Two inputs are in one region when they agree in all units.
+    let is_new = |&i: &usize| (0..i).all(|j| agreement[[i, j]] != agreement[[i, i]]);
+    let regions = (0..n).filter(is_new).count();
+    let mut value = Value::from(regions as f64);
+    if regions == n && n > 1 {
+        value.warnings.push(format!(
+            "each of the {n} inputs lies in a linear region of its own: the number of regions \
+             is saturated and tells nothing about this model"
+        ));
     }
-
-    fn value(&self, evidence: &Evidence, _: &Options, _: u64) -> Result<Value> {
-        let Evidence::Outputs { tensors, .. } = evidence else { return Err(mismatched(self)) };
-        let agreement = matrix(tensors).ok_or_else(|| mismatched(self))?;
-        let n = agreement.nrows();
-        // Two samples are in one region when they agree in as many units as there are.
-        let is_new = |&i: &usize| (0..i).all(|j| agreement[[i, j]] != agreement[[i, i]]);
-        let regions = (0..n).filter(is_new).count();
-        let mut value = Value::from(regions as f64);
-        if regions == n && n > 1 {
-            value.warnings.push(format!(
-                "each of the {n} inputs lies in a linear region of its own: the number of regions \
-                 is saturated and tells nothing about this model"
-            ));
-        }
-        Ok(value)
-    }
+    value
 }

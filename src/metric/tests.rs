@@ -8,7 +8,7 @@ use super::*;
 use crate::engine::{Description, Engine, Session, all_for_tests};
 use crate::graph::{Builder, Fact, Graph};
 use crate::ops::{BatchNorm, Window};
-use crate::pass::{Batch, Memory};
+use crate::probe::{Batch, Memory};
 use crate::score::{Scored, Settings, score};
 use crate::tensor::DType;
 use crate::transform::Loss;
@@ -283,7 +283,7 @@ impl Engine for Counting {
 }
 
 #[test]
-fn scores_of_one_pass_share_its_session() {
+fn scores_that_are_shown_the_same_share_a_session() {
     let (model, batch) = (model(Damage::None), batch(inputs(), BALANCED));
     for inner in all_for_tests() {
         let engine = Counting { inner, sessions: AtomicUsize::new(0) };

@@ -8,12 +8,13 @@
 //! Lin et al., "Zen-NAS: A Zero-Shot NAS for High-Performance Deep Image Recognition" (ICCV 2021),
 //! Algorithm 1.
 
-use super::{Evidence, Info, Metric, Options, Pass, Treatment, Value, mismatched};
+use super::{Info, Metric, Options, Value};
 use crate::error::{Error, Result};
 use crate::graph::{self, Builder};
 use crate::ops::{BatchNormMode, Unary};
-use crate::pass::{Network, Setting};
+use crate::probe::{BatchView, Features, Inputs, Network, Parameters, Probe};
 use crate::tensor::Tensor;
+use crate::transform::Init;
 
 /// How many inputs are drawn.
 const INPUTS: usize = 16;
@@ -44,80 +45,89 @@ impl Metric for Zen {
             formula: "ln mean_b Σ|F(x_b) − F(x_b + 0.01·ε_b)| + Σ_BN ln √(mean_c σ²_c), all ~ N(0, 1)",
             needs: "the model, random inputs",
             direction: "higher is better",
-            batch_norm: Some(Treatment::Statistics(BatchNormMode::Batch)),
             source: "Lin et al., ICCV 2021, Algorithm 1",
         }
     }
 
-    fn pass(&self, _: &Options) -> Result<Pass> {
-        Ok(Pass::Batch(Setting::Perturbed { lanes: INPUTS, alpha: ALPHA.into() }))
+    fn probe(&self, options: &Options) -> Result<Probe<Value>> {
+        let inputs = Inputs::Perturbed { count: INPUTS, alpha: ALPHA.into() };
+        let features = options.features.clone().map_or(Features::Found, Features::Named);
+        let view = BatchView::new(Parameters::Drawn(Init::Normal), inputs, BatchNormMode::Batch);
+        let form = options.zen;
+        Ok(Probe::of_batch(view.with_features(features), move |network| {
+            let (delta, variances) = movement(network, form)?;
+            let delta = network.tensor(delta);
+            let variances = variances.map(|variances| network.tensor(variances));
+            Ok(Box::new(move |results| {
+                let variances = variances.map(|variances| results.get(variances)).transpose()?;
+                complexity(results.get(delta)?, variances).map(Value::from)
+            }))
+        }))
     }
+}
 
-    /// `Δ` `[1]` and the mean variance of each batch normalisation `[k]`.
-    fn outputs(&self, network: &mut Network, options: &Options) -> Result<Vec<graph::Value>> {
-        if network.float_inputs().is_empty() {
-            return Err(Error::Score(
-                "the model has no input of floating-point numbers to perturb".into(),
-            ));
-        }
-        let features = network
-            .features()
-            .ok_or_else(|| Error::Score("the model has no features before a head".into()))?;
-        let (normalised, channels) = (network.normalised().to_vec(), network.normalised_channels());
-        let lanes = network.lanes();
-        let b = network.builder();
-        let (first, second) =
-            (b.slice_axis(features, 0, 0, 1, 1)?, b.slice_axis(features, 0, 1, 2, 1)?);
-        let difference = b.sub(first, second)?;
-        let size = b.unary(Unary::Abs, difference)?;
-        let sum = b.sum_all(size)?;
-        let delta = b.scale(sum, 1.0 / lanes as f64)?;
-        let mut variances = Vec::new();
-        for value in normalised {
-            let first = mean_variance(b, value, 0, channels)?;
-            variances.push(match options.zen {
-                ZenForm::Paper => first,
-                ZenForm::Reference => {
-                    let shape = b.shape(value);
-                    let n: usize = shape[1..].iter().product::<usize>() / shape[channels];
-                    let unbiased = n as f64 / (n as f64 - 1.0);
-                    let second = mean_variance(b, value, 1, channels)?;
-                    let first = b.scale(first, 0.09 * unbiased)?;
-                    let second = b.scale(second, 0.1 * unbiased)?;
-                    let both = b.add(first, second)?;
-                    b.shift(both, 0.81)?
-                }
-            });
-        }
-        let delta = network.stack(&[delta])?;
-        let mut outputs = vec![delta];
-        if !variances.is_empty() {
-            outputs.push(network.stack(&variances)?);
-        }
-        Ok(outputs)
+/// `Δ` `[1]` and the mean variance of each batch normalisation `[k]`.
+fn movement(network: &mut Network, form: ZenForm) -> Result<(graph::Value, Option<graph::Value>)> {
+    if network.float_inputs().is_empty() {
+        return Err(Error::Score(
+            "the model has no input of floating-point numbers to perturb".into(),
+        ));
     }
+    let features = network
+        .features()
+        .ok_or_else(|| Error::Score("the model has no features before a head".into()))?;
+    let (normalised, channels) = (network.normalised().to_vec(), network.normalised_channels());
+    let lanes = network.lanes();
+    let b = network.builder();
+    let (first, second) =
+        (b.slice_axis(features, 0, 0, 1, 1)?, b.slice_axis(features, 0, 1, 2, 1)?);
+    let difference = b.sub(first, second)?;
+    let size = b.unary(Unary::Abs, difference)?;
+    let sum = b.sum_all(size)?;
+    let delta = b.scale(sum, 1.0 / lanes as f64)?;
+    let mut variances = Vec::new();
+    for value in normalised {
+        let first = mean_variance(b, value, 0, channels)?;
+        variances.push(match form {
+            ZenForm::Paper => first,
+            ZenForm::Reference => {
+                let shape = b.shape(value);
+                let n: usize = shape[1..].iter().product::<usize>() / shape[channels];
+                let unbiased = n as f64 / (n as f64 - 1.0);
+                let second = mean_variance(b, value, 1, channels)?;
+                let first = b.scale(first, 0.09 * unbiased)?;
+                let second = b.scale(second, 0.1 * unbiased)?;
+                let both = b.add(first, second)?;
+                b.shift(both, 0.81)?
+            }
+        });
+    }
+    let delta = network.stack(&[delta])?;
+    let variances = match variances.as_slice() {
+        [] => None,
+        variances => Some(network.stack(variances)?),
+    };
+    Ok((delta, variances))
+}
 
-    fn value(&self, evidence: &Evidence, _: &Options, _: u64) -> Result<Value> {
-        let Evidence::Outputs { tensors: [delta, variances @ ..], .. } = evidence else {
-            return Err(mismatched(self));
-        };
-        let delta = delta.to_f64().sum();
-        if delta == 0.0 {
-            return Err(Error::Score(
-                "the features do not move with the input: is the network connected?".into(),
-            ));
-        }
-        let variances = variances.iter().flat_map(Tensor::to_f64);
-        let value = delta.ln() + variances.map(|v| 0.5 * v.ln()).sum::<f64>();
-        if !value.is_finite() {
-            return Err(Error::Score(
-                "with weights from N(0, 1) the features leave the range of float32, or a batch \
-                 normalisation sees no variance"
-                    .into(),
-            ));
-        }
-        Ok(value.into())
+/// The score, from `Δ` and the variances.
+fn complexity(delta: &Tensor, variances: Option<&Tensor>) -> Result<f64> {
+    let delta = delta.to_f64().sum();
+    if delta == 0.0 {
+        return Err(Error::Score(
+            "the features do not move with the input: is the network connected?".into(),
+        ));
     }
+    let variances = variances.into_iter().flat_map(Tensor::to_f64);
+    let value = delta.ln() + variances.map(|v| 0.5 * v.ln()).sum::<f64>();
+    if !value.is_finite() {
+        return Err(Error::Score(
+            "with weights from N(0, 1) the features leave the range of float32, or a batch \
+             normalisation sees no variance"
+                .into(),
+        ));
+    }
+    Ok(value)
 }
 
 /// The mean over the channels of the biased variance of batch `i` of `[2, lanes, 1, C, S…]`.

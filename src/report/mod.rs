@@ -524,8 +524,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::metric::Treatment;
     use crate::ops::BatchNormMode;
+    use crate::probe::Treatment;
 
     fn running(name: &'static str, value: f64) -> score::Score {
         let batch_norm = Some(Treatment::Statistics(BatchNormMode::Running));

@@ -1,7 +1,6 @@
-//! Scoring one model: import, fit the data, run the passes that the metrics need, evaluate them.
+//! Scoring one model: import it, fit the data to it, and evaluate the probes of the metrics.
 
 mod axes;
-mod draw;
 mod indices;
 mod probabilities;
 
@@ -13,12 +12,11 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::{Fact, Graph};
 use crate::import::{self, FinalActivation, ImportOptions, Imported};
-use crate::metric::{self, Metric, Options, Pass, Size, Treatment};
+use crate::metric::{self, Metric, Options, Size};
 use crate::onnx;
 use crate::ops::BatchNormMode;
-use crate::pass::{self, Batch, Memory, Roles};
-use crate::transform::{self, Init, Loss};
-use draw::Draw;
+use crate::probe::{self, Batch, Memory, Probe, Roles, Subject, Treatment};
+use crate::transform::{self, Init, Loss, Reduction};
 
 /// What is computed, and how.
 #[derive(Clone, Debug)]
@@ -195,11 +193,11 @@ pub fn network(
 /// Errs where a model that was prepared has no score: a parameter is not finite, or the loss cannot be
 /// differentiated. Nothing is run for it.
 pub(crate) fn check(model: &Graph, loss: Loss) -> Result<()> {
-    if let Some(why) = draw::not_finite(model) {
+    if let Some(why) = probe::not_finite(model) {
         return Err(Error::Score(why));
     }
     let (model, _) = transform::batch_norm(model, BatchNormMode::Running)?;
-    pass::training_graph(&model, loss, 1, pass::Reduction::PerSample).map(drop)
+    transform::training_graph(&model, loss, 1, Reduction::PerSample).map(drop)
 }
 
 /// Dtype and shape of a model's prediction for one sample.
@@ -256,21 +254,23 @@ pub fn score(
 ) -> Result<Scored> {
     let (metrics, options) = (&settings.metrics, &settings.options);
     let leaves = leaves(metrics);
-    let passes = leaves.iter().map(|leaf| leaf.pass(options)).collect::<Result<Vec<_>>>()?;
+    let probes = leaves.iter().map(|leaf| leaf.probe(options)).collect::<Result<Vec<_>>>()?;
     check_repeats(settings)?;
-    let size = Size { parameters: pass::parameters(model), flops: pass::flops(model) };
+    let size = Size { parameters: probe::parameters(model), flops: probe::flops(model) };
     let roles = Roles::of(model);
     let mut outcomes: Vec<Outcome> = leaves.iter().map(|_| Outcome::default()).collect();
     let mut warnings = Vec::new();
     for repeat in 0..settings.repeats {
         let seed = settings.seed.wrapping_add(repeat as u64);
         // Nothing changes between repeats but what is drawn.
-        let changes = |i: &usize| repeat == 0 || settings.init != Init::Keep || passes[*i].draws();
+        let changes = |i: &usize| repeat == 0 || settings.init != Init::Keep || probes[*i].draws();
         let changing: Vec<usize> = (0..leaves.len()).filter(changes).collect();
-        let chosen: Vec<_> = changing.iter().map(|&i| leaves[i]).collect();
+        let chosen: Vec<&Probe<_>> = changing.iter().map(|&i| &probes[i]).collect();
         let model = transform::initialise(model, settings.init, seed)?;
-        let draw = Draw { model: &model, roles: &roles, batch, loss, settings, engine, seed, size };
-        for (i, result) in changing.into_iter().zip(draw.evaluate(&chosen, &mut warnings)) {
+        let (model, roles, samples, memory) = (&model, &roles, batch, settings.memory);
+        let subject = Subject { model, roles, samples, loss, seed, memory, engine };
+        let results = probe::evaluate(&chosen, &subject, &mut warnings);
+        for (i, result) in changing.into_iter().zip(results) {
             outcomes[i].add(result, &mut warnings);
         }
     }
@@ -280,7 +280,7 @@ pub fn score(
     {
         return Err(error);
     }
-    let has_batch_norm = pass::has_batch_norm(model);
+    let has_batch_norm = probe::has_batch_norm(model);
     let scores = metrics.iter().map(|metric| {
         let parts: Vec<(&'static str, &Outcome)> = parts_of(metric)
             .iter()
@@ -295,7 +295,7 @@ pub fn score(
         let value = |part: &Outcome, i: usize| part.values.get(i).or(part.values.first()).copied();
         let sum = |i| parts.iter().map(|(_, part)| value(part, i).unwrap_or(f64::NAN)).sum();
         let (value, std) = mean_and_deviation(&(0..repeats).map(sum).collect::<Vec<f64>>());
-        let treatment = metric.pass(options).ok().and_then(Pass::treatment);
+        let treatment = metric.probe(options).ok().and_then(|probe| probe.treatment());
         let mean = |part: &Outcome| mean_and_deviation(&part.values).0;
         Score {
             name: metric.info().name,
@@ -318,7 +318,7 @@ pub fn score(
 /// # Errors
 /// For no repeats, or several of scores that draw nothing from parameters that are kept.
 pub(crate) fn check_repeats(settings: &Settings) -> Result<()> {
-    let draws = |leaf: &&dyn Metric| leaf.pass(&settings.options).is_ok_and(Pass::draws);
+    let draws = |leaf: &&dyn Metric| leaf.probe(&settings.options).is_ok_and(|probe| probe.draws());
     if settings.repeats == 0 {
         return Err(Error::Usage("--repeats must be at least 1".into()));
     }

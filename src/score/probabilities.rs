@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::graph::Graph;
 use crate::import::{Imported, bounds};
 use crate::ops::BatchNormMode;
-use crate::pass::{Batch, Network, Roles, Setting};
+use crate::probe::{Batch, BatchView, Probe, Roles, Subject, evaluate};
 use crate::transform::Loss;
 
 /// How many samples are looked at.
@@ -59,14 +59,16 @@ fn look_like_probabilities(
     engine: &dyn Engine,
 ) -> Result<Option<&'static str>> {
     let batch = batch.thinned(SAMPLES)?;
-    let setting = Setting::Samples { batch_norm: BatchNormMode::Running };
-    let network = Network::new(graph, &Roles::of(graph), setting, loss, batch.len(), None)?;
-    let inputs = setting.inputs(graph, &batch, settings.seed)?;
-    let wanted = network.outputs();
-    let Some(outputs) = network.run(&[wanted], &inputs, settings.memory, engine)?.pop() else {
+    let probe = Probe::of_batch(BatchView::samples(BatchNormMode::Running), |network| {
+        let outputs = network.outputs();
+        let outputs = network.tensor(outputs);
+        Ok(Box::new(move |results| Ok(results.get(outputs)?.to_f64())))
+    });
+    let (roles, seed, memory) = (&Roles::of(graph), settings.seed, settings.memory);
+    let subject = Subject { model: graph, roles, samples: &batch, loss, seed, memory, engine };
+    let Some(outputs) = evaluate(&[&probe], &subject, &mut Vec::new()).pop().transpose()? else {
         return Ok(None);
     };
-    let outputs = outputs.to_f64();
     let within = |&v: &f64| (-TOLERANCE..=1.0 + TOLERANCE).contains(&v);
     if outputs.is_empty() || !outputs.iter().all(within) {
         return Ok(None);

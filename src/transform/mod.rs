@@ -30,6 +30,7 @@ mod loss;
 mod means;
 mod roles;
 mod shifts;
+mod training;
 mod vmap;
 mod widen;
 
@@ -40,5 +41,7 @@ pub use landmarks::{Layer, Rectifier, RectifierKind, features, layers, normalise
 pub use linearise::{Linearised, linearise};
 pub use loss::{LABELS, Loss, loss, target_name};
 pub use roles::{Role, roles};
+pub(crate) use training::first_output;
+pub use training::{Objective, Reduction, TrainingGraph, training_graph};
 pub use vmap::vmap;
 pub use widen::widen;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use gradalign::data::{Dataset, Options, Samples};
 use gradalign::graph::Graph;
-use gradalign::pass::Batch;
+use gradalign::probe::Batch;
 use gradalign::score::{Settings, prepare};
 use gradalign::transform::Loss;
 

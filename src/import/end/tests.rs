@@ -8,9 +8,9 @@ use crate::graph::{Fact, eval};
 use crate::import::made::{Made, node};
 use crate::import::{ImportOptions, Imported, import};
 use crate::onnx::{Attribute, DataType, Graph, Model, Type, ValueInfo};
-use crate::pass::{Reduction, training_graph};
 use crate::tensor::{DType, Tensor};
 use crate::transform::{LABELS, Loss};
+use crate::transform::{Reduction, training_graph};
 
 /// A perceptron with the logits `z`, and what the ends below are made of.
 fn perceptron(columns: usize) -> Made {

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::{Loss, grad, vmap};
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Fact, Graph, Output, Value};
 use crate::ops::Op;
-use crate::transform::{self, Loss};
 
 /// How the samples of a batch are combined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +32,10 @@ impl From<Loss> for Objective {
 }
 
 impl Objective {
-    /// Extends a model graph by the objective, as [`transform::loss`] does.
-    fn append(self, model: &Graph) -> Result<(Graph, Value)> {
+    /// Extends a model graph by the objective, as [`loss`](super::loss()) does.
+    pub(crate) fn append(self, model: &Graph) -> Result<(Graph, Value)> {
         match self {
-            Objective::Loss(loss) => transform::loss(model, loss),
+            Objective::Loss(loss) => super::loss(model, loss),
             Objective::OutputSum => {
                 let output = first_output(model)?;
                 let mut b = Builder::new(model.clone());
@@ -47,7 +47,7 @@ impl Objective {
 }
 
 /// A model's prediction.
-pub(super) fn first_output(model: &Graph) -> Result<Value> {
+pub(crate) fn first_output(model: &Graph) -> Result<Value> {
     let output = model.outputs().first();
     Ok(output.ok_or_else(|| Error::InvalidModel("the model has no output".into()))?.value)
 }
@@ -55,7 +55,7 @@ pub(super) fn first_output(model: &Graph) -> Result<Value> {
 /// A model with its loss and gradients.
 pub struct TrainingGraph {
     /// Inputs: those of the model with their batch axis of length `n`, then the targets of the loss,
-    /// `labels` (see [`transform::loss`]). Outputs: `loss` and one `grad.<parameter>` for each
+    /// `labels` (see [`loss`](super::loss())). Outputs: `loss` and one `grad.<parameter>` for each
     /// parameter.
     pub graph: Graph,
     /// The parameters in order, as `(name, number of elements)`.
@@ -117,14 +117,14 @@ pub fn training_graph(
         Reduction::PerSample => {
             let with_gradients = append_gradients(&graph, value, &parameters)?;
             let inputs = with_gradients.inputs().to_vec();
-            transform::vmap(&with_gradients, n, &inputs)?
+            vmap(&with_gradients, n, &inputs)?
         }
         Reduction::Mean => {
             let output = Output { name: "loss".into(), value };
             // Parameters are found again by name: pruning renumbers values.
             let lone = graph.with_outputs(vec![output]);
             let inputs = lone.inputs().to_vec();
-            let batch = transform::vmap(&lone, n, &inputs)?;
+            let batch = vmap(&lone, n, &inputs)?;
             let losses = batch.output("loss")?;
             let mut b = Builder::new(batch);
             let total = b.sum_all(losses)?;
@@ -152,7 +152,7 @@ fn append_gradients(
     parameters: &[(Value, String, Fact)],
 ) -> Result<Graph> {
     let wrt: Vec<Value> = parameters.iter().map(|p| p.0).collect();
-    let (graph, cotangents) = transform::grad(graph, loss, &wrt)?;
+    let (graph, cotangents) = grad(graph, loss, &wrt)?;
     let mut b = Builder::new(graph);
     let mut outputs = vec![Output { name: "loss".into(), value: loss }];
     for ((value, name, fact), cotangent) in parameters.iter().zip(cotangents) {
@@ -193,12 +193,12 @@ fn with_flat_inputs(graph: &Graph, of_model: usize) -> Result<Graph> {
 mod tests {
     use super::*;
     use crate::emit::emit_bytes;
-    use crate::engine::all_for_tests;
+    use crate::engine::{Engine, all_for_tests};
     use crate::graph::eval;
     use crate::ops::BatchNormMode;
-    use crate::pass::{
-        Batch, GramKind, Grouping, Memory, Network, PerSampleRequest, Product, Reduced, Roles,
-        Selection, Setting, per_sample,
+    use crate::probe::{
+        Batch, BatchView, Differentiated, GramKind, Grams, Memory, Pairs, Probe, Roles, SampleView,
+        Selection, Subject, evaluate,
     };
     use crate::tensor::{DType, Tensor};
 
@@ -316,6 +316,25 @@ mod tests {
         }
     }
 
+    fn subject<'a>(
+        model: &'a Graph,
+        roles: &'a Roles,
+        samples: &'a Batch,
+        loss: Loss,
+        engine: &'a dyn Engine,
+    ) -> Subject<'a> {
+        Subject { model, roles, samples, loss, seed: 0, memory: Memory::default(), engine }
+    }
+
+    /// The Gram matrix of the gradients of all samples.
+    fn grams(kind: GramKind) -> Probe<Grams> {
+        let view = SampleView::new(Differentiated::Loss, BatchNormMode::Running);
+        Probe::of_pairs(view, Pairs::All, move |gradients| {
+            let grams = gradients.grams(kind, Selection::All)?;
+            Ok(Box::new(move |results| results.get(grams).cloned()))
+        })
+    }
+
     #[track_caller]
     fn close(what: &str, got: &Tensor, want: &[f64]) {
         let got = got.to_f64();
@@ -364,26 +383,25 @@ mod tests {
                         let bytes = emit_bytes(&t.graph).unwrap();
                         engine.load(&bytes).unwrap().run(&fed).unwrap()
                     }));
-                    let request = PerSampleRequest {
-                        objective: loss.into(),
-                        grouping: Grouping::Whole,
-                        products: vec![Product::Gram(GramKind::Raw, Selection::All)],
-                        memory: Memory::default(),
-                    };
-                    let reduced = per_sample(&model, &roles, &batch, &request, &**engine).unwrap();
-                    let Reduced::Grams(grams) = &reduced[0] else { panic!("{what}") };
-                    for ((i, j), product) in grams[0].gram.indexed_iter() {
+                    let subject = subject(&model, &roles, &batch, loss, &**engine);
+                    let grams = evaluate(&[&grams(GramKind::Raw)], &subject, &mut Vec::new());
+                    for ((i, j), product) in grams[0].as_ref().unwrap()[0].gram.indexed_iter() {
                         let pairs = gradients[i].iter().zip(&gradients[j]);
                         let want: f64 = pairs.map(|(a, b)| a * b).sum();
                         assert!((product - want).abs() < 1e-3, "{what}: {product} for {want}");
                     }
-                    let setting = Setting::Samples { batch_norm: BatchNormMode::Batch };
-                    let mut network =
-                        Network::new(&model, &roles, setting, loss, SAMPLES, None).unwrap();
-                    let loss = network.mean_loss().unwrap();
-                    let gradient = network.weight_gradients(loss).unwrap()[0].1;
-                    let results =
-                        network.run(&[loss, gradient], &fed, Memory::default(), &**engine).unwrap();
+                    let view = BatchView::samples(BatchNormMode::Batch);
+                    let probe = Probe::of_batch(view, |network| {
+                        let loss = network.mean_loss()?;
+                        let gradient = network.weight_gradients(loss)?[0].1;
+                        let watched = [loss, gradient].map(|value| network.tensor(value));
+                        Ok(Box::new(move |results| {
+                            let [loss, gradient] =
+                                watched.map(|handle| results.get(handle).cloned());
+                            Ok([loss?, gradient?])
+                        }))
+                    });
+                    let results = evaluate(&[&probe], &subject, &mut Vec::new()).remove(0).unwrap();
                     close(&what, &results[0], &[mean_loss]);
                     close(&what, &results[1], &mean);
                 }
@@ -423,16 +441,11 @@ mod tests {
             targets: Tensor::index([0, 2, 1]),
             classes: vec![0; SAMPLES],
         };
-        let request = PerSampleRequest {
-            objective: Loss::CrossEntropy.into(),
-            grouping: Grouping::Whole,
-            products: vec![Product::Gram(GramKind::Sign, Selection::All)],
-            memory: Memory::default(),
-        };
         for engine in all_for_tests() {
             let roles = Roles::of(&model);
-            let reduced = per_sample(&model, &roles, &batch, &request, &*engine).unwrap();
-            let Reduced::Grams(grams) = &reduced[0] else { panic!("{reduced:?}") };
+            let subject = subject(&model, &roles, &batch, Loss::CrossEntropy, &*engine);
+            let grams = evaluate(&[&grams(GramKind::Sign)], &subject, &mut Vec::new()).remove(0);
+            let grams = grams.unwrap();
             // As many as have a gradient: 6 of the matrix, or 3 where a feature is 0, and 3 + 3.
             assert_eq!(grams[0].gram.diag().to_vec(), [12.0, 12.0, 9.0]);
         }

@@ -1,21 +1,24 @@
-//! A whole batch in one graph: what scores build on that look at activations, at the gradient of
-//! the mean loss, or at further derivatives.
+//! A whole batch in one graph, for probes of activations, of the gradient of the mean loss, or of
+//! further derivatives.
 //!
-//! Scores with the same [`Setting`] build on one [`Network`] and run together. What two of them
-//! need, the forward pass above all, is in the graph once, since equal operations are shared.
+//! Probes with equal [`BatchView`]s add their values to one [`Network`] and run together. What two of
+//! them need, the forward pass above all, is in the graph once, since equal operations are shared.
 
 use std::collections::HashSet;
 use std::time::Instant;
 
+use super::combine::{Combine, Handle, Only, Results, Run, Watched};
+use super::gram::Places;
 use super::memory::{Memory, Need, peak_bytes};
-use super::training::first_output;
-use super::{Roles, Selection, Setting};
+use super::size::parameters;
+use super::view::{BatchView, Features, Inputs, Parameters};
+use super::{Roles, Selection};
 use crate::emit::emit_split;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, Output, Value};
 use crate::tensor::Tensor;
-use crate::transform::{self, Loss, Rectifier};
+use crate::transform::{self, Loss, Rectifier, first_output};
 
 /// A use of a weight in a [`Network`].
 #[derive(Clone, Debug)]
@@ -30,7 +33,7 @@ pub struct LayerValues {
     pub channel_axis: usize,
 }
 
-/// A model applied to a whole batch, to be extended by what scores need.
+/// A model applied to a whole batch, which probes add values to.
 pub struct Network {
     b: Builder,
     lanes: usize,
@@ -47,34 +50,34 @@ pub struct Network {
     normalised: Vec<Value>,
     features: Option<Value>,
     exponent: i32,
+    parameters: u64,
+    watched: Watched,
     warnings: Vec<String>,
 }
 
 impl Network {
-    /// `model` under `setting`, for `lanes` samples (where the setting does not say how many).
-    /// `model` has undecided batch normalisations, its prediction as first output, and the
-    /// parameters that the setting asks for: see [`Setting::parameters`]. `features` is the name of
-    /// the node whose result is taken for the features, where it is not to be found automatically.
+    /// `model` as `view` has it, for `lanes` inputs. `model` has undecided batch normalisations, its
+    /// prediction as first output, and the parameters of the view: see [`BatchView::parameters_of`].
     ///
     /// # Errors
-    /// When the output does not suit the loss, or there is no place that the setting needs.
+    /// When the output does not suit the loss, or the model has no features and the view asks for
+    /// them.
     pub fn new(
         model: &Graph,
         roles: &Roles,
-        setting: Setting,
+        view: &BatchView,
         loss: Loss,
         lanes: usize,
-        features: Option<&str>,
     ) -> Result<Self> {
         let mut warnings = Vec::new();
         let of_model = model.inputs().len();
-        let (lanes, lane_axes) = match setting {
-            Setting::Samples { .. } | Setting::Gaussian { .. } => (lanes, 1),
-            Setting::Perturbed { lanes, .. } => (lanes, 2),
-            Setting::Positive => (1, 1),
+        let parameters = parameters(model);
+        let lane_axes = match view.inputs {
+            Inputs::Perturbed { .. } => 2,
+            Inputs::Samples | Inputs::Gaussian | Inputs::Ones => 1,
         };
-        let (model, scalar) = match setting {
-            Setting::Samples { .. } => {
+        let (model, scalar) = match view.inputs {
+            Inputs::Samples => {
                 let (graph, loss) = transform::loss(model, loss)?;
                 (graph, Some(loss))
             }
@@ -90,20 +93,24 @@ impl Network {
         places.extend(layers.iter().flat_map(|layer| [layer.product, layer.activation]));
         places.extend(rectifiers.iter().map(|rectifier| rectifier.input));
         places.extend(&normalised);
-        if let Setting::Perturbed { .. } = setting {
-            places.push(transform::features(&model, features)?);
+        if let Some(features) = &view.features {
+            let name = match features {
+                Features::Found => None,
+                Features::Named(name) => Some(name.as_str()),
+            };
+            places.push(transform::features(&model, name)?);
         }
         let outputs = places.iter().enumerate();
         let outputs = outputs.map(|(i, &value)| Output { name: format!("place.{i}"), value });
         let mut graph = model.with_outputs(outputs.collect());
         let mut exponent = 0;
-        match setting.batch_norm() {
-            Some(mode) => {
-                let (decided, notes) = transform::batch_norm(&graph, mode)?;
+        match view.parameters {
+            Parameters::Given | Parameters::Drawn(_) => {
+                let (decided, notes) = transform::batch_norm(&graph, view.batch_norm)?;
                 graph = decided;
                 warnings.extend(notes);
             }
-            None => {
+            Parameters::Magnitudes => {
                 let linear = transform::linearise(&graph)?;
                 graph = linear.graph;
                 exponent = linear.exponents.first().copied().unwrap_or(0);
@@ -144,7 +151,7 @@ impl Network {
             .map(|rectifier| Ok(Rectifier { input: next()?, ..rectifier }))
             .collect::<Result<Vec<_>>>()?;
         let normalised = normalised.iter().map(|_| next()).collect::<Result<Vec<_>>>()?;
-        let features = matches!(setting, Setting::Perturbed { .. }).then(next).transpose()?;
+        let features = view.features.is_some().then(next).transpose()?;
         let names = graph.parameters().map(|(_, p)| p.name.to_string());
         let weights = names.filter(|name| roles.is_in(Selection::Weights, name)).collect();
         let mut b = Builder::new(graph.with_outputs_kept(Vec::new()));
@@ -162,6 +169,8 @@ impl Network {
             normalised,
             features,
             exponent,
+            parameters,
+            watched: Watched::default(),
             warnings,
         })
     }
@@ -176,6 +185,11 @@ impl Network {
         self.lanes
     }
 
+    /// The number of trainable scalars of the model.
+    pub fn parameters(&self) -> u64 {
+        self.parameters
+    }
+
     /// The predictions `[lanes, …]`.
     pub fn outputs(&self) -> Value {
         self.outputs
@@ -186,14 +200,14 @@ impl Network {
         self.exponent
     }
 
-    /// Adds to what the user should know of how the network is looked at.
+    /// Adds a warning, unless it is there already.
     pub fn warn(&mut self, warning: String) {
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }
     }
 
-    /// What the user should know of how the network was made.
+    /// The warnings of the transformations and of the probes.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -218,7 +232,7 @@ impl Network {
         self.lane_axes + 1
     }
 
-    /// The features in front of the head, under [`Setting::Perturbed`].
+    /// The features in front of the head, where the view asks for them.
     pub fn features(&self) -> Option<Value> {
         self.features
     }
@@ -236,7 +250,7 @@ impl Network {
         parameters.filter(|(_, p)| self.weights.contains(&*p.name)).map(|(v, _)| v).collect()
     }
 
-    /// The mean loss of the samples, a scalar. Errs under a setting that has no labels.
+    /// The mean loss of the samples, a scalar. Errs in a view without labels.
     pub fn mean_loss(&mut self) -> Result<Value> {
         let losses =
             self.losses.ok_or_else(|| Error::Score("there is no loss without labels".into()))?;
@@ -271,21 +285,38 @@ impl Network {
         self.b.concat(&rows, 0)
     }
 
-    /// Runs the network and returns the values `wanted`, for inputs in the order of the model's
-    /// and, last, the labels where there are any. `memory` bounds what the run may take.
+    /// Asks for the tensor of `value`.
+    pub fn tensor(&mut self, value: Value) -> Handle<Tensor> {
+        self.watch(value, Only::default())
+    }
+
+    /// Asks for `value`, as `combine` takes it in.
+    pub fn watch<C: Combine>(&mut self, value: Value, combine: C) -> Handle<C::Output> {
+        self.watched.push(value, combine)
+    }
+
+    pub(super) fn watched(&mut self) -> &mut Watched {
+        &mut self.watched
+    }
+
+    /// Runs the network and returns the results of the values watched, for inputs in the order of the
+    /// model's and, last, the labels where there are any. `memory` bounds what the run may take. Without
+    /// values nothing runs.
     ///
     /// # Errors
     /// When the engine fails, or the batch does not fit into memory at once.
     pub fn run(
-        self,
-        wanted: &[Value],
+        mut self,
         inputs: &[Tensor],
         memory: Memory,
         engine: &dyn Engine,
-    ) -> Result<Vec<Tensor>> {
+    ) -> Result<Results> {
+        if self.watched.values().is_empty() {
+            return self.watched.finish();
+        }
         let graph = self.b.finish();
         let declared = graph.inputs().to_vec();
-        let named = wanted.iter().enumerate();
+        let named = self.watched.values().iter().enumerate();
         let named = named.map(|(i, &value)| Output { name: format!("score.{i}"), value });
         let graph = graph.with_outputs_kept(named.collect());
         let live = graph.live();
@@ -306,6 +337,9 @@ impl Network {
         let results = session.run(&tensors)?;
         let (nodes, run) = (graph.nodes().len(), start.elapsed() - loaded);
         tracing::debug!("whole batch: {nodes} nodes, session {loaded:.2?}, run {run:.2?}");
-        Ok(results)
+        let (groups, first) = ([(0..self.lanes).collect()], vec![true; self.lanes]);
+        let run = Run { size: self.lanes, groups: &groups, first: &first, places: &Places::none() };
+        self.watched.add(&run, &results)?;
+        self.watched.finish()
     }
 }

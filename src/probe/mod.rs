@@ -1,34 +1,45 @@
-//! What scores are computed from: [`per_sample`] gradients, a [`Network`] on a whole batch, the
-//! [`tangent_kernel`], or the shapes alone.
+//! What scores look at, as [`Probe`]s: a model's graph, a [`Network`] on a whole batch, or the gradients
+//! of samples ([`SampleGradients`], [`PairGradients`]).
 //!
-//! A pass turns a model into a graph that an engine runs over the samples, with the reductions
-//! inside the graph. It knows graphs, engines and samples, and nothing of the scores made of its
-//! results.
+//! A probe is shown a graph, adds values to it, and says how their tensors combine over several runs
+//! ([`Combine`]). [`evaluate`] runs the graph on an engine, in runs as large as memory allows, and
+//! gives the results to the probe's [`Reading`]. Probes that are shown the same share its graph.
+//!
+//! This room knows graphs, engines and samples, and no score.
 
+mod combine;
+mod evaluate;
+mod gradients;
+mod gram;
 #[cfg(test)]
 mod growth;
+mod jacobian;
 mod memory;
+mod moments;
 mod network;
-mod per_sample;
 mod plan;
 mod runs;
+mod sample_runs;
 mod selection;
-mod setting;
+mod signs;
 mod size;
-mod tangent;
-mod training;
+#[cfg(test)]
+mod tests;
+mod view;
 
+pub use combine::{Combine, Handle, Only, PerSample, Results, Run, Sum};
+pub(crate) use evaluate::not_finite;
+pub use evaluate::{Probe, Reading, Subject, evaluate};
+pub use gradients::{Gradient, GradientForm, PairGradients, SampleGradients};
+pub use gram::{ClassGram, GramKind, Grams};
 pub use memory::{Memory, peak_bytes, peak_resident};
+pub use moments::Moments;
 pub use network::{LayerValues, Network};
-pub use per_sample::{
-    ClassGram, GramKind, Grouping, PerSampleRequest, Product, Reduced, per_sample,
-};
 pub(crate) use runs::STACK;
+pub use sample_runs::Pairs;
 pub use selection::{Roles, Selection};
-pub use setting::Setting;
 pub use size::{flops, has_batch_norm, parameters};
-pub use tangent::tangent_kernel;
-pub use training::{Objective, Reduction, TrainingGraph, training_graph};
+pub use view::{BatchView, Differentiated, Features, Inputs, Parameters, SampleView, Treatment};
 
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, map_same};

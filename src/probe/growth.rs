@@ -6,8 +6,8 @@ use std::thread;
 use prost::Message;
 
 use super::{
-    Batch, Grouping, Memory, Network, PerSampleRequest, Product, Reduction, Roles, Selection,
-    Setting, per_sample, training_graph,
+    Batch, BatchView, Differentiated, GramKind, Memory, Pairs, Probe, Roles, SampleView, Selection,
+    Subject, evaluate,
 };
 use crate::emit::{Dialect, emit_files};
 use crate::engine::{Description, Engine, Session};
@@ -22,7 +22,7 @@ use crate::onnx::proto::{
 };
 use crate::ops::BatchNormMode;
 use crate::tensor::{DType, Tensor};
-use crate::transform::{Init, Loss, batch_norm, initialise, linearise};
+use crate::transform::{Init, Loss, Reduction, batch_norm, initialise, linearise, training_graph};
 
 /// A model put together node by node.
 struct File(GraphProto);
@@ -202,26 +202,47 @@ fn work(model: &[u8], mode: BatchNormMode) {
     let samples = Batch { inputs: vec![x.clone()], targets: targets.clone(), classes: vec![0, 0] };
     for dialect in [Dialect::Standard, Dialect::Fused] {
         let is_idle = |error: Error| assert_eq!(error.kind(), "engine", "{error}");
-        let request = PerSampleRequest {
-            objective: Loss::CrossEntropy.into(),
-            grouping: Grouping::Classes,
-            products: vec![
-                Product::Gram(Default::default(), Selection::All),
-                Product::Alignment(Selection::All),
-            ],
-            memory: Memory::default(),
+        let engine = Idle(dialect);
+        let (loss, memory) = (Loss::CrossEntropy, Memory::default());
+        let samples = &samples;
+        let subject = |model, roles| Subject {
+            model,
+            roles,
+            samples,
+            loss,
+            seed: 0,
+            memory,
+            engine: &engine,
         };
-        is_idle(per_sample(&graph, &roles, &samples, &request, &Idle(dialect)).unwrap_err());
-        let setting = Setting::Samples { batch_norm: mode };
-        let loss = Loss::CrossEntropy;
-        let mut network = Network::new(&drawn, &roles, setting, loss, 2, None).unwrap();
-        let loss = network.mean_loss().unwrap();
-        let mut wanted: Vec<_> =
-            network.weight_gradients(loss).unwrap().into_iter().map(|(_, g)| g).collect();
-        wanted.push(loss);
-        let inputs = [x.clone(), targets.clone()];
-        let run = network.run(&wanted, &inputs, Memory::default(), &Idle(dialect));
-        is_idle(run.unwrap_err());
+        // What the scores of running statistics do is done for the others as well.
+        let view = SampleView::new(Differentiated::Loss, BatchNormMode::Running);
+        let compared = Probe::of_pairs(view, Pairs::OfClasses, |gradients| {
+            let grams = gradients.grams(GramKind::Sign, Selection::All)?;
+            let signs = gradients.sign_sums(Selection::All)?;
+            for gradient in gradients.gradients(Selection::All)? {
+                gradients.moments(&gradient)?;
+            }
+            Ok(Box::new(move |results| {
+                results.get(grams)?;
+                results.get(signs).copied()
+            }))
+        });
+        let of_batch = Probe::of_batch(BatchView::samples(mode), |network| {
+            let loss = network.mean_loss()?;
+            let gradients = network.weight_gradients(loss)?;
+            let watched: Vec<_> = gradients.iter().map(|&(_, g)| network.tensor(g)).collect();
+            Ok(Box::new(move |results| Ok(results.get(watched[0])?.len() as f64)))
+        });
+        is_idle(
+            evaluate(&[&compared], &subject(&graph, &roles), &mut Vec::new())
+                .remove(0)
+                .unwrap_err(),
+        );
+        is_idle(
+            evaluate(&[&of_batch], &subject(&drawn, &roles), &mut Vec::new())
+                .remove(0)
+                .unwrap_err(),
+        );
     }
 }
 
