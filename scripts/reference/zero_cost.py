@@ -159,6 +159,22 @@ def gradsign(reference: Reference, mode: Mode) -> float:
     return float(np.abs(np.sign(matrix[:, columns]).sum(axis=0)).sum())
 
 
+def zico_samples(reference: Reference, mode: Mode) -> float | None:
+    """Σ_l ln Σ_θ mean_i |g_iθ| / std_i g_iθ over the weights that vary; g_i as in `gradsign`."""
+    matrix = gradient_matrix(reference, mode)
+    matrix[rounding_noise(matrix)] = 0
+    counted = {id(w) for w in weights(reference.module)}
+    logarithms, start = [], 0
+    for parameter in reference.parameters:
+        columns = matrix[:, start : start + parameter.numel()]
+        start += parameter.numel()
+        means, deviations = np.abs(columns).mean(axis=0), columns.std(axis=0)
+        varies = deviations > 1e-6 * means
+        if id(parameter) in counted and varies.any():
+            logarithms.append(math.log((means[varies] / deviations[varies]).sum()))
+    return sum(logarithms) if logarithms else None
+
+
 # --- Activation patterns -----------------------------------------------------------------------
 
 RECTIFIERS = ("relu", "relu6", "hardtanh", "leaky_relu", "prelu")
@@ -352,6 +368,7 @@ def zen(reference: Reference) -> dict[str, float] | None:
 # Scores that take a mode of batch norm, with the modes they are defined for.
 BY_MODE: dict[str, tuple[Callable[[Reference, Mode], Score], tuple[Mode, ...]]] = {
     "gradsign": (gradsign, ("running", "sample")),
+    "zico-samples": (zico_samples, ("running", "sample")),
     "naswot": (naswot, ("running", "sample", "batch")),
     "te-nas-regions": (te_nas_regions, ("running", "sample", "batch")),
     "te-nas-ntk": (te_nas_ntk, ("running", "sample", "batch")),

@@ -19,6 +19,7 @@ mod te_nas;
 #[cfg(test)]
 mod tests;
 mod zen;
+mod zico;
 
 use std::fmt;
 
@@ -141,6 +142,7 @@ pub fn all() -> &'static [&'static dyn Metric] {
         &te_nas::Conditioning,
         &te_nas::Regions,
         &zen::Zen,
+        &zico::ZicoSamples,
         &grad_norm::GradNorm,
         &snip::Snip,
         &grasp::Grasp,

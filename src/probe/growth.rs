@@ -230,8 +230,9 @@ fn work(model: &[u8], mode: BatchNormMode) {
         let of_batch = Probe::of_batch(BatchView::samples(mode), |network| {
             let loss = network.mean_loss()?;
             let gradients = network.weight_gradients(loss)?;
-            let watched: Vec<_> = gradients.iter().map(|&(_, g)| network.tensor(g)).collect();
-            Ok(Box::new(move |results| Ok(results.get(watched[0])?.len() as f64)))
+            gradients.iter().for_each(|&(_, gradient)| drop(network.tensor(gradient)));
+            let loss = network.tensor(loss);
+            Ok(Box::new(move |results| Ok(results.get(loss)?.to_f64().sum())))
         });
         is_idle(
             evaluate(&[&compared], &subject(&graph, &roles), &mut Vec::new())
