@@ -332,7 +332,7 @@ impl<'m> Shapes<'m> {
             }
         };
         let dtype = dtype_of(stored).ok_or_else(|| {
-            let what = stored.as_str_name().to_lowercase();
+            let what = stored.name();
             Error::UnsupportedModel(format!("{source}: input '{name}' holds {what} values"))
         })?;
         let given = self.options.shapes.get(name).cloned();

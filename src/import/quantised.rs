@@ -29,7 +29,7 @@ fn reason(tensor: &str, stored: DataType) -> String {
     format!(
         "its weight '{tensor}' is quantised, stored as {} and turned into floats on the way; \
          gradients need the floating-point model, exported before quantisation",
-        stored.as_str_name().to_lowercase()
+        stored.name()
     )
 }
 

@@ -241,7 +241,7 @@ fn cast(c: &mut Call) -> Result<Vec<Binding>> {
         return Err(c.invalid(format_args!("attribute 'to' is {code}, which is no element type")));
     };
     let Some(dtype) = dtype_of(target) else {
-        let what = target.as_str_name().to_lowercase();
+        let what = target.name();
         return Err(c.unsupported(format!("a cast to {what} cannot be represented")));
     };
     // Between floats a cast changes nothing here, so a weight behind it stays a weight.
