@@ -4,6 +4,7 @@
 //! [`Dataset::fit_labels`] turn these into the tensors that one model takes. A data set can be
 //! fitted to any number of models, so that all of them see the same samples.
 
+mod arrange;
 mod cifar;
 mod draw;
 mod fit;
@@ -23,10 +24,10 @@ use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Result};
 pub use crate::file::sha256;
-pub use crate::import::DeclaredInput;
+pub use crate::onnx::DeclaredInput;
 use crate::tensor::{Tensor, map_same};
 
-pub(crate) use fit::{agrees, fits};
+pub(crate) use arrange::{agrees, fits};
 pub use labels::{FittedLabels, Target, check_labels};
 
 /// How many samples to draw.

@@ -1,8 +1,9 @@
-//! ONNX files: reading and checking them, and a plain representation of what they hold.
+//! Reads and checks ONNX files.
 //!
-//! Protobuf ends here. [`load`] yields a [`Model`] whose tensors are decoded, whose external data
-//! is read, and whose attributes are typed; [`crate::import`] lowers it to the graph IR.
+//! [`load`] decodes the protobuf messages to a [`Model`] with typed attributes and decoded tensors,
+//! external data included. [`crate::import`] lowers a model to the graph IR.
 
+mod declared;
 mod decode;
 mod digest;
 mod external;
@@ -12,6 +13,8 @@ mod names;
 pub mod proto;
 mod tensor;
 
+pub(crate) use declared::non_initializers;
+pub use declared::{DeclaredInput, declared_inputs};
 pub use digest::sha256;
 pub use load::{NEWEST_KNOWN_OPSET, load, load_within, read, read_tensor};
 pub use model::{

@@ -292,7 +292,7 @@ impl Direction {
         let mut all = c.table(i)?;
         // A stored state has a row for each of a fixed batch; where they are equal, one stands for all.
         let axis = if by_batch { 0 } else { 1 };
-        if let Some(fixed) = c.watch().batch_beside(all)
+        if let Some(fixed) = c.batch_check().batch_if_shared(all)
             && c.shape(all).get(axis) == Some(&fixed)
             && c.known(i)?.is_some_and(|state| same_along(&state, axis))
         {

@@ -101,7 +101,7 @@ fn resize(c: &mut Call) -> Result<Value> {
         by_scales(c, &shape, &full)?
     } else if c.has(3) {
         let mut sizes = c.known_ints(3, "sizes")?;
-        c.watch().one_sample(x, &mut sizes);
+        c.batch_check().to_one_sample(x, &mut sizes);
         let sizes = c.sizes(&sizes, "size")?;
         by_sizes(c, &shape, &chosen, &sizes)?
     } else {

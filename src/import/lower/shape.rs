@@ -39,7 +39,7 @@ fn size(c: &mut Call) -> Result<Value> {
 
 fn reshape(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
-    if let Some(target) = c.watch().reshaped(x).map_err(Error::Shape)? {
+    if let Some(target) = c.batch_check().reshaped(x).map_err(Error::Shape)? {
         return c.reshape(x, &target);
     }
     let mut target = c.known_ints(1, "shape")?;
@@ -127,10 +127,10 @@ fn concat(c: &mut Call) -> Result<Value> {
 fn expand(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
     let mut target = c.known_ints(1, "shape")?;
-    c.watch().one_sample(x, &mut target);
+    c.batch_check().to_one_sample(x, &mut target);
     // What is the same for all samples may be repeated for each of a fixed batch. If a size that only
     // looks like it is taken for the batch, results further on differ from the file's.
-    if let (Some(batch), Some(first)) = (c.watch().batch_beside(x), target.first_mut())
+    if let (Some(batch), Some(first)) = (c.batch_check().batch_if_shared(x), target.first_mut())
         && *first == batch as i64
         && c.graph().shape(x).first() == Some(&1)
     {
