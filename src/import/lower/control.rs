@@ -1,6 +1,6 @@
-//! Control flow, and operators that pass their operand through.
+//! Control flow, and operators that return their operand.
 //!
-//! Loops are unrolled: how often they run must be known at import.
+//! Loops are unrolled, so the number of iterations must be known at import.
 
 use crate::error::Result;
 use crate::graph::Value;
@@ -60,7 +60,7 @@ fn branch(c: &mut Call) -> Result<Vec<Binding>> {
     Ok(results)
 }
 
-/// Values of consecutive turns stacked along a new axis, from the last turn on where `reverse`.
+/// Stacks the values of consecutive iterations along a new axis, in reverse order if `reverse`.
 fn stacked(c: &mut Call, mut values: Vec<Binding>, axis: i64, reverse: bool) -> Result<Value> {
     if reverse {
         values.reverse();
