@@ -94,7 +94,7 @@ def render(results: dict, measured: dict) -> str:
     without = [[why.replace("|", "/"), str(count)] for why, count in results["without"].items()]
     text = f"{note(measured)}\n\n{table(['', 'by default', 'one at a time'], rows)}"
     if without:
-        text += f"\n\nNot every network has both scores; all count in the time:\n\n{table(['reason', 'networks'], without)}"
+        text += f"\n\nNot every network has both scores. The times include all networks:\n\n{table(['reason', 'networks'], without)}"
     return text
 
 

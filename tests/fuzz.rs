@@ -243,7 +243,7 @@ fn change_value(value: &mut ValueInfoProto, how: u64) {
     }
     let Some(dims) = dims(value) else { return };
     match n {
-        2 => dims.push(Dimension { value: None, denotation: None }),
+        2 => dims.push(Dimension { value: None }),
         3 => drop(dims.pop()),
         4 => {
             if let Some(dim) = pick(dims, how) {

@@ -1,4 +1,4 @@
-//! CIFAR-10 and CIFAR-100 in their binary form: labels, then 32×32 pixels by channel.
+//! CIFAR-10 and CIFAR-100 binary files. A record is the labels, then 32×32 pixels by channel.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ const PIXELS: usize = 3 * SIDE * SIDE;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Format {
     name: &'static str,
-    /// Bytes in front of the pixels; the last of them is the label.
+    /// The number of bytes before the pixels. The last of them is the label.
     labels: usize,
     classes: u8,
 }
@@ -64,8 +64,7 @@ impl Format {
     }
 }
 
-/// The training files in a folder, in order: `data_batch_*.bin`, else `train.bin`; none where it
-/// holds neither.
+/// The training files in a folder, sorted: `data_batch_*.bin`, or else `train.bin`. May be empty.
 pub(super) fn training_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut batches = Vec::new();
     let mut train = Vec::new();

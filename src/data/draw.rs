@@ -1,4 +1,4 @@
-//! Which samples are drawn: seeded, without replacement, balanced over the classes.
+//! Drawing samples: seeded, without replacement, balanced over the classes.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Labels, Samples};
 
-/// The indices of the samples drawn from `len` of them, in the order drawn.
+/// Draws from `len` samples. Returns their indices in the order drawn.
 pub(super) fn draw(labels: &Labels, len: usize, samples: Samples, seed: u64) -> Vec<usize> {
     let Samples::Count(count) = samples else { return (0..len).collect() };
     let mut groups: Vec<Vec<usize>> = match labels {
@@ -33,15 +33,14 @@ pub(super) fn draw(labels: &Labels, len: usize, samples: Samples, seed: u64) -> 
         .collect()
 }
 
-/// Fisher–Yates from the end. Written out, since a library's shuffle may change between versions
-/// and the draws must not.
+/// Fisher–Yates from the end. Not that of a library, which may change between versions.
 fn shuffle<T>(items: &mut [T], rng: &mut ChaCha8Rng) {
     for last in (1..items.len()).rev() {
         items.swap(last, below(rng, last as u64 + 1) as usize);
     }
 }
 
-/// A number in `0..bound`: the high half of a 64×64-bit product.
+/// A random number in `0..bound`: the high half of a 64×64-bit product.
 pub(super) fn below(rng: &mut ChaCha8Rng, bound: u64) -> u64 {
     ((u128::from(rng.next_u64()) * u128::from(bound)) >> 64) as u64
 }

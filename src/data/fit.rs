@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ndarray::{Axis, IxDyn};
 
+use super::arrange::{Arrangement, arrange};
 use super::npz::LABELS;
 use super::{
     Content, Dataset, DeclaredInput, FittedInputs, Normalisation, Stored, images, list, push_once,
@@ -12,27 +13,29 @@ use super::{
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, map_same};
 
-/// Names of the array of a model's only input, in the order tried after the input's own name.
+/// Names that are tried, in this order, for the array of a model's only input after the input's own name.
 const INPUTS: [&str; 3] = ["images", "x", "inputs"];
 
-/// The most elements a fitted tensor may have: 16 GiB of float32. A declared shape beyond it is
-/// more likely wrong than wanted.
+/// The most elements of a fitted tensor: 16 GiB of float32. Larger shapes are most likely mistakes.
 const MOST_ELEMENTS: usize = 1 << 32;
 
 impl Dataset {
-    /// Turns the samples into one tensor for each of a model's inputs.
+    /// Converts the samples to one tensor for each of a model's inputs.
     ///
-    /// Floating-point, integer and boolean arrays are taken as they are, cast to the input's
-    /// dtype: where the shapes agree, where they agree up to axes of size 1, where only moving
-    /// the channels from the last axis to the first (or back) makes them agree, or flattened
-    /// where the input is flat and the sizes agree. Bytes fed to a floating-point input are
-    /// pixels: scaled to [0, 1], resized where the model's size is another (triangle filter,
-    /// without keeping the aspect ratio), converted between grey and colour (with a warning),
-    /// normalised by channel, and laid out as the input wants; a flat input gets channels, rows
-    /// and columns in this order. Unknown dimensions take their size from the data.
+    /// A floating-point, integer or boolean array is cast to the input's dtype. The shape of a sample
+    /// must agree with that of the input, possibly after one of these changes: adding and removing axes
+    /// of size 1, moving the channels from the last axis to the first or back, or flattening for a flat
+    /// input.
     ///
-    /// Errs, naming the input, when an array is missing, does not fit or could fit in two ways,
-    /// or holds values that are not finite.
+    /// A uint8 array for a floating-point input holds the pixels of images. They are scaled to [0, 1],
+    /// resized to the size of the input (triangle filter, aspect ratio not kept), converted between grey
+    /// and colour (with a warning), normalised by channel, and laid out as the input declares. A flat
+    /// input gets channels, rows and columns in this order. Unknown dimensions take their size from the
+    /// data.
+    ///
+    /// # Errors
+    /// When an array is missing, does not fit, fits in two ways, or has values that are not finite. The
+    /// message names the input.
     pub fn fit_inputs(&self, inputs: &[DeclaredInput]) -> Result<FittedInputs> {
         let mut warnings = Vec::new();
         let mut tensors = Vec::with_capacity(inputs.len());
@@ -61,8 +64,8 @@ impl Dataset {
         Ok(FittedInputs { tensors, warnings })
     }
 
-    /// The shape of one sample in the array of numbers for an input, where there is one; `None` also for
-    /// images, which are fitted in other ways. `only` says that the model has no other input.
+    /// The shape of one sample in the array for an input. `None` if there is no such array or it holds
+    /// images. `only` says that the model has no other input.
     pub(crate) fn sample_shape(&self, input: &DeclaredInput, only: bool) -> Option<&[usize]> {
         let Content::Arrays(arrays) = &self.content else { return None };
         let name = find(arrays, input, only).ok()?.0.to_owned();
@@ -72,7 +75,7 @@ impl Dataset {
         }
     }
 
-    /// Errs at the first value that is not a finite number, saying in which sample it is.
+    /// Errs if a value is not finite, and names the first sample with such a value.
     fn check_finite(&self, tensor: &Tensor, input: &DeclaredInput) -> Result<()> {
         let bad = match tensor {
             Tensor::F32(a) => a.axis_iter(Axis(0)).position(|s| !s.iter().all(|v| v.is_finite())),
@@ -88,11 +91,6 @@ impl Dataset {
             None => Ok(()),
         }
     }
-}
-
-/// Whether samples of `shape` can be made into ones of `dims`.
-pub(crate) fn fits(shape: &[usize], dims: &[Option<usize>]) -> bool {
-    !matches!(arrange(shape, dims), Arrangement::Misfit | Arrangement::Ambiguous)
 }
 
 impl DeclaredInput {
@@ -118,7 +116,7 @@ impl DeclaredInput {
         }
     }
 
-    /// The number of elements of `samples` samples of `shape`; errs where it is beyond reason.
+    /// The number of elements of `samples` samples of `shape`. Errs above [`MOST_ELEMENTS`].
     pub(super) fn elements(&self, samples: usize, shape: &[usize]) -> Result<usize> {
         shape
             .iter()
@@ -141,7 +139,7 @@ fn find<'a>(
     only: bool,
 ) -> Result<(&'a str, &'a Stored)> {
     let fallback: &[&str] = if only { &INPUTS } else { &[] };
-    // The labels are taken for an only input's samples by no name, whatever the input is called.
+    // The array of labels is never the only input's array, even if the input has the same name.
     let own = Some(input.name.as_str()).filter(|name| !only || !LABELS.contains(name));
     let mut names = own.into_iter().chain(fallback.iter().copied());
     names.find_map(|name| Some((name, arrays.get(name)?))).ok_or_else(|| {
@@ -200,7 +198,7 @@ fn fit_array(
     }
 }
 
-/// Takes an array as it is, up to the arrangement of its axes.
+/// Arranges the axes of an array and casts it.
 fn fit_tensor(name: &str, tensor: &Tensor, input: &DeclaredInput) -> Result<Tensor> {
     let (samples, shape) = match tensor.shape() {
         [samples, shape @ ..] => (*samples, shape),
@@ -234,65 +232,7 @@ fn fit_tensor(name: &str, tensor: &Tensor, input: &DeclaredInput) -> Result<Tens
         .map_err(|reason| input.misfit(format!("array '{name}' of {}: {reason}", tensor.dtype())))
 }
 
-/// How the axes of a sample become those of an input.
-#[derive(Debug, PartialEq)]
-enum Arrangement {
-    AsIs,
-    Reshape(Vec<usize>),
-    /// Output axis `i` is axis `axes[i]` of the sample.
-    Permute(Vec<usize>),
-    Ambiguous,
-    Misfit,
-}
-
-fn arrange(shape: &[usize], dims: &[Option<usize>]) -> Arrangement {
-    if agrees(shape, dims) {
-        return Arrangement::AsIs;
-    }
-    if let [flat] = dims {
-        let size = shape.iter().product();
-        return match flat {
-            Some(flat) if *flat != size => Arrangement::Misfit,
-            _ => Arrangement::Reshape(vec![size]),
-        };
-    }
-    if let Some(shape) = up_to_unit_axes(shape, dims) {
-        return Arrangement::Reshape(shape);
-    }
-    let rank = shape.len();
-    if !(3..=4).contains(&rank) || dims.len() != rank {
-        return Arrangement::Misfit;
-    }
-    let to_first: Vec<usize> = std::iter::once(rank - 1).chain(0..rank - 1).collect();
-    let to_last: Vec<usize> = (1..rank).chain([0]).collect();
-    let fits = |axes: &[usize]| agrees(&axes.iter().map(|&a| shape[a]).collect::<Vec<_>>(), dims);
-    match (fits(&to_first), fits(&to_last)) {
-        (true, false) => Arrangement::Permute(to_first),
-        (false, true) => Arrangement::Permute(to_last),
-        (true, true) => Arrangement::Ambiguous,
-        (false, false) => Arrangement::Misfit,
-    }
-}
-
-pub(crate) fn agrees(shape: &[usize], dims: &[Option<usize>]) -> bool {
-    shape.len() == dims.len() && shape.iter().zip(dims).all(|(s, d)| d.is_none_or(|d| d == *s))
-}
-
-/// The shape that `shape` takes in `dims` when axes of size 1 are added and removed.
-fn up_to_unit_axes(shape: &[usize], dims: &[Option<usize>]) -> Option<Vec<usize>> {
-    let mut sizes = shape.iter().copied().filter(|&s| s != 1);
-    let mut result = Vec::with_capacity(dims.len());
-    for dim in dims {
-        result.push(match dim {
-            Some(1) => 1,
-            Some(d) => sizes.next().filter(|s| s == d)?,
-            None => sizes.next()?,
-        });
-    }
-    sizes.next().is_none().then_some(result)
-}
-
-/// Casts to the input's dtype where no value changes its meaning.
+/// Casts to the input's dtype. Errs when the cast would change values.
 fn cast(tensor: Tensor, input: &DeclaredInput) -> Result<Tensor, String> {
     let (from, to) = (tensor.dtype(), input.dtype);
     match (from.is_float(), to) {
@@ -326,34 +266,6 @@ mod tests {
     fn fit_one(data: &Dataset, dims: &[i64]) -> Result<Tensor> {
         let fitted = data.fit_inputs(&[input("in", DType::F32, dims)])?;
         Ok(fitted.tensors.into_iter().next().unwrap())
-    }
-
-    #[test]
-    fn arrangements() {
-        use Arrangement::{Ambiguous, AsIs, Misfit, Permute, Reshape};
-        let check = |shape: &[usize], dims: &[i64], expected: Arrangement| {
-            let declared = input("in", DType::F32, dims).dims;
-            assert_eq!(arrange(shape, &declared), expected, "{shape:?} → {dims:?}");
-        };
-        check(&[3, 32, 32], &[3, 32, 32], AsIs);
-        check(&[3, 32, 32], &[-1, -1, -1], AsIs);
-        check(&[32, 32, 3], &[3, 32, 32], Permute(vec![2, 0, 1]));
-        check(&[32, 32, 3], &[3, -1, -1], Permute(vec![2, 0, 1]));
-        check(&[3, 32, 32], &[32, 32, 3], Permute(vec![1, 2, 0]));
-        check(&[8, 8, 8], &[8, 8, 8], AsIs);
-        check(&[4, 5, 6], &[-1, 4, -1], Permute(vec![2, 0, 1]));
-        check(&[5, 5, 4], &[-1, -1, 5], Ambiguous);
-        check(&[4, 5, 4], &[-1, 4, -1], Ambiguous);
-        check(&[3, 4, 3], &[-1, 3, 3], Permute(vec![1, 2, 0]));
-        check(&[8, 8], &[1, 8, 8], Reshape(vec![1, 8, 8]));
-        check(&[8, 8], &[-1, 1, 8], Reshape(vec![8, 1, 8]));
-        check(&[1, 8, 8], &[8, 8], Reshape(vec![8, 8]));
-        check(&[3, 4], &[12], Reshape(vec![12]));
-        check(&[3, 4], &[-1], Reshape(vec![12]));
-        check(&[3, 4], &[13], Misfit);
-        check(&[12], &[3, 4], Misfit);
-        check(&[6, 8], &[8, 6], Misfit);
-        check(&[2, 2, 2], &[-1, 3, -1], Misfit);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A folder with one folder of images for each class.
+//! A folder with one folder of images per class.
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ pub(super) fn open(folder: &Path) -> Result<Source> {
     Ok(Source { labels: Labels::Classes(labels), len, warnings, read: Box::new(read) })
 }
 
-/// What to do about a folder without images where they should be.
+/// The message for a folder without class folders of images.
 fn advice(folder: &Path) -> Result<String> {
     let children = entries(folder)?;
     let has = |folder: &Path, name: &str| folder.join(name).is_file();
@@ -86,7 +86,7 @@ fn advice(folder: &Path) -> Result<String> {
     })
 }
 
-/// What a folder holds, sorted by name, without hidden entries.
+/// The entries of a folder except hidden ones, sorted by name.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let failed = |e| Error::io(folder, e);
     let mut paths = Vec::new();
@@ -106,7 +106,7 @@ fn is_image(path: &Path) -> bool {
         && path.extension().is_some_and(|e| EXTENSIONS.iter().any(|x| e.eq_ignore_ascii_case(x)))
 }
 
-/// The decoder's own limits bound the memory that a hostile header can ask for.
+/// Decodes an image. The decoder limits the memory that a damaged header can request.
 fn decode(path: &Path, bytes: &[u8]) -> Result<DynamicImage> {
     let failed = |reason: String| Error::Data(format!("{}: {reason}", path.display()));
     ImageReader::new(Cursor::new(bytes))
@@ -116,7 +116,7 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<DynamicImage> {
         .map_err(|e| failed(e.to_string()))
 }
 
-/// Grey where all images are, red-green-blue otherwise; transparency is dropped.
+/// Converts all images to grey if all are grey, else to RGB. Transparency is dropped.
 fn same_channels(images: Vec<DynamicImage>) -> Vec<Array3<u8>> {
     let colour = images.iter().any(|image| image.color().has_color());
     let to_array = |image: DynamicImage| {
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(data.labels, Labels::Classes(vec![0, 0, 1, 1]));
         assert_eq!(data.warnings().len(), 1);
         let Content::Images(images) = &data.content else { panic!("not images") };
-        // One image in colour makes all of them so.
+        // One image in colour makes all of them RGB.
         assert_eq!(images[0].shape(), [3, 3, 3]);
         assert_eq!(images[1].shape(), [2, 4, 3]);
         assert_eq!((images[1][[0, 0, 0]], images[3][[1, 3, 0]]), (100, 200));

@@ -1,4 +1,4 @@
-//! Pixels to model inputs: scaling, resizing, channels, normalisation, layout.
+//! Converting images to model inputs: scaling, resizing, channels, normalisation, layout.
 
 use image::imageops::{FilterType, resize};
 use image::{ImageBuffer, Luma};
@@ -14,7 +14,7 @@ type Plane = ImageBuffer<Luma<f32>, Vec<f32>>;
 /// Weights of red, green and blue in grey (ITU-R BT.601).
 const LUMINANCE: [f32; 3] = [0.299, 0.587, 0.114];
 
-/// What an input wants of an image; `None` takes the image's own.
+/// The form of an image that an input takes; `None` keeps that of the image.
 struct Wanted {
     layout: Layout,
     channels: Option<usize>,
@@ -35,8 +35,8 @@ enum Layout {
     Flat,
 }
 
-/// Splits an array of bytes (samples first) into images of rows × columns × channels, where the
-/// samples look like images with 1 or 3 channels.
+/// Splits an array of bytes, with samples along the leading axis, into images of rows × columns ×
+/// channels. `None` unless the samples look like images with 1 or 3 channels.
 pub(super) fn unpack(
     bytes: ArrayViewD<'_, u8>,
     input: &DeclaredInput,
@@ -62,7 +62,7 @@ pub(super) fn unpack(
     Ok(images.map(|image| image.ok().map(|image| image.to_owned())).collect())
 }
 
-/// Fits images of rows × columns × channels (all with as many channels, 1 or 3) to `input`.
+/// Fits images of rows × columns × channels to `input`. All have the same number of channels, 1 or 3.
 pub(super) fn fit(
     images: &[Array3<u8>],
     input: &DeclaredInput,
@@ -130,7 +130,7 @@ pub(super) fn fit(
     Tensor::f32(&shape, values).map(|tensor| tensor.cast(input.dtype))
 }
 
-/// The channels of an image as planes, as many as wanted.
+/// The channels of an image as planes, converted to the wanted number of channels.
 fn planes(image: ArrayView3<'_, u8>, wanted: usize) -> Vec<Plane> {
     let (height, width, channels) = image.dim();
     let plane = |value: &dyn Fn(usize, usize) -> f32| {
@@ -153,7 +153,7 @@ fn planes(image: ArrayView3<'_, u8>, wanted: usize) -> Vec<Plane> {
     }
 }
 
-/// One value for each channel out of none, one, or as many.
+/// One value for each channel: `default` if there is none, or a single value repeated.
 fn per_channel(
     values: &[f32],
     default: f32,
@@ -172,7 +172,7 @@ fn per_channel(
     }
 }
 
-/// Reads an input's wishes from its dimensions, for images of `[channels, height, width]`.
+/// The form that an input takes, from its dimensions, for images of `[channels, height, width]`.
 fn wanted(input: &DeclaredInput, [channels, height, width]: [usize; 3]) -> Result<Wanted> {
     let misfit = |wish: &str| {
         input.misfit(format!(
@@ -199,7 +199,7 @@ fn wanted(input: &DeclaredInput, [channels, height, width]: [usize; 3]) -> Resul
             let channels_first = match (first_is, last_is) {
                 (true, false) => true,
                 (false, true) => false,
-                // `1x?x3` and the like: the side that has as many channels as the images.
+                // `1x?x3` and the like: take the axis that has the images' number of channels.
                 (true, true) => match (first == Some(channels), last == Some(channels)) {
                     (true, false) => true,
                     (false, true) => false,
@@ -210,8 +210,8 @@ fn wanted(input: &DeclaredInput, [channels, height, width]: [usize; 3]) -> Resul
                         ));
                     }
                 },
-                // Channels first is the custom of ONNX; last only where the first axis is known
-                // to be something else.
+                // ONNX models usually have the channels first. Take them as last only if the first axis
+                // has a known size.
                 (false, false) if first.is_none() => true,
                 (false, false) if last.is_none() => false,
                 (false, false) => return Err(misfit("an input without 1 or 3 channels")),

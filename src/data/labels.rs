@@ -1,4 +1,4 @@
-//! Fitting labels to a loss.
+//! Fitting the labels to the targets of a loss.
 
 use ndarray::ArrayD;
 use rand::SeedableRng;
@@ -9,27 +9,27 @@ use super::{Dataset, Labels, show_known, synthetic};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, map_same};
 
-/// What a loss compares a model's output with. Shapes are those of one sample.
+/// The kind of target that a loss compares a model's output with. Shapes are those of one sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// One class of so many: cross-entropy.
+    /// One class per sample: cross-entropy.
     Class {
         /// The number of classes.
         classes: usize,
     },
-    /// A class at each position: cross-entropy of tokens or of a map.
+    /// One class per position: cross-entropy of tokens or of the pixels of a map.
     Tokens {
         /// The number of classes.
         classes: usize,
-        /// The output's shape without its axis of classes.
+        /// The output's shape without the axis of the classes.
         positions: Vec<usize>,
     },
-    /// A number from 0 to 1 for each output: binary cross-entropy.
+    /// One number from 0 to 1 per output: binary cross-entropy.
     Binary {
         /// The output's shape.
         shape: Vec<usize>,
     },
-    /// A number for each output: mean squared error.
+    /// One number per output: mean squared error.
     Values {
         /// The output's shape.
         shape: Vec<usize>,
@@ -39,16 +39,15 @@ pub enum Target {
 /// Labels fitted to a loss.
 #[derive(Clone, Debug)]
 pub struct FittedLabels {
-    /// What the loss takes: int64 `[n]` for [`Target::Class`], int64 `[n, positions…]` for
+    /// The targets: int64 `[n]` for [`Target::Class`], int64 `[n, positions…]` for
     /// [`Target::Tokens`], float32 `[n, shape…]` for the others.
     pub tensor: Tensor,
-    /// The class of each sample; `None` where targets are not classes and all samples form one
-    /// group.
+    /// The class of each sample. `None` if the targets are not classes; then all samples form one group.
     pub classes: Option<Vec<usize>>,
 }
 
-/// Errs, naming the first sample concerned by its place in the source, unless all labels lie in
-/// `0..classes`. `place` is the place of the sample that a label is of.
+/// Errs unless all labels lie in `0..classes`. The message names the first bad sample by its index in
+/// the source, which `place` computes from the index of the label.
 pub fn check_labels(labels: &[i64], classes: usize, place: impl Fn(usize) -> usize) -> Result<()> {
     let in_range = |label: i64| usize::try_from(label).is_ok_and(|label| label < classes);
     let Some(at) = labels.iter().position(|&label| !in_range(label)) else { return Ok(()) };
@@ -69,8 +68,7 @@ pub fn check_labels(labels: &[i64], classes: usize, place: impl Fn(usize) -> usi
 }
 
 impl Labels {
-    /// The classes that rows of values name, each with a single 1 among zeros; `None` where they are
-    /// something else.
+    /// The classes, if the labels are one-hot rows: a single 1 among zeros.
     pub(super) fn one_hot(&self) -> Option<Labels> {
         let Labels::Values(values) = self else { return None };
         let (&samples, rest) = values.shape().split_first()?;
@@ -87,7 +85,7 @@ impl Labels {
         rows.rows().into_iter().map(class).collect::<Option<_>>().map(Labels::Classes)
     }
 
-    /// How many samples there are labels for.
+    /// The number of labelled samples.
     pub(super) fn len(&self) -> usize {
         match self {
             Labels::Classes(classes) => classes.len(),
@@ -96,7 +94,7 @@ impl Labels {
         }
     }
 
-    /// How many different classes occur.
+    /// The number of distinct classes.
     pub(super) fn distinct(&self) -> Option<usize> {
         let Labels::Classes(classes) = self else { return None };
         let mut classes = classes.clone();
@@ -105,7 +103,10 @@ impl Labels {
         Some(classes.len())
     }
 
-    /// The labels at `indices`, which must be in range.
+    /// The labels at `indices`.
+    ///
+    /// # Panics
+    /// When an index is out of range.
     pub(super) fn select(&self, indices: &[usize]) -> Labels {
         match self {
             Labels::Classes(classes) => {
@@ -120,13 +121,14 @@ impl Labels {
 }
 
 impl Dataset {
-    /// Turns the labels into what a loss takes.
+    /// Converts the labels to the targets of a loss.
     ///
-    /// Class labels also serve as targets of [`Target::Binary`] and [`Target::Values`]: as they
-    /// are where the model has a single output, as one-hot rows where it has one for each class; not
-    /// where its outputs are a map. And one-hot rows serve as classes.
+    /// Class labels can be targets of [`Target::Binary`] and [`Target::Values`], too: as numbers if the
+    /// model has a single output, or as one-hot rows if it has one output per class; not if its outputs
+    /// form a map. One-hot rows can be classes.
     ///
-    /// Errs when the labels are of the wrong kind or shape, or out of range.
+    /// # Errors
+    /// When the labels have the wrong kind or shape, or are out of range.
     pub fn fit_labels(&self, target: &Target) -> Result<FittedLabels> {
         match &self.labels {
             Labels::Synthetic => self.make_labels(target),
@@ -221,7 +223,7 @@ impl Dataset {
                 labels.iter().flat_map(|&label| row(label)).collect()
             }
         };
-        // A single real-valued output is regression, even where its targets are whole numbers.
+        // A single real-valued output is a regression, even if its targets are whole numbers.
         let classes = (binary || outputs > 1).then(|| to_classes(labels));
         Ok(FittedLabels { tensor: Tensor::f32(&with_batch(samples, shape), values)?, classes })
     }
@@ -275,12 +277,12 @@ impl Dataset {
     }
 }
 
-/// Whether the outputs for a sample lie along several axes, so that a class is none of them.
+/// Whether the outputs of a sample form a map: they lie along several axes, so none is a class.
 fn is_map(shape: &[usize]) -> bool {
     shape.iter().filter(|&&d| d != 1).count() > 1
 }
 
-/// Labels already known to be in range.
+/// Converts labels that have been checked to be in range.
 fn to_classes(labels: &[i64]) -> Vec<usize> {
     labels.iter().map(|&label| label as usize).collect()
 }

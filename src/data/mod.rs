@@ -1,9 +1,10 @@
-//! Labelled samples: where they come from, which are drawn, and how they are fitted to a model.
+//! Labelled samples: reading them, drawing some of them, and fitting them to a model.
 //!
-//! [`Dataset::open`] reads a source and keeps the samples it draws; [`Dataset::fit_inputs`] and
-//! [`Dataset::fit_labels`] turn these into the tensors that one model takes. A data set can be
-//! fitted to any number of models, so that all of them see the same samples.
+//! [`Dataset::open`] reads a source and draws samples from it. [`Dataset::fit_inputs`] and
+//! [`Dataset::fit_labels`] convert them to the tensors that a model takes. A data set can be fitted to
+//! any number of models, so that all of them see the same samples.
 
+mod arrange;
 mod cifar;
 mod draw;
 mod fit;
@@ -23,10 +24,10 @@ use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Result};
 pub use crate::file::sha256;
-pub use crate::import::DeclaredInput;
+pub use crate::onnx::DeclaredInput;
 use crate::tensor::{Tensor, map_same};
 
-pub(crate) use fit::{agrees, fits};
+pub(crate) use arrange::{agrees, fits};
 pub use labels::{FittedLabels, Target, check_labels};
 
 /// How many samples to draw.
@@ -34,7 +35,7 @@ pub use labels::{FittedLabels, Target, check_labels};
 pub enum Samples {
     /// Every sample, in the order of the source.
     All,
-    /// This many, balanced over the classes as far as they go.
+    /// This many, balanced over the classes as far as possible.
     Count(NonZeroUsize),
 }
 
@@ -44,7 +45,7 @@ impl Default for Samples {
     }
 }
 
-/// As the command line has it.
+/// Serializes in the form of the command line: `"all"` or a number.
 impl Serialize for Samples {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
@@ -54,20 +55,20 @@ impl Serialize for Samples {
     }
 }
 
-/// How a data set is read.
+/// Options for reading a data set.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// How many samples to draw; 128 by default.
     pub samples: Samples,
-    /// Seed of the draw and of synthetic inputs; 0 by default.
+    /// Seed for drawing samples and for synthetic inputs; 0 by default.
     pub seed: u64,
-    /// Mean per channel, subtracted from uint8 images after scaling to [0, 1]; one value, one for
-    /// each channel, or none for 0.
+    /// Mean that is subtracted from uint8 images after scaling to [0, 1]: one value for all channels,
+    /// one for each channel, or none for 0.
     pub mean: Vec<f32>,
-    /// Standard deviation per channel, by which they are divided then; none for 1.
+    /// Standard deviation by which uint8 images are then divided, in the same form; none for 1.
     pub std: Vec<f32>,
-    /// The most bytes of memory that reading an archive may take; `None` for any number. Compressed
-    /// ones may unpack to a thousand times their size.
+    /// The maximum memory for reading an archive, in bytes; `None` for no limit. A compressed archive
+    /// may unpack to a thousand times its size.
     pub memory: Option<u64>,
 }
 
@@ -89,10 +90,10 @@ pub struct Description {
 /// Samples fitted to a model's inputs.
 #[derive(Clone, Debug)]
 pub struct FittedInputs {
-    /// For each input, in the order asked, a tensor of the input's dtype and of shape
-    /// `[n, dims[1..]…]`, with the samples along the leading axis.
+    /// For each input, in the order given, a tensor `[n, dims[1..]…]` of the input's dtype, with the `n`
+    /// samples along the leading axis.
     pub tensors: Vec<Tensor>,
-    /// What the user should know about how they were fitted.
+    /// Warnings about the fit, such as images that were resized.
     pub warnings: Vec<String>,
 }
 
@@ -102,32 +103,32 @@ pub struct Dataset {
     description: Description,
     content: Content,
     labels: Labels,
-    /// Where each sample stands in the source, counted from 0.
-    places: Vec<usize>,
+    /// The index of each sample in the source.
+    indices: Vec<usize>,
     normalisation: Normalisation,
     seed: u64,
     warnings: Vec<String>,
 }
 
-/// The samples as the source has them, in the order drawn.
+/// The samples in the form of the source, in the order drawn.
 #[derive(Clone, Debug)]
 enum Content {
     /// Arrays by name; the samples lie along the leading axis.
     Arrays(BTreeMap<String, Stored>),
     /// Images, rows × columns × channels each; sizes may differ.
     Images(Vec<Array3<u8>>),
-    /// Nothing is stored: values are drawn for the model's shapes.
+    /// Nothing: values are generated for each model.
     Synthetic,
 }
 
-/// An array of a file.
+/// An array of an archive.
 #[derive(Clone, Debug)]
 enum Stored {
-    /// Bytes: pixels for a floating-point input, small integers for an integer one.
+    /// uint8: pixels for a floating-point input, integers for an integer input.
     U8(ArcArray<u8, IxDyn>),
-    /// Anything else.
+    /// Any other supported dtype.
     Tensor(Tensor),
-    /// An array that is of no use, and why; an error only where it is needed.
+    /// An array that cannot be used, and why. An error only if a model needs it.
     Unreadable(String),
 }
 
@@ -140,7 +141,10 @@ impl Stored {
         }
     }
 
-    /// The samples at `indices`, which must be in range.
+    /// The samples at `indices`.
+    ///
+    /// # Panics
+    /// When an index is out of range.
     fn select(&self, indices: &[usize]) -> Stored {
         match self {
             Stored::U8(a) => Stored::U8(a.select(Axis(0), indices).into_shared()),
@@ -155,11 +159,11 @@ impl Stored {
 /// The labels of a source.
 #[derive(Clone, Debug, PartialEq)]
 enum Labels {
-    /// One class a sample.
+    /// One class per sample.
     Classes(Vec<i64>),
-    /// One row of values a sample: regression targets, token labels.
+    /// Values per sample along the leading axis: regression targets or classes of tokens.
     Values(Tensor),
-    /// Made for the model's classes.
+    /// Nothing: labels are generated for the classes of each model.
     Synthetic,
 }
 
@@ -171,8 +175,8 @@ struct Normalisation {
 }
 
 impl Normalisation {
-    /// Errs for what cannot be of values in [0, 1]. Those of bytes as they are, which many
-    /// publications give, would make all images nearly the same.
+    /// Errs when the values cannot be those of pixels in [0, 1]. Publications often give them for pixels
+    /// in [0, 255], which would make all images nearly the same.
     fn check(&self) -> Result<()> {
         let refused = |what: &str, value: f32, values: &[f32]| {
             let mut why = format!(
@@ -203,13 +207,13 @@ impl Normalisation {
 
 type Read = dyn FnOnce(&[usize]) -> Result<(Content, String)>;
 
-/// A source whose labels are known and whose samples can be read.
+/// A source with its labels read and its samples not yet.
 struct Source {
     labels: Labels,
-    /// How many samples there are.
+    /// The number of samples.
     len: usize,
     warnings: Vec<String>,
-    /// Reads the samples at the given indices; also returns the SHA-256 of the contents.
+    /// Reads the samples at the given indices. Also returns [`Description::sha256`].
     read: Box<Read>,
 }
 
@@ -220,20 +224,19 @@ impl Dataset {
     /// - an `.npz` file with the arrays `images`, `x` or `inputs` (or, for models with several
     ///   inputs, an array named after each) and `labels` or `y`; dtypes bool, integers up to int64,
     ///   float16, float32, float64;
-    /// - a folder with one folder of PNG or JPEG images for each class; classes are numbered in
-    ///   the order of the sorted folder names;
+    /// - a folder with one folder of PNG or JPEG images per class; the classes are numbered by sorted
+    ///   folder name;
     /// - a CIFAR-10 or CIFAR-100 binary file, or a folder with the training files of either
     ///   (CIFAR-100: the fine labels);
-    /// - `synthetic`: standard normal inputs and balanced labels, made for each model.
+    /// - `synthetic`: standard normal inputs and balanced labels, generated for each model.
     ///
-    /// With [`Samples::Count`] the samples are drawn without replacement, balanced over the
-    /// classes: the classes are put in a random order, each class's samples as well, and the
-    /// classes are gone through in turn, one sample each, until there are enough. The generator
-    /// is ChaCha8 seeded with `seed`, so a draw can be repeated anywhere. Where a source has
-    /// fewer samples than asked for, all are used, with a warning.
+    /// With [`Samples::Count`], samples are drawn without replacement and balanced over the classes:
+    /// the classes and the samples of each class are shuffled, then one sample is taken from each class
+    /// in turn until there are enough. The generator is ChaCha8 seeded with `seed`, so a draw is the
+    /// same on every machine. If a source has fewer samples than requested, all are used, with a warning.
     ///
-    /// Errs when the source cannot be read, holds no samples, or holds labels that are not
-    /// finite.
+    /// # Errors
+    /// When the source cannot be read, has no samples, or has labels that are not finite.
     pub fn open(source: &str, options: &Options) -> Result<Self> {
         let normalisation = Normalisation { mean: options.mean.clone(), std: options.std.clone() };
         normalisation.check()?;
@@ -256,8 +259,8 @@ impl Dataset {
             ));
         }
         let classes = found.labels.one_hot();
-        let drawn_by = classes.as_ref().unwrap_or(&found.labels);
-        let indices = draw::draw(drawn_by, found.len, options.samples, options.seed);
+        let balanced = classes.as_ref().unwrap_or(&found.labels);
+        let indices = draw::draw(balanced, found.len, options.samples, options.seed);
         let labels = found.labels.select(&indices);
         let (content, sha256) = (found.read)(&indices)?;
         let description = Description {
@@ -267,7 +270,7 @@ impl Dataset {
             sha256: Some(sha256),
         };
         let seed = options.seed;
-        Ok(Dataset { description, content, labels, places: indices, normalisation, seed, warnings })
+        Ok(Dataset { description, content, labels, indices, normalisation, seed, warnings })
     }
 
     fn synthetic(options: &Options, normalisation: Normalisation) -> Result<Self> {
@@ -294,30 +297,29 @@ impl Dataset {
             description,
             content: Content::Synthetic,
             labels: Labels::Synthetic,
-            places: (0..samples.get()).collect(),
+            indices: (0..samples.get()).collect(),
             normalisation,
             seed: options.seed,
             warnings,
         })
     }
 
-    /// The source, the number of samples and classes, and the checksum.
+    /// The source, the numbers of samples and classes, and the checksum.
     pub fn description(&self) -> &Description {
         &self.description
     }
 
-    /// How many samples were drawn.
+    /// The number of samples drawn.
     pub fn samples(&self) -> usize {
         self.description.samples
     }
 
-    /// Where the sample drawn as number `i` stands in the source, counted from 0: what messages call
-    /// it by.
+    /// The index in the source of the sample that was drawn as number `i`, for use in messages.
     pub fn place(&self, i: usize) -> usize {
-        self.places.get(i).copied().unwrap_or(i)
+        self.indices.get(i).copied().unwrap_or(i)
     }
 
-    /// What the user should know about how the data was read.
+    /// Warnings from reading the source.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -344,25 +346,25 @@ fn open_source(path: &Path, memory: Option<u64>) -> Result<Source> {
     }
 }
 
-/// Adds a warning that is not there yet.
+/// Adds a warning unless it is already there.
 fn push_once(warnings: &mut Vec<String>, warning: String) {
     if !warnings.contains(&warning) {
         warnings.push(warning);
     }
 }
 
-/// A shape with unknown dimensions as users write it: `1x3x?x?`.
+/// A shape with unknown dimensions in the notation of the command line: `1x3x?x?`.
 fn show(dims: &[Option<usize>]) -> String {
     let dims: Vec<_> = dims.iter().map(|d| d.map_or("?".into(), |d| d.to_string())).collect();
     if dims.is_empty() { "scalar".into() } else { dims.join("x") }
 }
 
-/// A shape as users write it: `128x3x32x32`.
+/// A shape in the notation of the command line: `128x3x32x32`.
 fn show_known(dims: &[usize]) -> String {
     show(&dims.iter().copied().map(Some).collect::<Vec<_>>())
 }
 
-/// Names as messages list them: `'a', 'b'`.
+/// Names quoted and separated by commas: `'a', 'b'`.
 fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ")
 }

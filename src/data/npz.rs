@@ -13,10 +13,10 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::tensor::Tensor;
 
-/// Names of the array of labels, in the order tried.
+/// Names that are tried for the array of labels, in this order.
 pub(super) const LABELS: [&str; 2] = ["labels", "y"];
 
-/// Opens an archive whose arrays may take `memory` bytes.
+/// Opens an archive. Its arrays may take at most `memory` bytes.
 pub(super) fn open(path: &Path, memory: Option<u64>) -> Result<Source> {
     let sha256 = file::sha256(path)?;
     let (file, _) = file::open(path)?;
@@ -31,7 +31,7 @@ pub(super) fn open(path: &Path, memory: Option<u64>) -> Result<Source> {
     for index in 0..archive.len() {
         let entry = archive.by_index(index).map_err(|e| broken(&e))?;
         let name = entry.name().trim_end_matches(".npy").to_owned();
-        // No more is unpacked than the directory says, and the end is seen, where the checksum is.
+        // Unpack no more than the directory says. Read to the end, where the checksum is verified.
         let size = entry.size();
         let array = read_array(entry.take(size.saturating_add(1)))
             .map_err(|reason| broken(&format!("array '{name}': {reason}")))?;
@@ -71,18 +71,18 @@ pub(super) fn open(path: &Path, memory: Option<u64>) -> Result<Source> {
     Ok(Source { labels, len, warnings: Vec::new(), read: Box::new(read) })
 }
 
-/// Archives that take no more than this are read whatever memory there is.
+/// Archives up to this size are read regardless of the limit.
 const SMALL: u64 = 1 << 20;
 
-/// Errs, in words, where the arrays of an archive take more than `memory` bytes. Nothing is unpacked
-/// for that: the directory says how long each array is.
+/// Errs, in words, if the arrays of an archive take more than `memory` bytes. Their sizes are read from
+/// the directory, before anything is unpacked.
 fn check_size(
     archive: &mut ZipArchive<BufReader<File>>,
     memory: Option<u64>,
 ) -> Result<(), String> {
     let Some(memory) = memory else { return Ok(()) };
     let sizes = (0..archive.len()).filter_map(|i| Some(archive.by_index_raw(i).ok()?.size()));
-    // All are held together, and one of them as its bytes besides.
+    // All arrays are held at once, and the bytes of one of them.
     let (all, largest) = sizes.fold((0u64, 0), |(all, largest): (u64, u64), size| {
         (all.saturating_add(size), largest.max(size))
     });
@@ -181,7 +181,7 @@ impl Header {
         Some(Header { dtype, fortran, shape })
     }
 
-    /// Reads the values that follow, each of `N` bytes, in row-major order.
+    /// Reads the values after the header, each of `N` bytes. The result is in row-major order.
     fn values<T: Clone, const N: usize>(
         &self,
         mut entry: impl Read,
@@ -191,13 +191,13 @@ impl Header {
         let size = self.shape.iter().try_fold(N, |n, &d| n.checked_mul(d));
         let too_short = || format!("the file is too short for {}", show_known(&self.shape));
         let size = size.ok_or_else(too_short)?;
-        // Memory grows with what is there, not with what the header claims.
+        // Allocate by the data that is there, not by the size that the header claims.
         let mut bytes = Vec::new();
         entry.by_ref().take(size as u64).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
         if bytes.len() < size {
             return Err(too_short());
         }
-        // Archives are checked against their checksum where the end of an entry is met.
+        // Reading to the end of the entry verifies its checksum.
         match entry.read(&mut [0]).map_err(|e| format!("the file is damaged: {e}"))? {
             0 => {}
             _ => return Err(format!("there is more in it than {}", show_known(&self.shape))),
@@ -211,12 +211,12 @@ impl Header {
         let values = bytes.as_chunks().0.iter().map(value).collect();
         let shape = IxDyn(&self.shape).set_f(self.fortran);
         let array = Array::from_shape_vec(shape, values).map_err(|e| e.to_string())?;
-        // Samples are selected along the leading axis, which wants row-major order.
+        // Row-major order makes selecting along the leading axis fast.
         Ok(array.as_standard_layout().into_owned())
     }
 }
 
-/// Integers are classes where there is one a sample, and values otherwise; floats are values.
+/// Integers with one number per sample are classes. All other labels are values.
 fn into_labels(stored: Stored) -> Result<Labels, String> {
     let tensor = match stored {
         Stored::Unreadable(why) => return Err(why),
@@ -336,7 +336,7 @@ pub(super) mod tests {
         assert_eq!(Dataset::open("/nowhere.npz", &Options::default()).unwrap_err().kind(), "io");
     }
 
-    /// Whatever byte is changed on the way, values are never other ones.
+    /// A damaged byte never changes values silently.
     #[test]
     fn damaged_archives_are_refused_or_harmless() {
         let npz = Npz::new()
@@ -355,7 +355,7 @@ pub(super) mod tests {
             bytes[at] ^= 1;
             std::fs::write(file.path(), bytes).unwrap();
             match open() {
-                // Of a changed name, or a dtype that is not read, the model's input tells.
+                // A changed name or dtype shows when the array is fitted to a model's input.
                 Ok(data) => {
                     let (content, labels) = read(&data);
                     let useless = !content.contains("\"x\"") || content.contains("Unreadable");

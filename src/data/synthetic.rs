@@ -1,4 +1,4 @@
-//! Data made for a model: standard normal inputs, balanced labels.
+//! Synthetic data: standard normal inputs and balanced labels, generated for a model.
 
 use ndarray::{Array, IxDyn};
 use rand::SeedableRng;
@@ -35,7 +35,7 @@ pub(super) fn input(
     let count = input.elements(samples, &shape)?;
     let shape: Vec<usize> = std::iter::once(samples).chain(shape).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    // One stream for each input, so that they are independent.
+    // Each input has its own stream, so that they are independent.
     rng.set_stream(position as u64);
     if input.dtype.is_float() {
         let values = StandardNormal.sample_iter(rng).take(count).collect();
@@ -49,7 +49,7 @@ pub(super) fn input(
     Ok(Tensor::from_i64(values, input.dtype))
 }
 
-/// The label of each sample: the classes in turn.
+/// The label of each sample: classes 0, 1, …, repeated.
 pub(super) fn labels(samples: usize, classes: usize) -> Vec<i64> {
     (0..samples).map(|sample| (sample % classes.max(1)) as i64).collect()
 }

@@ -1,10 +1,10 @@
-//! A batch that the file fixes, taken at 1.
+//! Importing a model with a fixed batch size `k > 1` at a batch of 1.
 //!
-//! The model is lowered twice: as the file has it, which notes the shape of every result, and for one
-//! sample, where each result is compared with what was noted. It must have the same shape but for one
-//! axis, which is as many times longer in the file as its batch is large. So it is known at every
-//! node where the batch is, and what has no meaning for one sample is refused at the node where it
-//! happens: samples that are picked out or mixed, tensors with a row for each of them.
+//! The model is lowered twice: first at batch size `k`, which records the shape of every result, then
+//! at batch size 1, where each result is compared with its recorded shape. The two shapes may differ
+//! along one axis only, which must be `k` times longer in the file: the batch axis. So the batch axis
+//! is known at every node, and a node that has no meaning for a single sample is refused: one that
+//! mixes or selects samples, or reads a tensor with one row for each of the `k` samples.
 
 use std::collections::HashMap;
 
@@ -12,157 +12,165 @@ use crate::graph::{Builder, Value};
 use crate::onnx::Node;
 use crate::ops::Op;
 
-/// The results of the nodes of a model at its own batch, in the order in which they are lowered.
+/// The names of all results and their shapes at the batch size of the file, in the order of lowering.
+/// The shape is `None` for a result that is not a tensor of the graph.
 #[derive(Default)]
-pub(crate) struct Record<'m>(Vec<(&'m str, Option<Vec<usize>>)>);
+pub(crate) struct RecordedShapes<'m>(Vec<(&'m str, Option<Vec<usize>>)>);
 
-/// What becomes of results as they are made.
+/// Which of the two passes this is.
 #[derive(Default)]
-pub(crate) enum Watch<'m> {
-    /// Nothing: there is no batch, or it is open.
+pub(crate) enum BatchCheck<'m> {
+    /// Neither: the file does not fix a batch size.
     #[default]
     Off,
-    /// Their shapes are noted.
-    Recording(Record<'m>),
-    /// They are compared with those noted.
+    /// The first pass, at the batch size of the file: shapes are recorded.
+    Recording(RecordedShapes<'m>),
+    /// The second pass, at batch size 1: shapes are compared with the recorded ones.
     Comparing(Comparison<'m>),
 }
 
-/// A model being lowered for one sample.
+/// The state of the second pass.
 pub(crate) struct Comparison<'m> {
-    record: Record<'m>,
-    /// How many of the record were made.
-    made: usize,
-    /// The batch that the file fixes.
+    recorded: RecordedShapes<'m>,
+    /// The index in `recorded` of the next result.
+    next: usize,
+    /// The batch size that the file fixes.
     batch: usize,
-    /// For each value, whether it depends on an input that has a batch.
+    /// For each value, whether it depends on an input that has a batch axis.
     depends: Vec<bool>,
-    places: HashMap<Value, Place>,
+    batch_axes: HashMap<Value, BatchAxis>,
 }
 
-/// Where the samples of the file's batch lie in a value.
+/// The batch axis of a value.
 #[derive(Clone, Debug)]
-struct Place {
+struct BatchAxis {
     axis: usize,
-    /// The axis may hold other things beside the samples, in this order: `outer` of them, in each the
-    /// samples, in each of these others.
+    /// A reshape may have merged the batch with its neighbours, so that in the file the axis has the
+    /// length `outer · batch · inner`.
     outer: usize,
-    /// The shape that the file has for the value.
-    shape: Vec<usize>,
+    /// The shape of the value in the file.
+    in_file: Vec<usize>,
 }
 
-impl<'m> Record<'m> {
-    fn note(&mut self, name: &'m str, shape: Option<Vec<usize>>) {
+impl<'m> RecordedShapes<'m> {
+    fn push(&mut self, name: &'m str, shape: Option<Vec<usize>>) {
         self.0.push((name, shape));
     }
 
-    /// The comparison of the model for one sample with this record of it at `batch`.
-    pub fn compared(self, batch: usize) -> Watch<'m> {
-        Watch::Comparing(Comparison {
-            record: self,
-            made: 0,
+    /// Starts the second pass, with these shapes recorded at batch size `batch`.
+    pub fn into_check(self, batch: usize) -> BatchCheck<'m> {
+        BatchCheck::Comparing(Comparison {
+            recorded: self,
+            next: 0,
             batch,
             depends: Vec::new(),
-            places: HashMap::new(),
+            batch_axes: HashMap::new(),
         })
     }
 }
 
-impl<'m> Watch<'m> {
-    /// `input` was added to the graph, and `value`, which is the same in the shape of the file; at its
-    /// own batch that is `own`.
+impl<'m> BatchCheck<'m> {
+    /// Tracks an input of the graph. `value` is `input` reshaped to the layout of the file, and
+    /// `in_file` is its shape at the batch size of the file.
     pub fn input(
         &mut self,
         b: &Builder,
         input: Value,
         value: Value,
-        own: &[usize],
+        in_file: &[usize],
     ) -> Result<(), String> {
-        let Watch::Comparing(comparison) = self else { return Ok(()) };
+        let BatchCheck::Comparing(comparison) = self else { return Ok(()) };
         let shape = b.shape(value);
-        if shape == own {
+        if shape == in_file {
             return Ok(());
         }
-        comparison.follow(b);
-        for made in [input, value] {
-            comparison.depends[made.index()] = true;
+        comparison.update_depends(b);
+        for value in [input, value] {
+            comparison.depends[value.index()] = true;
         }
-        let axis = comparison.axis(&shape, own)?;
-        let place = Place { axis, outer: 1, shape: own.to_vec() };
-        comparison.places.insert(value, place);
+        let axis = comparison.axis(&shape, in_file)?;
+        let batch_axis = BatchAxis { axis, outer: 1, in_file: in_file.to_vec() };
+        comparison.batch_axes.insert(value, batch_axis);
         Ok(())
     }
 
-    /// `node` made the result `name`, which is `value` where it is one, of the operands `from`. Errs, in
-    /// words, where one sample cannot be taken for the batch.
+    /// Tracks the result `name` of `node`, computed from `operands`. `value` is `None` for a result
+    /// that is not a tensor of the graph. Errs, in words, if the node does not work for one sample.
     pub fn result(
         &mut self,
         b: &Builder,
         node: &Node,
         name: &'m str,
         value: Option<Value>,
-        from: &[Value],
+        operands: &[Value],
     ) -> Result<(), String> {
         match self {
-            Watch::Off => Ok(()),
-            Watch::Recording(record) => {
-                record.note(name, value.map(|value| b.shape(value)));
+            BatchCheck::Off => Ok(()),
+            BatchCheck::Recording(recorded) => {
+                recorded.push(name, value.map(|value| b.shape(value)));
                 Ok(())
             }
-            Watch::Comparing(comparison) => comparison.result(b, node, name, value, from),
+            BatchCheck::Comparing(comparison) => comparison.result(b, node, name, value, operands),
         }
     }
 
-    /// The shape of the result that the next node has for one sample, given that it reads the elements
-    /// of `x` in their order; `None` where the batch does not matter for it.
+    /// For a node that reshapes `x`, the shape of its result at batch size 1, from its recorded shape.
+    /// `None` if `x` has no batch axis. Errs, in words, if the result has none.
     pub fn reshaped(&self, x: Value) -> Result<Option<Vec<usize>>, String> {
-        let Watch::Comparing(comparison) = self else { return Ok(None) };
-        let Some(place) = comparison.places.get(&x) else { return Ok(None) };
-        let Some((_, Some(own))) = comparison.record.0.get(comparison.made) else {
+        let BatchCheck::Comparing(comparison) = self else { return Ok(None) };
+        let Some(batch_axis) = comparison.batch_axes.get(&x) else { return Ok(None) };
+        let Some((_, Some(recorded))) = comparison.recorded.0.get(comparison.next) else {
             return Ok(None);
         };
-        let before = place.shape[..place.axis].iter().product::<usize>() * place.outer;
+        let before = batch_axis.elements_before();
         let batch = comparison.batch;
         let mut front = 1;
-        for (axis, &size) in own.iter().enumerate() {
+        for (axis, &size) in recorded.iter().enumerate() {
             if front != 0 && before % front == 0 && size % (before / front * batch) == 0 && size > 0
             {
-                let mut shape = own.clone();
+                let mut shape = recorded.clone();
                 shape[axis] /= batch;
                 return Ok(Some(shape));
             }
             front *= size;
         }
         Err(format!(
-            "{:?} becomes {own:?} in the file, where the samples are not kept apart",
-            place.shape
+            "{:?} becomes {recorded:?} in the file, where the samples are not kept apart",
+            batch_axis.in_file
         ))
     }
 
-    /// For one sample, the sizes that the file gives the axes of a result, of which the last are those
-    /// of `x`.
-    pub fn one_sample(&self, x: Value, sizes: &mut [i64]) {
-        let Watch::Comparing(comparison) = self else { return };
-        let Some(place) = comparison.places.get(&x) else { return };
-        let Some(in_front) = sizes.len().checked_sub(place.shape.len()) else { return };
+    /// Changes the sizes of a result in the file to those at batch size 1. The last sizes belong to the
+    /// axes of `x`; there may be more in front of them.
+    pub fn to_one_sample(&self, x: Value, sizes: &mut [i64]) {
+        let BatchCheck::Comparing(comparison) = self else { return };
+        let Some(BatchAxis { axis, in_file, .. }) = comparison.batch_axes.get(&x) else { return };
+        let Some(in_front) = sizes.len().checked_sub(in_file.len()) else { return };
         let batch = comparison.batch as i64;
-        if let Some(size) = sizes.get_mut(in_front + place.axis)
-            && *size == place.shape[place.axis] as i64
+        if let Some(size) = sizes.get_mut(in_front + axis)
+            && *size == in_file[*axis] as i64
         {
             *size /= batch;
         }
     }
 
-    /// The batch that the file fixes, where `x` is the same for all samples of it.
-    pub fn batch_beside(&self, x: Value) -> Option<usize> {
-        let Watch::Comparing(comparison) = self else { return None };
-        (!comparison.places.contains_key(&x)).then_some(comparison.batch)
+    /// The batch size of the file, if `x` has no batch axis and is therefore shared by all samples.
+    pub fn batch_if_shared(&self, x: Value) -> Option<usize> {
+        let BatchCheck::Comparing(comparison) = self else { return None };
+        (!comparison.batch_axes.contains_key(&x)).then_some(comparison.batch)
+    }
+}
+
+impl BatchAxis {
+    /// The number of elements in front of the batch, as a product of sizes.
+    fn elements_before(&self) -> usize {
+        self.in_file[..self.axis].iter().product::<usize>() * self.outer
     }
 }
 
 impl<'m> Comparison<'m> {
-    /// Looks at the nodes that were added to the graph since the last time.
-    fn follow(&mut self, b: &Builder) {
+    /// Extends `depends` to the nodes added to the graph since the last call.
+    fn update_depends(&mut self, b: &Builder) {
         let graph = b.graph();
         for (_, node) in graph.nodes().skip(self.depends.len()) {
             let depends = match &node.op {
@@ -173,20 +181,21 @@ impl<'m> Comparison<'m> {
         }
     }
 
-    /// The axis that is longer in the file by the factor of the batch, as all others are not.
-    fn axis(&self, shape: &[usize], own: &[usize]) -> Result<usize, String> {
-        let differ = |&axis: &usize| shape[axis] != own[axis];
-        let axes: Vec<usize> = match shape.len() == own.len() {
+    /// The one axis along which the two shapes differ, if it is longer in the file by the factor of the
+    /// batch size.
+    fn axis(&self, shape: &[usize], in_file: &[usize]) -> Result<usize, String> {
+        let differ = |&axis: &usize| shape[axis] != in_file[axis];
+        let axes: Vec<usize> = match shape.len() == in_file.len() {
             true => (0..shape.len()).filter(differ).collect(),
             false => Vec::new(),
         };
         match axes[..] {
-            [axis] if own[axis] == shape[axis] * self.batch => Ok(axis),
-            _ if shape == own => Err(format!(
-                "its result of shape {own:?} is one for all samples together: they are mixed, or \
-                 some of them are picked out"
+            [axis] if in_file[axis] == shape[axis] * self.batch => Ok(axis),
+            _ if shape == in_file => Err(format!(
+                "its result of shape {in_file:?} is one for all samples together: they are mixed, \
+                 or some of them are picked out"
             )),
-            _ => Err(format!("its result is {own:?} in the file and {shape:?} for one sample")),
+            _ => Err(format!("its result is {in_file:?} in the file and {shape:?} for one sample")),
         }
     }
 
@@ -196,50 +205,57 @@ impl<'m> Comparison<'m> {
         node: &Node,
         name: &'m str,
         value: Option<Value>,
-        from: &[Value],
+        operands: &[Value],
     ) -> Result<(), String> {
-        let (noted, own) = match self.record.0.get(self.made) {
-            Some((noted, own)) => (*noted, own.clone()),
+        let (recorded, in_file) = match self.recorded.0.get(self.next) {
+            Some((recorded, in_file)) => (*recorded, in_file.clone()),
             None => ("", None),
         };
-        self.made += 1;
-        if noted != name || own.is_some() != value.is_some() {
+        self.next += 1;
+        if recorded != name || in_file.is_some() != value.is_some() {
             return Err("the model takes another way for one sample than for the batch".into());
         }
-        let (Some(value), Some(own)) = (value, own) else { return Ok(()) };
-        self.follow(b);
+        let (Some(value), Some(in_file)) = (value, in_file) else { return Ok(()) };
+        self.update_depends(b);
         if !self.depends[value.index()] {
             return Ok(());
         }
         let shape = b.shape(value);
-        let axis = self.axis(&shape, &own)?;
+        let axis = self.axis(&shape, &in_file)?;
         let others = shape[axis];
-        let outer = match self.places.get(&value) {
+        let outer = match self.batch_axes.get(&value) {
             _ if others == 1 => Some(1),
             Some(known) if known.axis == axis => Some(known.outer),
-            _ => self.outer(node, from, &shape[..axis], others),
+            _ => self.outer(node, operands, &shape[..axis], others),
         };
         let outer = outer.ok_or_else(|| {
-            format!("its result of shape {own:?} has the samples at places that are not followed")
+            format!(
+                "its result of shape {in_file:?} has the samples at places that are not followed"
+            )
         })?;
-        self.places.insert(value, Place { axis, outer, shape: own });
+        self.batch_axes.insert(value, BatchAxis { axis, outer, in_file });
         Ok(())
     }
 
-    /// How many times the samples are repeated along an axis that holds `others` beside them, behind
-    /// axes of the sizes `before`.
-    fn outer(&self, node: &Node, from: &[Value], before: &[usize], others: usize) -> Option<usize> {
-        let mut places = from.iter().filter_map(|value| self.places.get(value));
+    /// [`BatchAxis::outer`] of a result of `node`. `before` are the sizes of the axes in front of the
+    /// batch axis, and `others` is the length of that axis at batch size 1.
+    fn outer(
+        &self,
+        node: &Node,
+        operands: &[Value],
+        before: &[usize],
+        others: usize,
+    ) -> Option<usize> {
+        let mut from = operands.iter().filter_map(|value| self.batch_axes.get(value));
         if ["Reshape", "Flatten", "Squeeze", "Unsqueeze"].contains(&node.op.as_str()) {
-            // The order of the elements stays.
-            let place = places.next()?;
-            let front = place.shape[..place.axis].iter().product::<usize>() * place.outer;
+            // A reshape keeps the order of the elements.
+            let front = from.next()?.elements_before();
             let before = before.iter().product::<usize>();
             let outer = front.checked_div(before).filter(|outer| outer * before == front)?;
             return (outer > 0 && others.is_multiple_of(outer)).then_some(outer);
         }
-        let mut same = places.filter(|place| place.shape[place.axis] == others * self.batch);
+        let mut same = from.filter(|x| x.in_file[x.axis] == others * self.batch);
         let outer = same.next()?.outer;
-        same.all(|place| place.outer == outer).then_some(outer)
+        same.all(|x| x.outer == outer).then_some(outer)
     }
 }

@@ -1,4 +1,4 @@
-//! Bounds that the values of a graph keep whatever its inputs and parameters are.
+//! Bounds of the values of a graph that hold for all inputs and parameters.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use crate::graph::{Graph, Value};
 use crate::ops::{Binary, Op, Primitive, Reduction, Unary};
 use crate::tensor::{DType, Tensor};
 
-/// An interval that holds all elements of a value.
+/// A closed interval that contains all elements of a value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Bounds {
     pub low: f64,
@@ -15,14 +15,13 @@ pub(crate) struct Bounds {
 
 const UNBOUNDED: Bounds = Bounds { low: f64::NEG_INFINITY, high: f64::INFINITY };
 
-/// How far back bounds are looked for; behind that anything is possible.
+/// The longest chain of nodes that is followed. Values beyond it are unbounded.
 const MAX_DEPTH: usize = 64;
 
-/// Larger constants are not looked at element by element.
+/// Larger constants count as unbounded, to save time.
 const MAX_CONSTANT: usize = 1 << 16;
 
-/// The bounds of `value`. Nothing is known of inputs and parameters, so a network has bounds where
-/// one of its last operations has.
+/// The bounds of `value`. Inputs and parameters are unbounded.
 pub(crate) fn bounds(graph: &Graph, value: Value) -> Bounds {
     of(graph, value, 0, &mut HashMap::new())
 }
@@ -51,7 +50,7 @@ impl Bounds {
     }
 
     fn product(self, other: Self) -> Self {
-        // Zero times anything stays zero, however large.
+        // Zero times an infinite bound is zero: the values themselves are finite.
         let times = |x: f64, y: f64| if x == 0.0 || y == 0.0 { 0.0 } else { x * y };
         let corners = [
             times(self.low, other.low),
@@ -63,7 +62,7 @@ impl Bounds {
         Bounds::new(fold(f64::min), fold(f64::max))
     }
 
-    /// Of `1 / x`.
+    /// The bounds of `1 / x`.
     fn reciprocal(self) -> Self {
         if self.low > 0.0 || self.high < 0.0 {
             Bounds::new(1.0 / self.high, 1.0 / self.low)
@@ -95,7 +94,7 @@ fn of(graph: &Graph, value: Value, depth: usize, known: &mut HashMap<Value, Boun
         _ if node.fact.dtype == DType::Bool => Bounds::new(0.0, 1.0),
         _ => UNBOUNDED,
     };
-    // Where the arithmetic of infinities says nothing, nothing is known.
+    // NaN comes from arithmetic on infinite bounds, such as ∞ − ∞.
     let or = |v: f64, unknown: f64| if v.is_nan() { unknown } else { v };
     let bounds = Bounds::new(or(bounds.low, f64::NEG_INFINITY), or(bounds.high, f64::INFINITY));
     known.insert(value, bounds);
@@ -133,7 +132,7 @@ fn of_result(
             let x = operand(0);
             Bounds::new(x.low.floor(), x.high.ceil())
         }
-        // Zeros around the image count.
+        // The zero padding counts.
         Primitive::AveragePool(_) => operand(0).union(Bounds::new(0.0, 0.0)),
         Primitive::Pad(pad) => {
             let filler = pad.value.get();
@@ -224,7 +223,8 @@ fn of_binary(f: Binary, x: Bounds, y: Bounds, exponent: Option<f64>) -> Bounds {
     }
 }
 
-/// Of a selection, in which a comparison with a constant bounds what is compared: `x > c ? x : c`.
+/// The bounds of a selection. A condition that compares `x` with a constant bounds `x` in its branch, as
+/// in `x > c ? x : c`.
 fn of_selection(
     graph: &Graph,
     inputs: &[Value],
@@ -265,7 +265,7 @@ mod tests {
     use crate::graph::{Builder, Fact, eval};
     use crate::ops::Softmax;
 
-    /// The bounds hold for what a function of two operands comes to, and are as wanted.
+    /// Checks that the result of `f` has the bounds `wanted`, and that they hold for some operands.
     fn check(wanted: (f64, f64), f: impl Fn(&mut Builder, Value, Value) -> Result<Value>) {
         let mut b = Builder::default();
         let x = b.input("x", Fact::new(DType::F64, [2, 3]));

@@ -1,22 +1,22 @@
-//! Signs that batch norm was folded into the layers before it, so that the file holds another
-//! network than was trained or is going to be.
+//! Detects batch norms that were folded into the layer before them.
 //!
-//! At inference a batch norm is a product and a sum, which exporters and optimisers like to multiply
-//! into the weights. What is left computes the same and has other parameters, gradients and scores.
-//! No operator says so, but each tool leaves a trace.
+//! At inference a batch norm is a product and a sum, which exporters and optimisers fold into the
+//! weights of the layer before it. The folded network computes the same outputs but has other
+//! parameters, gradients and scores. No operator marks it, but each tool leaves a trace in names or
+//! metadata.
 
 use crate::onnx::{Graph, Model, Node};
 
-/// Who folded, as far as the file tells.
+/// The tool that folded a batch norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Tool {
-    /// PyTorch's dynamo-based exporter, which is its default one.
+    /// PyTorch's dynamo-based exporter, the default one.
     Dynamo,
     /// PyTorch's TorchScript-based exporter.
     TorchScript,
     /// tf2onnx, for TensorFlow and Keras.
     Tf2Onnx,
-    /// ONNX Runtime, where it writes the graph that it has optimised.
+    /// ONNX Runtime, when it saves its optimised graph.
     OnnxRuntime,
     /// onnxsim, onnxslim and the like.
     Simplifier,
@@ -55,12 +55,12 @@ impl Tool {
     }
 }
 
-/// A warning where batch norm was folded into layers of `model`.
+/// A warning, if batch norm was folded into layers of `model`.
 pub(super) fn folded_batch_norm(model: &Model) -> Option<String> {
-    let mut signs = Signs::new(model);
-    signs.graph(&model.graph);
-    model.functions.values().for_each(|function| signs.nodes(&function.nodes));
-    let (tool, layers) = signs.found()?;
+    let mut traces = Traces::new(model);
+    traces.graph(&model.graph);
+    model.functions.values().for_each(|function| traces.nodes(&function.nodes));
+    let (tool, layers) = traces.found()?;
     let layers = match layers {
         1 => "one layer".to_owned(),
         n => format!("{n} layers"),
@@ -73,25 +73,25 @@ pub(super) fn folded_batch_norm(model: &Model) -> Option<String> {
     ))
 }
 
-/// The signs found so far.
-struct Signs<'m> {
+/// The traces found so far.
+struct Traces<'m> {
     model: &'m Model,
     is_pytorch: bool,
-    /// Whether other parameters have the names of modules, so that a number is a name made up.
+    /// Whether parameters are named after modules, so that a number as a name was generated.
     has_module_names: bool,
-    /// The layers folded, by tool.
+    /// The number of folded layers by tool.
     found: Vec<(Tool, usize)>,
     layers: usize,
     batch_norms: usize,
 }
 
-impl<'m> Signs<'m> {
+impl<'m> Traces<'m> {
     fn new(model: &'m Model) -> Self {
         let names = model.graph.initializers.iter().map(|initializer| &initializer.name);
         let is_pytorch = model.producer.starts_with("pytorch");
         let has_module_names =
             is_pytorch && names.into_iter().any(|name| name.contains('.') && !name.contains("::"));
-        Signs { model, is_pytorch, has_module_names, found: Vec::new(), layers: 0, batch_norms: 0 }
+        Traces { model, is_pytorch, has_module_names, found: Vec::new(), layers: 0, batch_norms: 0 }
     }
 
     fn graph(&mut self, graph: &Graph) {
@@ -117,7 +117,7 @@ impl<'m> Signs<'m> {
         }
     }
 
-    /// The tool that folded most layers, and how many are folded in all.
+    /// The tool that folded the most layers, and the number of layers folded by any tool.
     fn found(&self) -> Option<(Tool, usize)> {
         let author = |(key, value): &(String, String)| key == "author" && value == "Ultralytics";
         if self.found.is_empty()
@@ -131,9 +131,9 @@ impl<'m> Signs<'m> {
         Some((*tool, self.found.iter().map(|(_, layers)| layers).sum()))
     }
 
-    /// Who folded a batch norm into this layer.
+    /// The tool that folded a batch norm into this layer.
     fn tool_of(&self, node: &Node) -> Option<Tool> {
-        if says_so(node) {
+        if metadata_names_batch_norm(node) {
             return Some(Tool::Dynamo);
         }
         let parameters = node.inputs.get(1..).unwrap_or_default();
@@ -144,7 +144,7 @@ impl<'m> Signs<'m> {
         if any(&|name| name.contains("_fused_bn")) {
             return Some(Tool::Tf2Onnx);
         }
-        // Names of the exporter's own: what it has not touched, it calls after the modules.
+        // Parameters that an exporter did not change keep the names of modules.
         if let [weight, bias] = parameters {
             if self.is_pytorch
                 && weight.ends_with("weight")
@@ -162,7 +162,7 @@ impl<'m> Signs<'m> {
                 return Some(Tool::Simplifier);
             }
         }
-        // A convolution has one result; that of a batch norm is the first of several.
+        // A convolution has a single result. "getitem" is the first of several, that of a batch norm.
         let result = node.outputs.first().map_or("", String::as_str);
         if self.is_pytorch
             && node.op.starts_with("Conv")
@@ -175,7 +175,7 @@ impl<'m> Signs<'m> {
     }
 }
 
-/// Whether it is what PyTorch puts behind a name that it has given before: nothing, or `_12`.
+/// Whether it is the suffix by which PyTorch makes a repeated name unique: nothing, or `_12`.
 fn is_counter(suffix: &str) -> bool {
     suffix.is_empty() || suffix.strip_prefix('_').is_some_and(is_number)
 }
@@ -184,9 +184,9 @@ fn is_number(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Whether the metadata of a layer's node speak of a batch norm: the rule that rewrote it, or the
-/// class of the module that it belongs to.
-fn says_so(node: &Node) -> bool {
+/// Whether the metadata of a layer's node name a batch norm: as the rule that rewrote the node, or as
+/// the class of the module that it belongs to.
+fn metadata_names_batch_norm(node: &Node) -> bool {
     node.metadata.iter().any(|(key, text)| match key.as_str() {
         "pkg.onnxscript.rewriter.rule_name" => text.contains("FuseBatchNorm"),
         "pkg.torch.onnx.class_hierarchy" => text.contains("torch.nn.modules.batchnorm."),
@@ -194,8 +194,8 @@ fn says_so(node: &Node) -> bool {
     })
 }
 
-/// Whether a layer's tensor is called after the operation of a batch norm, whose place the layer has
-/// taken: `/bn1/BatchNormalization_output_0`.
+/// Whether a tensor of a layer has the name of a batch norm's result, which the layer replaced:
+/// `/bn1/BatchNormalization_output_0`.
 fn named_after_batch_norm(name: &str) -> bool {
     let last = name.rsplit('/').next().unwrap_or(name);
     last.starts_with("BatchNormalization_") || last.starts_with("FusedBatchNorm")

@@ -1,4 +1,4 @@
-//! The model's inputs and the shapes they take for one sample.
+//! The shapes of a model's inputs at batch size 1, or at the batch size that the file fixes.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,99 +7,20 @@ use ndarray::{Axis, concatenate};
 use super::ImportOptions;
 use super::importer::MAX_ELEMENTS;
 use super::layout::{Layout, layouts};
-use super::scan::{live_nodes, wanted_output};
+use super::output::wanted_output;
+use super::scan::live_nodes;
 use crate::error::{Error, Result};
 use crate::graph::Fact;
-use crate::onnx::{Attribute, Dim, Model, Type, ValueInfo, dtype_of};
-use crate::tensor::{DType, Tensor};
+use crate::onnx::{DeclaredInput, Dim, Model, Type, ValueInfo, dtype_of, non_initializers};
+use crate::tensor::Tensor;
 
-/// An input as the model declares it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeclaredInput {
-    /// The name.
-    pub name: String,
-    /// The element type, in the IR's terms: all floats are float32.
-    pub dtype: DType,
-    /// The dimensions; `None` where the model leaves one open. Empty also where not even the rank is
-    /// declared. Of [`declared_inputs`], as the file has them; of [`needed_inputs`], those of one
-    /// sample behind a batch axis of length 1.
-    ///
-    /// [`needed_inputs`]: super::needed_inputs
-    pub dims: Vec<Option<usize>>,
-    /// For an integer input, how many distinct values it may take (the rows of the embedding it
-    /// indexes), where that is known. Only synthetic data asks.
-    pub vocabulary: Option<usize>,
-}
-
-/// The tensors that the model wants to be given; initializers listed among the inputs are not.
-pub fn declared_inputs(model: &Model) -> Vec<DeclaredInput> {
-    let vocabularies = vocabularies(model);
-    let declared = without_initializers(model).filter_map(|info| {
-        let Type::Tensor(stored, dims) = &info.ty else { return None };
-        let dims = dims.iter().flatten().map(|dim| match dim {
-            Dim::Fixed(n) => Some(*n),
-            Dim::Named(_) | Dim::Unknown => None,
-        });
-        Some(DeclaredInput {
-            name: info.name.clone(),
-            dtype: dtype_of(*stored)?,
-            dims: dims.collect(),
-            vocabulary: vocabularies.get(info.name.as_str()).copied(),
-        })
-    });
-    declared.collect()
-}
-
-/// By input, the rows of the smallest table that it indexes, directly or after a cast.
-fn vocabularies(model: &Model) -> HashMap<&str, usize> {
-    let graph = &model.graph;
-    let tables: HashMap<&str, usize> = graph
-        .stored()
-        .filter_map(|(name, literal)| {
-            let table = literal.tensor.as_ref().ok()?;
-            table.shape().first().map(|&rows| (name, rows))
-        })
-        .collect();
-    // Whose values a name has, which may be copies of copies.
-    let mut sources: HashMap<&str, &str> = HashMap::new();
-    let mut vocabularies = HashMap::new();
-    for node in &graph.nodes {
-        let source = |i: usize| {
-            let name = node.inputs.get(i)?.as_str();
-            Some(sources.get(name).copied().unwrap_or(name))
-        };
-        match (node.op.as_str(), source(0), source(1)) {
-            ("Identity" | "Cast", Some(of), _) => {
-                if let Some(copy) = node.outputs.first() {
-                    sources.insert(copy, of);
-                }
-            }
-            ("Gather", Some(table), Some(indices))
-                if matches!(node.attribute("axis"), None | Some(Attribute::Int(0))) =>
-            {
-                if let Some(&rows) = tables.get(table) {
-                    let smallest = vocabularies.entry(indices).or_insert(rows);
-                    *smallest = rows.min(*smallest);
-                }
-            }
-            _ => {}
-        }
-    }
-    vocabularies
-}
-
-fn without_initializers(model: &Model) -> impl Iterator<Item = &ValueInfo> {
-    let stored: HashSet<&str> = model.graph.initializers.iter().map(|i| i.name.as_str()).collect();
-    model.graph.inputs.iter().filter(move |info| !stored.contains(info.name.as_str()))
-}
-
-/// At which size the batch is taken.
+/// The batch size of an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Batch {
     /// One sample.
     One,
-    /// As many as the file fixes.
-    Own,
+    /// The batch size that the file fixes.
+    File,
 }
 
 /// The inputs' shapes.
@@ -115,9 +36,10 @@ pub(crate) struct Shapes<'m> {
 }
 
 impl<'m> Shapes<'m> {
-    /// Reads what is declared and given, for a batch of 1. Errs when the two do not agree.
+    /// The shapes at a batch size of 1, from the declared shapes and the user's options. Errs when the
+    /// two do not agree.
     pub fn new(model: &'m Model, options: &'m ImportOptions) -> Result<Self> {
-        let declared: Vec<&ValueInfo> = without_initializers(model).collect();
+        let declared: Vec<&ValueInfo> = non_initializers(model).collect();
         let needed: Option<HashSet<&str>> = wanted_output(model, options).ok().map(|output| {
             let (_, needed) = live_nodes(&model.graph.nodes, [output.as_str()]);
             declared.iter().map(|d| d.name.as_str()).filter(|n| needed.contains(n)).collect()
@@ -164,16 +86,16 @@ impl<'m> Shapes<'m> {
         Ok(shapes)
     }
 
-    /// The same for the batch that the file fixes.
-    pub fn at_own_batch(self) -> Self {
-        Shapes { batch: Batch::Own, ..self }
+    /// The same at the batch size that the file fixes.
+    pub fn at_file_batch(self) -> Self {
+        Shapes { batch: Batch::File, ..self }
     }
 
-    /// The shapes of a model that is taken as the file has it: no axis is a batch.
-    pub fn as_they_are(model: &'m Model, options: &'m ImportOptions) -> Self {
-        let declared: Vec<&ValueInfo> = without_initializers(model).collect();
+    /// The shapes in the file, where no axis is a batch axis.
+    pub fn verbatim(model: &'m Model, options: &'m ImportOptions) -> Self {
+        let declared: Vec<&ValueInfo> = non_initializers(model).collect();
         let layouts = declared.iter().map(|info| (info.name.as_str(), Layout::Whole)).collect();
-        let (named, fixed_batch, batch) = (HashMap::new(), None, Batch::Own);
+        let (named, fixed_batch, batch) = (HashMap::new(), None, Batch::File);
         Shapes { model, declared, options, layouts, named, fixed_batch, batch }
     }
 
@@ -182,7 +104,7 @@ impl<'m> Shapes<'m> {
         self.declared.clone()
     }
 
-    /// The batch size that the file fixes, where it is not 1.
+    /// The batch size that the file fixes, unless it is 1.
     pub fn fixed_batch(&self) -> Option<usize> {
         self.fixed_batch
     }
@@ -192,7 +114,7 @@ impl<'m> Shapes<'m> {
         self.layouts.values().any(|layout| matches!(layout, Layout::Batch(_)))
     }
 
-    /// The batch axis of an input in the file; `None` where it has none.
+    /// The batch axis of an input in the file; `None` if it has none.
     fn batch_axis(&self, info: &ValueInfo) -> Option<usize> {
         match self.layouts.get(info.name.as_str()) {
             Some(Layout::Batch(axis) | Layout::Fixed(Some(axis))) => Some(*axis),
@@ -200,39 +122,39 @@ impl<'m> Shapes<'m> {
         }
     }
 
-    /// The input of the graph that an input of the model becomes: its dtype, the shape of one sample
-    /// behind a batch axis of 1, and the shape that the file has it in, as [`Shapes::fact`] gives it.
-    /// At the batch that the file fixes, the two shapes are the same.
+    /// The dtype and shape of the graph's input for an input of the model, and its shape in the layout
+    /// of the file ([`Shapes::fact`]). At a batch size of 1, the graph's input has the batch axis in
+    /// front; at the batch size of the file, the two shapes are the same.
     pub fn input(&self, info: &ValueInfo) -> Result<(Fact, Vec<usize>)> {
         let Fact { dtype, shape } = self.fact(info)?;
         let batch_first = match (self.batch, self.batch_axis(info)) {
-            (Batch::Own, _) => shape.clone(),
+            (Batch::File, _) => shape.clone(),
             (Batch::One, axis) => [&[1], without_axis(&shape, axis).as_slice()].concat(),
         };
         Ok((Fact::new(dtype, batch_first), shape))
     }
 
-    /// The shape of an input in the file at the batch that it fixes.
-    pub fn own_shape(&self, info: &ValueInfo, shape: &[usize]) -> Vec<usize> {
-        let mut own = shape.to_vec();
+    /// `shape`, the shape of an input at a batch size of 1, at the batch size that the file fixes.
+    pub fn shape_in_file(&self, info: &ValueInfo, shape: &[usize]) -> Vec<usize> {
+        let mut in_file = shape.to_vec();
         if let (Some(axis), Type::Tensor(_, dims)) = (self.batch_axis(info), &info.ty)
-            && let Some(size) = own.get_mut(axis)
+            && let Some(size) = in_file.get_mut(axis)
         {
             *size = match dims.as_ref().and_then(|dims| dims.get(axis)) {
                 Some(Dim::Fixed(k)) => *k,
                 _ => self.fixed_batch.unwrap_or(1),
             };
         }
-        own
+        in_file
     }
 
-    /// The value of an input that is a setting; `None` for others.
-    pub fn setting(&self, info: &ValueInfo) -> Result<Option<Tensor>> {
+    /// The value that the user fixed for an input; `None` for other inputs.
+    pub fn fixed_value(&self, info: &ValueInfo) -> Result<Option<Tensor>> {
         let Some(Layout::Fixed(axis)) = self.layouts.get(info.name.as_str()) else {
             return Ok(None);
         };
         let Some(values) = self.options.fixed.get(&info.name) else { return Ok(None) };
-        let Fact { dtype, shape } = self.one(info, *axis)?;
+        let Fact { dtype, shape } = self.fact_at_batch_one(info, *axis)?;
         let (source, name, len) = (&self.model.source, &info.name, shape.iter().product::<usize>());
         if values.len() != 1 && values.len() != len {
             return Err(Error::Usage(format!(
@@ -250,19 +172,19 @@ impl<'m> Shapes<'m> {
         }
         let values: Vec<f64> = values.iter().copied().cycle().take(len).collect();
         let tensor = Tensor::f64(&shape, values)?;
-        let own = self.own_shape(info, &shape);
-        if self.batch == Batch::One || own == shape {
+        let in_file = self.shape_in_file(info, &shape);
+        if self.batch == Batch::One || in_file == shape {
             return Ok(Some(tensor.cast(dtype)));
         }
         let axis = axis.unwrap_or(0);
-        let (values, copies) = (tensor.to_f64(), own[axis]);
+        let (values, copies) = (tensor.to_f64(), in_file[axis]);
         let repeated = concatenate(Axis(axis), &vec![values.view(); copies]);
         let repeated = repeated.map_err(|e| Error::Shape(e.to_string()))?;
         Ok(Some(Tensor::from_f64(repeated, dtype)))
     }
 
-    /// An input with the dimensions of one sample behind a batch axis of length 1, as far as they are
-    /// known; `None` for a setting.
+    /// The input with the dimensions of one sample, as far as known, and a batch axis of length 1 in
+    /// front. `None` for an input with a fixed value.
     pub fn of_sample(&self, declared: DeclaredInput) -> Result<Option<DeclaredInput>> {
         let name = declared.name.as_str();
         let axis = match self.layouts.get(name) {
@@ -282,16 +204,16 @@ impl<'m> Shapes<'m> {
         Ok(Some(DeclaredInput { dims, ..declared }))
     }
 
-    /// Dtype of an input and the shape that the file has it in.
+    /// The dtype of an input and its shape in the layout of the file.
     pub fn fact(&self, info: &ValueInfo) -> Result<Fact> {
         let source = &self.model.source;
         if let Some(Layout::Unclear(why)) = self.layouts.get(info.name.as_str()) {
             return Err(Error::UnsupportedModel(format!("{source}: {why}")));
         }
         let axis = self.batch_axis(info);
-        let mut fact = self.one(info, axis)?;
-        if self.batch == Batch::Own && self.fixed_batch.is_some() {
-            fact.shape = self.own_shape(info, &fact.shape);
+        let mut fact = self.fact_at_batch_one(info, axis)?;
+        if self.batch == Batch::File && self.fixed_batch.is_some() {
+            fact.shape = self.shape_in_file(info, &fact.shape);
             let (name, shape) = (&info.name, &fact.shape);
             let len = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)));
             if len.is_none_or(|n| n > MAX_ELEMENTS) {
@@ -310,8 +232,9 @@ impl<'m> Shapes<'m> {
         ))
     }
 
-    /// The batch axis of an input: `None` where that is not clear, or the input is a setting.
-    pub fn guessed(&self, name: &str) -> Option<Option<usize>> {
+    /// The batch axis of an input, or `Some(None)` if it has none. `None` if that is not clear or the
+    /// input has a fixed value.
+    pub fn known_batch_axis(&self, name: &str) -> Option<Option<usize>> {
         match self.layouts.get(name)? {
             Layout::Batch(axis) => Some(Some(*axis)),
             Layout::Whole => Some(None),
@@ -319,8 +242,8 @@ impl<'m> Shapes<'m> {
         }
     }
 
-    /// Dtype of an input and the shape that the file has it in for a batch of 1 along `axis`.
-    fn one(&self, info: &ValueInfo, axis: Option<usize>) -> Result<Fact> {
+    /// The dtype of an input and its shape in the layout of the file, with a batch of 1 along `axis`.
+    fn fact_at_batch_one(&self, info: &ValueInfo, axis: Option<usize>) -> Result<Fact> {
         let source = &self.model.source;
         let name = &info.name;
         let (stored, dims) = match &info.ty {
@@ -332,7 +255,7 @@ impl<'m> Shapes<'m> {
             }
         };
         let dtype = dtype_of(stored).ok_or_else(|| {
-            let what = stored.as_str_name().to_lowercase();
+            let what = stored.name();
             Error::UnsupportedModel(format!("{source}: input '{name}' holds {what} values"))
         })?;
         let given = self.options.shapes.get(name).cloned();
@@ -358,8 +281,8 @@ impl<'m> Shapes<'m> {
         Ok(Fact::new(dtype, shape))
     }
 
-    /// Dtype and shape of a value between inputs and outputs, where the file says them in full.
-    pub fn between(&self, info: &ValueInfo) -> Option<Fact> {
+    /// The dtype and shape of an intermediate value, if the file declares them in full.
+    pub fn intermediate(&self, info: &ValueInfo) -> Option<Fact> {
         let Type::Tensor(stored, Some(dims)) = &info.ty else { return None };
         if self.fixed_batch.is_some() {
             return None;
@@ -375,6 +298,7 @@ impl<'m> Shapes<'m> {
         (len <= MAX_ELEMENTS).then(|| Fact::new(dtype, shape))
     }
 
+    /// The sizes of the declared dimensions `dims`. Errs if one is open.
     fn resolve(&self, name: &str, dims: &[Dim], batch: Option<usize>) -> Result<Vec<usize>> {
         let known: Vec<Option<usize>> = dims
             .iter()
@@ -406,7 +330,7 @@ fn without_axis<T: Copy>(shape: &[T], axis: Option<usize>) -> Vec<T> {
     kept.map(|(_, &d)| d).collect()
 }
 
-/// The shape of one sample with a batch axis of length 1 at `axis`, where there is one.
+/// The shape of one sample with a batch axis of length 1 inserted at `axis`, if there is one.
 fn with_batch(sample: &[usize], axis: Option<usize>) -> Vec<usize> {
     let mut shape = sample.to_vec();
     if let Some(axis) = axis {
@@ -415,6 +339,7 @@ fn with_batch(sample: &[usize], axis: Option<usize>) -> Vec<usize> {
     shape
 }
 
+/// Checks a shape given by the user against the declared dimensions and the batch axis.
 fn check_given(given: &[usize], dims: Option<&[Dim]>, batch: Option<usize>) -> Result<(), String> {
     if let Some(axis) = batch
         && given.get(axis).is_some_and(|&n| n != 1)

@@ -1,7 +1,8 @@
-//! Where the samples lie in each input: its batch axis, given or guessed.
+//! The batch axis of each input, given by the user or guessed.
 //!
-//! Guesses go by what the file says: names of dimensions, sizes that several inputs share, and what
-//! operators define. Where that does not tell, the input is unclear, and says how to be told.
+//! A guess uses the names of dimensions, sizes that several inputs share, and the layouts that operators
+//! define. Where these do not tell, the input is [`Layout::Unclear`], with a message that says which
+//! option decides.
 
 use std::collections::HashMap;
 
@@ -9,24 +10,26 @@ use super::ImportOptions;
 use crate::error::{Error, Result};
 use crate::onnx::{Dim, Model, Type, ValueInfo};
 
-/// What an input holds.
+/// How the samples lie in an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {
-    /// A value for each sample, along this axis.
+    /// Along this batch axis.
     Batch(usize),
-    /// A value of one sample, without a batch axis.
+    /// The input has no batch axis: all of it belongs to one sample.
     Whole,
-    /// A setting: its value is given and is no input of the graph. With the axis that would be the
-    /// batch, if there is one.
+    /// The user fixed the value of the input, which becomes a constant. Holds the axis that would be the
+    /// batch axis, if there is one.
     Fixed(Option<usize>),
-    /// It is not to be told, for this reason.
+    /// Not known, for this reason.
     Unclear(String),
 }
 
-/// The layouts of the inputs `declared`, of which those in `needed` have a say in what the others are.
+/// The layouts of the inputs `declared`. Only those that are `needed` count when a common batch size is
+/// looked for.
 ///
 /// # Errors
-/// When something is given for what is no input, twice for one, or for an axis that there is not.
+/// When an option names something that is not an input, gives an input both a value and a batch axis,
+/// or names an axis that does not exist.
 pub(crate) fn layouts<'m>(
     model: &'m Model,
     declared: &[&'m ValueInfo],
@@ -106,15 +109,15 @@ pub(crate) fn layouts<'m>(
     Ok(layouts)
 }
 
-/// An input of which it is not given where its samples lie.
+/// An input whose batch axis is not given.
 struct Open<'m> {
     name: &'m str,
     dims: Vec<Dim>,
-    /// Whether it has a say in what the batch is.
+    /// Whether it counts when a common batch size is looked for.
     votes: bool,
 }
 
-/// The dimensions of an input, as declared or given.
+/// The dimensions of an input, declared or given by the user.
 fn dims_of(info: &ValueInfo, options: &ImportOptions) -> Option<Vec<Dim>> {
     match &info.ty {
         Type::Tensor(_, Some(dims)) => Some(dims.clone()),
@@ -125,8 +128,8 @@ fn dims_of(info: &ValueInfo, options: &ImportOptions) -> Option<Vec<Dim>> {
     }
 }
 
-/// The inputs that recurrent operators read, each with the axis that the operator defines as the
-/// batch: the second of sequences `[T, N, K]` and of states `[directions, N, H]`.
+/// The inputs that recurrent operators read, with their batch axis: axis 1 of sequences `[T, N, K]` and
+/// of states `[directions, N, H]`.
 fn recurrent_operands(model: &Model) -> HashMap<&str, usize> {
     let nodes = model.graph.nodes.iter();
     let recurrent = nodes.filter(|node| {
@@ -137,7 +140,8 @@ fn recurrent_operands(model: &Model) -> HashMap<&str, usize> {
     operands.flatten().filter(|name| !name.is_empty()).map(|name| (name.as_str(), 1)).collect()
 }
 
-/// How much the name of a dimension says that it is the batch; below 0 where it is something else.
+/// How likely the name of a dimension makes it the batch: above 0 for names of a batch, below 0 for
+/// names of something else.
 fn batch_like(dim: &Dim) -> i32 {
     let Dim::Named(name) = dim else { return 0 };
     let name = name.to_lowercase();
@@ -155,7 +159,7 @@ fn batch_like(dim: &Dim) -> i32 {
     0
 }
 
-/// The first axis of the size `size`.
+/// The first axis with the size `size`.
 fn axis_of(size: &Dim, dims: &[Dim]) -> Option<usize> {
     match size {
         Dim::Unknown => None,
@@ -163,9 +167,9 @@ fn axis_of(size: &Dim, dims: &[Dim]) -> Option<usize> {
     }
 }
 
-/// The size that all inputs have on some axis and that is most likely the batch: the one whose name
-/// says so, or which most inputs have in front. A number counts only where it is in front of an
-/// input, or is 1.
+/// The size that is most likely the batch among those that every input has on some axis: the one with
+/// the likeliest name, then the one that most inputs have in front. A number counts only if it is 1 or
+/// in front of some input.
 fn common_size(open: &[Open], states: &HashMap<&str, usize>) -> Option<Dim> {
     let voters: Vec<&Open> = open.iter().filter(|input| input.votes).collect();
     let first = voters.first()?;
@@ -184,11 +188,11 @@ fn common_size(open: &[Open], states: &HashMap<&str, usize>) -> Option<Dim> {
         _ => true,
     };
     let sizes = first.dims.iter().filter(everywhere).filter(likely);
-    // The first of equals is in front of the others.
+    // `max_by_key` returns the last maximum; reversed, that is the first axis.
     sizes.rev().max_by_key(|size| (batch_like(size), in_front(size))).cloned()
 }
 
-/// The layout of an input that has no size in common with all others.
+/// The layout of an input that shares no size with all others.
 fn alone(name: &str, dims: &[Dim]) -> Layout {
     let Some(first) = dims.first() else {
         return Layout::Unclear(format!(
@@ -289,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_tell_is_unclear_and_says_how_to_be_told() {
+    fn unclear_layouts_name_the_option_that_decides() {
         for (inputs, remedy) in [
             (&["x: N 6", "sr:"][..], "--fix sr=VALUE"),
             (&["x: N 6", "anchors: 100 4"], "--batch-axis anchors=none"),

@@ -1,4 +1,4 @@
-//! Tensors stored in the model, and the decision which of them are trainable.
+//! Tensors stored in the file, and the decision which of them are parameters.
 
 use std::sync::Arc;
 
@@ -9,21 +9,21 @@ use crate::error::{Error, Result};
 use crate::graph::{Builder, Value};
 use crate::tensor::Tensor;
 
-/// Values beyond this are there to mask, not to be trained.
+/// Larger values occur in masks, not in weights.
 const HUGE: f32 = 1e4;
 
-/// A tensor of the model file. What it becomes in the graph is decided where it is used.
+/// A tensor stored in the file. Each use decides whether it is a parameter or a constant there.
 pub(crate) struct Stored {
-    /// The initializer's name, or that of the constant node's output.
+    /// The name of the initializer, or of the constant node's result.
     pub name: Arc<str>,
     /// The values, or why there are none.
     pub tensor: Result<Tensor, String>,
-    /// Whether it is a number in the code of the network, not one of its tensors.
-    written: bool,
-    /// Whether the user's patterns decide, and how.
-    forced: Option<bool>,
-    /// Whether the file says what it is, and what.
-    said: Option<bool>,
+    /// Whether it is a number in the source code of the network, not a tensor of a module.
+    in_code: bool,
+    /// Whether it is a parameter by the user's patterns, if they decide.
+    by_pattern: Option<bool>,
+    /// Whether it is a parameter by the file's own word, if it says.
+    by_file: Option<bool>,
     parameter: Option<Value>,
     constant: Option<Value>,
     mask: Option<bool>,
@@ -32,14 +32,14 @@ pub(crate) struct Stored {
 /// How an operator uses a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// A position for weights: trainable.
+    /// The weight or bias of an operator: a parameter.
     Weight,
-    /// An operand like any other: trainable if it has several elements and does not look like a
-    /// mask.
+    /// Any other operand: a parameter if it has several elements and does not look like a mask.
     Operand,
-    /// A position for constants, such as the branches of a selection.
+    /// An operand that is usually constant, such as a branch of a selection: a parameter only if the
+    /// user or the file says so.
     Table,
-    /// Never trainable: running statistics, indices, what is compared with.
+    /// Never a parameter: running statistics, indices, operands of comparisons.
     Fixed,
 }
 
@@ -48,8 +48,8 @@ impl Stored {
         matches!(&self.tensor, Ok(Tensor::F32(_)))
     }
 
-    /// Whether the values look like a mask: not finite, huge, zeros beside one negative number
-    /// that suppresses, or zeros and ones.
+    /// Whether the values look like a mask: some are not finite or huge, or all are 0 or 1, or all are
+    /// 0 or one number of at most −10.
     pub fn is_mask(&mut self) -> bool {
         if self.mask.is_none() {
             self.mask = Some(self.tensor.as_ref().is_ok_and(looks_like_mask));
@@ -57,19 +57,19 @@ impl Stored {
         self.mask == Some(true)
     }
 
-    /// Whether the tensor is a parameter where it is used as `role`. How it is stored, as an
-    /// initializer or a constant node, makes no difference.
+    /// Whether the tensor is a parameter when used in `role`. Initializers and constant nodes are
+    /// treated alike.
     fn is_parameter(&mut self, role: Role) -> bool {
         let (len, rank) = self.tensor.as_ref().map_or((0, 0), |t| (t.len(), t.shape().len()));
         if !self.is_float() || len == 0 || role == Role::Fixed {
             return false;
         }
-        if let Some(decided) = self.forced.or(self.said) {
+        if let Some(decided) = self.by_pattern.or(self.by_file) {
             return decided;
         }
         match role {
-            Role::Weight => rank > 0 && !self.written && !self.is_filler(),
-            Role::Operand => len > 1 && !self.written && !self.is_mask() && !self.is_filler(),
+            Role::Weight => rank > 0 && !self.in_code && !self.is_filler(),
+            Role::Operand => len > 1 && !self.in_code && !self.is_mask() && !self.is_filler(),
             Role::Table | Role::Fixed => false,
         }
     }
@@ -79,17 +79,17 @@ impl Stored {
         self.is_parameter(Role::Weight) || self.is_parameter(Role::Operand)
     }
 
-    /// Whether an exporter seems to have made this up: equal elements under a name that it gave
-    /// itself, or a single 0 or 1. Such are the scales of normalisations written out by others, and
-    /// empty masks.
+    /// Whether the exporter seems to have added this tensor: its name is generated, and its elements
+    /// are all equal or it is a single 0 or 1. Examples are neutral scales of normalisations and empty
+    /// masks.
     fn is_filler(&self) -> bool {
         let Ok(tensor @ Tensor::F32(_)) = &self.tensor else { return false };
         let neutral = || tensor.f32_slice().is_some_and(|v| matches!(v, [0.0 | 1.0]));
         (tensor.len() > 1 || neutral()) && generated(&self.name) && is_filled(tensor)
     }
 
-    /// The tensor's value in the graph for a use as `role`. Errs, in words, where the tensor
-    /// cannot be used at all.
+    /// The value of the tensor in the graph when used in `role`. Errs, in words, if the tensor has no
+    /// usable values.
     pub fn value(&mut self, b: &mut Builder, role: Role) -> Result<Value, String> {
         let parameter = self.is_parameter(role);
         let tensor = self.tensor.clone()?;
@@ -100,12 +100,12 @@ impl Stored {
         }))
     }
 
-    /// Declares the tensor as a parameter already now, so that parameters keep the file's order.
-    /// Those never used as such are pruned in the end.
+    /// Adds the tensor to the graph as a parameter before its first use, so that parameters keep the
+    /// order of the file. Unused ones are pruned at the end.
     pub fn reserve(&mut self, b: &mut Builder) {
         if let Ok(tensor) = &self.tensor
             && self.is_float()
-            && self.forced != Some(false)
+            && self.by_pattern != Some(false)
         {
             self.parameter = Some(b.parameter(self.name.clone(), tensor.clone()));
         }
@@ -128,9 +128,9 @@ pub(super) fn is_filled(tensor: &Tensor) -> bool {
     values.iter().all(|v| Some(v) == values.first())
 }
 
-/// Whether PyTorch's TorchScript exporter calls so what the code of a network has as numbers:
-/// `/layer/Constant_1_output_0`, also where an optimiser has made an initializer of it.
-fn written(name: &str) -> bool {
+/// Whether the name is one that PyTorch's TorchScript exporter gives to numbers in the source code of
+/// a network: `/layer/Constant_1_output_0`. Optimisers keep it when they make an initializer of it.
+fn named_as_number(name: &str) -> bool {
     let last = name.rsplit('/').next().unwrap_or(name);
     let number = last.strip_prefix("Constant").and_then(|rest| rest.strip_suffix("_output_0"));
     number.is_some_and(|n| {
@@ -138,8 +138,8 @@ fn written(name: &str) -> bool {
     })
 }
 
-/// Whether a tensor's name is one that PyTorch's exporters give to what they compute themselves:
-/// `val_12`, `zeros_like_1`, `/layer/Constant_1_output_0`. Parameters keep the names of modules.
+/// Whether the name is one that PyTorch's exporters generate for tensors they compute: `val_12`,
+/// `zeros_like_1`, `/layer/Constant_1_output_0`. Parameters are named after their modules.
 pub(super) fn generated(name: &str) -> bool {
     const MADE: [&str; 13] = [
         "val",
@@ -164,18 +164,18 @@ pub(super) fn generated(name: &str) -> bool {
     MADE.contains(&base)
 }
 
-/// Where a tensor of the file is stored.
+/// How a tensor is stored in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// Beside the nodes of a graph.
+pub(crate) enum Storage {
+    /// As an initializer.
     Initializer,
     /// In a constant node of the main graph.
-    Node,
-    /// In a constant node of a branch, or the body of a loop or function.
-    InnerNode,
+    ConstantNode,
+    /// In a constant node of a branch, loop body or function body.
+    InnerConstantNode,
 }
 
-/// The user's patterns for what is a parameter.
+/// The user's glob patterns that say which tensors are parameters.
 pub(crate) struct Patterns {
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
@@ -200,33 +200,42 @@ impl Patterns {
         })
     }
 
-    /// A stored tensor, with what the patterns say of it, and the file, if it does.
+    /// A stored tensor. `by_file` says whether it is a parameter, if the file tells.
     pub fn store(
         &self,
         name: Arc<str>,
         tensor: Result<Tensor, String>,
-        place: Place,
-        said: Option<bool>,
+        storage: Storage,
+        by_file: Option<bool>,
     ) -> Stored {
         let matches = |patterns: &[Pattern]| patterns.iter().any(|p| p.matches(&name));
-        let forced = if matches(&self.exclude) {
+        let by_pattern = if matches(&self.exclude) {
             Some(false)
         } else if self.include.is_empty() {
             None
         } else {
             Some(matches(&self.include))
         };
-        let written = written(&name) || (self.pytorch && is_in_code(&name, place));
-        Stored { name, tensor, written, forced, said, parameter: None, constant: None, mask: None }
+        let in_code = named_as_number(&name) || (self.pytorch && is_in_code(&name, storage));
+        Stored {
+            name,
+            tensor,
+            in_code,
+            by_pattern,
+            by_file,
+            parameter: None,
+            constant: None,
+            mask: None,
+        }
     }
 }
 
-/// Whether a tensor in a file of PyTorch's is a number in the code of the network. Early exporters
-/// number all values, weights and numbers alike, and later ones call some `onnx::Mul_12`: there the
-/// place tells, since PyTorch stores all weights as initializers.
-fn is_in_code(name: &str, place: Place) -> bool {
+/// Whether a tensor in a file by PyTorch is a number in the source code of the network. Early
+/// exporters name weights and numbers alike by a counter, later ones name some `onnx::Mul_12`. The
+/// storage tells them apart, since PyTorch stores all weights as initializers.
+fn is_in_code(name: &str, storage: Storage) -> bool {
     let numbered = name.bytes().all(|c| c.is_ascii_digit()) || name.starts_with("onnx::");
-    place == Place::InnerNode || (place == Place::Node && numbered)
+    storage == Storage::InnerConstantNode || (storage == Storage::ConstantNode && numbered)
 }
 
 #[cfg(test)]
@@ -250,13 +259,14 @@ mod tests {
     #[test]
     fn numbers_in_the_code_of_a_network_are_known_by_their_names() {
         for name in ["/Constant_output_0", "/a/b/Constant_12_output_0", "Constant_output_0"] {
-            assert!(written(name), "{name}");
+            assert!(named_as_number(name), "{name}");
         }
         for name in ["/a/Mul_output_0", "Constant", "/Constant_x_output_0", "Constant_1.weight"] {
-            assert!(!written(name), "{name}");
+            assert!(!named_as_number(name), "{name}");
         }
-        assert!(is_in_code("12", Place::Node) && !is_in_code("12", Place::Initializer));
-        assert!(!is_in_code("layer.weight", Place::Node));
+        assert!(is_in_code("12", Storage::ConstantNode));
+        assert!(!is_in_code("12", Storage::Initializer));
+        assert!(!is_in_code("layer.weight", Storage::ConstantNode));
     }
 
     #[test]

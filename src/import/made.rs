@@ -1,13 +1,13 @@
-//! Models made by hand, for tests.
+//! Hand-written models for tests.
 
 use crate::onnx::{Attribute, DataType, Dim, Initializer, Literal, Model, Node, Type, ValueInfo};
 use crate::tensor::Tensor;
 
-/// A model written line by line.
+/// A model under construction.
 pub(crate) struct Made(pub Model);
 
 impl Made {
-    /// A model with the float input `x` of these dimensions, of which 0 is the batch.
+    /// A model with one float input `x`. A dimension of 0 stands for the named dimension `batch`.
     pub fn new(dims: &[usize]) -> Self {
         let dims = dims.iter().map(|&d| match d {
             0 => Dim::Named("batch".into()),
@@ -20,14 +20,14 @@ impl Made {
         Made(model)
     }
 
-    /// Initializers, by names.
+    /// Adds an initializer.
     pub fn store(mut self, name: &str, stored: DataType, tensor: Tensor) -> Self {
         let literal = Literal { stored, tensor: Ok(tensor) };
         self.0.graph.initializers.push(Initializer { name: name.into(), literal });
         self
     }
 
-    /// A weight with values that are all different.
+    /// Adds a float weight whose values are all different.
     pub fn weight(self, name: &str, dims: &[usize]) -> Self {
         let start = name.bytes().map(f32::from).sum::<f32>();
         let count = dims.iter().product::<usize>();
@@ -43,7 +43,7 @@ impl Made {
         self.store(name, DataType::Int64, Tensor::index(values.iter().copied()))
     }
 
-    /// Nodes written `MatMul x w -> y`, one a line, with attributes like `axis=1` or `perm=1,0`.
+    /// Adds nodes, one per line, such as `MatMul x w -> y` or `Transpose x perm=1,0 -> y`.
     pub fn nodes(mut self, lines: &str) -> Self {
         self.0.graph.nodes.extend(lines.lines().map(str::trim).filter(|l| !l.is_empty()).map(node));
         self

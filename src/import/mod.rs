@@ -1,15 +1,14 @@
-//! From ONNX to the graph IR: every operator is lowered to the primitives of [`crate::ops`].
+//! Lowers an ONNX model to the graph IR, whose operations are the primitives of [`crate::ops`].
 //!
-//! All that differs between operator-set versions, exporters and spellings ends here: local
-//! functions are inlined, shapes become static with the batch at 1, arithmetic on shapes is folded
-//! to constants, and it is decided which tensors are trainable.
+//! The import removes the differences between operator-set versions, exporters and spellings. It
+//! inlines local functions, makes all shapes static with a batch size of 1, folds arithmetic on shapes
+//! to constants, and decides which stored tensors are parameters.
 
 mod batch;
 mod bounds;
 mod call;
-mod end;
+mod final_activation;
 mod folded;
-mod identity;
 mod importer;
 mod inputs;
 mod layout;
@@ -17,6 +16,8 @@ mod literal;
 mod lower;
 #[cfg(test)]
 pub(crate) mod made;
+mod output;
+mod provenance;
 mod quantised;
 mod scan;
 #[cfg(test)]
@@ -28,10 +29,11 @@ mod ties;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+pub use crate::onnx::{DeclaredInput, declared_inputs};
 pub(crate) use bounds::bounds;
-pub use end::FinalActivation;
-pub use inputs::{DeclaredInput, declared_inputs};
-pub use scan::{Problem, default_output};
+pub use final_activation::FinalActivation;
+pub use output::default_output;
+pub use scan::Problem;
 pub use table::{Entry, entries, markdown};
 
 use crate::error::{Error, Result};
@@ -41,48 +43,47 @@ use crate::tensor::Tensor;
 use importer::Importer;
 use inputs::Shapes;
 
-/// What the user decides about an import.
+/// Options of an import.
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
-    /// Full shapes of inputs, the batch axis included and of length 1. Needed for the inputs whose
-    /// other dimensions the model leaves open.
+    /// By input, its full shape with a batch axis of length 1. Required for inputs with open dimensions
+    /// other than the batch.
     pub shapes: HashMap<String, Vec<usize>>,
-    /// Shapes of one sample of inputs, without the batch axis, as the data has them.
+    /// By input, the shape of one sample in the data, without a batch axis.
     pub samples: HashMap<String, Vec<usize>>,
-    /// Inputs that are settings, with their values: one for all elements, or one for each.
+    /// By input, a fixed value that makes it a constant: one number for all elements, or one for each.
     pub fixed: HashMap<String, Vec<f64>>,
-    /// The batch axes of inputs, `None` for an input all of which is one sample's. Those of other inputs
-    /// are guessed.
+    /// By input, its batch axis, or `None` if it has no batch axis. Guessed for inputs not listed.
     pub batch_axes: HashMap<String, Option<usize>>,
-    /// The output (or any other value) to take; by default the first floating-point output.
+    /// The output to score, or any other value of the main graph; [`default_output`] by default.
     pub output: Option<String>,
-    /// Where not empty, exactly the floating-point tensors whose names match one of these glob
-    /// patterns are parameters.
+    /// Glob patterns for names of tensors. If not empty, exactly the floating-point tensors that match
+    /// one of them are parameters.
     pub include: Vec<String>,
-    /// Tensors whose names match one of these glob patterns are constants.
+    /// Glob patterns for names of tensors. Those that match one of them are constants.
     pub exclude: Vec<String>,
-    /// Keep the activation at the end of the model: for a loss of the outputs themselves, where
-    /// others are of what goes into a Softmax or Sigmoid.
+    /// Keeps a final softmax or sigmoid in the graph, for a loss of the outputs themselves. By default
+    /// the graph ends at the logits.
     pub keep_activation: bool,
 }
 
 /// A model lowered to the graph IR.
 #[derive(Clone, Debug)]
 pub struct Imported {
-    /// The graph. Its inputs have the batch axis first, of length 1, whatever they have in the file, and
-    /// so has its one output: the chosen one, before its final activation unless that is kept.
+    /// The graph. All inputs and its only output have a batch axis of length 1 in front, whatever their
+    /// layout in the file. The output is taken before the final activation, unless that is kept.
     pub graph: Graph,
-    /// The name of the output taken.
+    /// The name of the output.
     pub output: String,
-    /// The batch axis that each input of the graph has in the file; `None` where it has none there.
+    /// For each input of the graph, its batch axis in the file; `None` if it has none there.
     pub batch_axes: Vec<Option<usize>>,
-    /// The activation at the end of the model, which the graph leaves out.
+    /// The final activation that the graph leaves out.
     pub final_activation: Option<FinalActivation>,
-    /// How many batch normalisations there are.
+    /// The number of batch normalisations.
     pub batch_norms: usize,
-    /// What makes scores mean something else than the user may expect.
+    /// Warnings: what may give scores another meaning than the user expects.
     pub warnings: Vec<String>,
-    /// What was decided on the way, for whoever wants to know.
+    /// Decisions that the import took.
     pub notes: Vec<String>,
     /// Facts about the file.
     pub info: Info,
@@ -97,19 +98,22 @@ pub struct Info {
     pub producer: String,
     /// Operator-set versions by domain; `ai.onnx` is the empty domain.
     pub opsets: BTreeMap<String, i64>,
-    /// How often each operator was lowered, with local functions inlined and dead nodes left out.
+    /// The number of nodes lowered, by operator. Local functions are inlined, dead nodes not counted.
     pub operators: BTreeMap<String, usize>,
 }
 
-/// Lowers `model`. Errs when an operator is not supported (before anything is lowered), when
-/// shapes stay open or do not fit together, and when there is nothing to train.
+/// Lowers one output of `model` at a batch size of 1.
+///
+/// # Errors
+/// When an operator is not supported, when a shape is open, when shapes do not agree, and when the
+/// model has no parameters.
 pub fn import(model: &Model, options: &ImportOptions) -> Result<Imported> {
-    let output = scan::wanted_output(model, options)?;
+    let output = output::wanted_output(model, options)?;
     scan::check(model, &[&output])?;
     let mut importer = Importer::new(model, options)?;
     let fixed_batch = importer.fixed_batch();
     if fixed_batch.is_some() {
-        importer.compare(Importer::at_own_batch(model, options)?.recorded(&output)?);
+        importer.compare_with(Importer::at_file_batch(model, options)?.record_shapes(&output)?);
     }
     let value = match (importer.run(&output), fixed_batch) {
         (Err(Error::Shape(why)), Some(k)) => return Err(refuse_batch(model, k, &why)),
@@ -117,7 +121,7 @@ pub fn import(model: &Model, options: &ImportOptions) -> Result<Imported> {
     };
     let mut imported = importer.finish(&output, value)?;
     if options.output.is_none() {
-        imported.warnings.extend(scan::choice_of_output(model, &output));
+        imported.warnings.extend(output::choice_of_output(model, &output));
     }
     if imported.graph.parameters().next().is_none() {
         return Err(no_parameters(model, options));
@@ -125,10 +129,10 @@ pub fn import(model: &Model, options: &ImportOptions) -> Result<Imported> {
     Ok(imported)
 }
 
-/// All that stands in the way of importing `model`: operators that are not supported, forms of
-/// others that are not, inputs of unknown shape. Empty where nothing does.
+/// All problems that keep `model` from being imported: unsupported operators, unsupported forms of
+/// operators, and inputs of unknown shape. Empty if [`import`] succeeds.
 pub fn all_problems(model: &Model, options: &ImportOptions) -> Vec<Problem> {
-    let output = match scan::wanted_output(model, options) {
+    let output = match output::wanted_output(model, options) {
         Ok(output) => output,
         Err(error) => return vec![Problem::general(&error)],
     };
@@ -140,7 +144,7 @@ pub fn all_problems(model: &Model, options: &ImportOptions) -> Vec<Problem> {
         found.push(weight);
         return found;
     }
-    let more = match Importer::at_own_batch(model, options) {
+    let more = match Importer::at_file_batch(model, options) {
         Ok(importer) => importer.survey(&output),
         Err(error) => vec![Problem::general(&error)],
     };
@@ -150,14 +154,14 @@ pub fn all_problems(model: &Model, options: &ImportOptions) -> Vec<Problem> {
     found
 }
 
-/// The inputs that the output taken depends on and that are no settings: those for which there must be
-/// data. Their dimensions are those of one sample behind a batch axis of 1, with the shapes that
-/// `options` give.
+/// The inputs that need data: those that the output depends on and that have no fixed value. Their
+/// dimensions are those of one sample with a batch axis of 1 in front, with the shapes in `options`
+/// filled in.
 ///
 /// # Errors
-/// When the model has no such output, or it is not clear where the samples lie in an input.
+/// When the model has no such output, or the batch axis of an input is not clear.
 pub fn needed_inputs(model: &Model, options: &ImportOptions) -> Result<Vec<DeclaredInput>> {
-    let output = scan::wanted_output(model, options)?;
+    let output = output::wanted_output(model, options)?;
     let (_, needed) = scan::live_nodes(&model.graph.nodes, [output.as_str()]);
     let shapes = Shapes::new(model, options)?;
     let mut inputs = Vec::new();
@@ -169,7 +173,8 @@ pub fn needed_inputs(model: &Model, options: &ImportOptions) -> Result<Vec<Decla
     Ok(inputs)
 }
 
-/// The batch axis that an input is taken to have: `None` where that is not clear, or it is a setting.
+/// The batch axis of an input in the file, or `Some(None)` if it has no batch axis. `None` if the batch
+/// axis is not clear or the input has a fixed value.
 ///
 /// # Errors
 /// When `options` do not fit the model.
@@ -178,15 +183,15 @@ pub fn batch_axis(
     options: &ImportOptions,
     input: &str,
 ) -> Result<Option<Option<usize>>> {
-    Ok(Shapes::new(model, options)?.guessed(input))
+    Ok(Shapes::new(model, options)?.known_batch_axis(input))
 }
 
-/// What an input is in a model that is taken as it is.
+/// How [`lower`] treats an input of the model.
 #[derive(Clone, Debug)]
 pub enum Given {
-    /// An input of the graph.
+    /// An input of the graph, with this dtype and shape.
     Open(Fact),
-    /// A tensor that is known at import.
+    /// A constant.
     Known(Tensor),
     /// A sequence.
     List(Vec<Given>),
@@ -194,12 +199,11 @@ pub enum Given {
     Absent,
 }
 
-/// Lowers `model` as the file has it: all outputs, at the shapes of the inputs `given`, no axis of
-/// which is taken for a batch. The elements of a sequence called `y` are the outputs `y[0]`,
-/// `y[1]`…, and an input that is a sequence is taken apart in the same way.
+/// Lowers all outputs of `model` with the inputs `given`, without a batch axis. An output `y` that is a
+/// sequence becomes the outputs `y[0]`, `y[1]` and so on; an input that is a sequence likewise.
 ///
-/// Models to be scored are lowered by [`import`]; this is for single operators and other graphs
-/// that need not be networks.
+/// This is for single operators and other graphs that need not be networks. Networks to be scored are
+/// lowered by [`import`].
 ///
 /// # Errors
 /// When an operator is not supported, an input is not given, or shapes do not fit together.
@@ -207,7 +211,7 @@ pub fn lower(model: &Model, given: &HashMap<String, Given>) -> Result<Graph> {
     let outputs: Vec<&str> = model.graph.outputs.iter().map(|o| o.name.as_str()).collect();
     scan::check(model, &outputs)?;
     let options = ImportOptions::default();
-    Importer::as_it_is(model, &options)?.lower(&outputs, given)
+    Importer::verbatim(model, &options)?.lower(&outputs, given)
 }
 
 fn refuse_batch(model: &Model, k: usize, why: &str) -> Error {

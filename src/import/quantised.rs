@@ -1,18 +1,18 @@
-//! Weights stored as small integers and dequantised by ordinary operators: `Cast`, `Sub` of a zero
-//! point, `Mul` by a scale.
+//! Detects weights stored as small integers and dequantised by ordinary operators: `Cast`, `Sub` of a
+//! zero point, `Mul` by a scale.
 //!
-//! Nothing but the scales would be left to train. Integers that are cast to floats for other ends
-//! stay: what tells them apart is where they end up.
+//! Such a model is refused, since only the scales could be trained. Integers that are cast to floats for
+//! other purposes are allowed. The difference is whether they reach the weight operand of a layer.
 
 use std::collections::{HashMap, HashSet};
 
 use super::scan::{MAX_DEPTH, Problem, function_of, live_nodes};
 use crate::onnx::{Attribute, DataType, Graph, Initializer, Literal, Model, Node};
 
-/// A tensor of one-hot rows, a mask or an adjacency matrix holds no more different values.
+/// A mask, a one-hot table or an adjacency matrix has at most this many distinct values.
 const MOST_VALUES_OF_A_MASK: usize = 2;
 
-/// The first quantised weight that `outputs` need, as a problem of the node that reads it.
+/// The first quantised weight that `outputs` depend on, as a problem of the node that reads it.
 pub(super) fn quantised_weight(model: &Model, outputs: &[&str]) -> Option<Problem> {
     if !has_integers(model) {
         return None;
@@ -24,18 +24,17 @@ pub(super) fn quantised_weight(model: &Model, outputs: &[&str]) -> Option<Proble
     walk.found
 }
 
-/// What is wrong with `tensor`, and what to do.
+/// The message about the quantised weight `tensor`.
 fn reason(tensor: &str, stored: DataType) -> String {
     format!(
         "its weight '{tensor}' is quantised, stored as {} and turned into floats on the way; \
          gradients need the floating-point model, exported before quantisation",
-        stored.as_str_name().to_lowercase()
+        stored.name()
     )
 }
 
-/// Whether tensors of this type may be quantised weights. PyTorch's and TensorFlow's tables,
-/// positions and masks are int64 or int32; quantised weights have 8 bits or fewer, seldom 16, and
-/// int32 where they are biases.
+/// Whether tensors of this type may be quantised weights. Those have at most 8 bits, seldom 16, and
+/// quantised biases are int32. Tables, positions and masks of PyTorch and TensorFlow are int64 or int32.
 fn is_integer(stored: DataType) -> bool {
     bits(stored).is_some()
 }
@@ -67,14 +66,14 @@ fn has_integers(model: &Model) -> bool {
     in_graph(&model.graph) || model.functions.values().any(|f| in_nodes(&f.nodes))
 }
 
-/// What a name stands for.
+/// What a value is computed from.
 #[derive(Clone, Copy)]
 enum Content<'m> {
-    /// Something that depends on the model's inputs.
+    /// The model's inputs.
     Data,
-    /// Something known that is made of a tensor of integers.
+    /// A stored tensor of integers.
     Integers(Integers<'m>),
-    /// Anything else that is known.
+    /// Other constants.
     Known,
 }
 
@@ -82,21 +81,22 @@ enum Content<'m> {
 struct Integers<'m> {
     name: &'m str,
     literal: &'m Literal,
-    /// Whether they are floats by now.
+    /// Whether they have been cast to floats.
     cast: bool,
-    /// Whether they have been multiplied since.
+    /// Whether they have been scaled after the cast.
     scaled: bool,
-    /// Whether rows of them were looked up by indices that depend on the data.
+    /// Whether rows were gathered by indices that depend on the data.
     looked_up: bool,
 }
 
 impl Integers<'_> {
-    /// Whether they are weights where they stand as an operand of a layer.
+    /// Whether they are quantised weights if a layer reads them.
     fn are_weights(self) -> bool {
         let Some(bits) = bits(self.literal.stored) else { return false };
         self.cast && (self.scaled || bits <= 8) && self.differ()
     }
 
+    /// Whether they have more distinct values than a mask.
     fn differ(self) -> bool {
         let Ok(tensor) = &self.literal.tensor else { return true };
         let mut values = HashSet::new();
@@ -113,18 +113,19 @@ impl Content<'_> {
 
 type Names<'m> = HashMap<&'m str, Content<'m>>;
 
-/// Functions that call each other can describe exponentially many nodes; so many are looked at.
+/// The most nodes that are visited. Local functions that call each other can describe exponentially
+/// many.
 const MAX_NODES: usize = 1 << 20;
 
 struct Walk<'m> {
     model: &'m Model,
-    /// How many nodes may still be looked at.
+    /// The number of nodes that may still be visited.
     left: usize,
     found: Option<Problem>,
 }
 
 impl<'m> Walk<'m> {
-    /// Follows the nodes of a graph. `names` holds what is visible in it and is extended by its own.
+    /// Visits the nodes of a graph. `names` holds the visible names; those of the graph are added.
     fn graph(
         &mut self,
         graph: &'m Graph,
@@ -160,7 +161,7 @@ impl<'m> Walk<'m> {
         }
     }
 
-    /// What the results of a node are.
+    /// The contents of the results of a node.
     fn results(
         &mut self,
         node: &'m Node,
@@ -227,8 +228,7 @@ fn stored<'m>(name: &'m str, literal: &'m Literal) -> Content<'m> {
     Content::Integers(Integers { name, literal, cast: false, scaled: false, looked_up: false })
 }
 
-/// The integers that the result of a node is made of, where nothing but their representation
-/// changes.
+/// The stored integers in the result of a node that changes only their representation.
 fn carried<'m>(
     node: &Node,
     operand: &dyn Fn(usize) -> Option<Content<'m>>,
@@ -259,7 +259,7 @@ fn carried<'m>(
         "Add" | "Sub" | "Mul" | "Div" | "BitShift" | "BitwiseAnd" | "BitwiseOr" | "Mod" => {
             let scales = ["Mul", "Div"].contains(&node.op.as_str());
             let (x, other) = integers(0).map(|x| (x, 1)).or(integers(1).map(|x| (x, 0)))?;
-            // What is combined with data is no longer a stored tensor.
+            // Combined with data, the result is no longer a stored tensor.
             (!is_data(other)).then_some(Integers { scaled: x.scaled || (x.cast && scales), ..x })
         }
         _ => None,
@@ -270,7 +270,7 @@ fn is_float(stored: DataType) -> bool {
     matches!(stored, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
 }
 
-/// The operand of a layer that is a quantised weight.
+/// The operand of `node` that is a quantised weight.
 fn quantised_operand<'m>(
     node: &Node,
     operand: &dyn Fn(usize) -> Option<Content<'m>>,
@@ -281,7 +281,7 @@ fn quantised_operand<'m>(
     };
     let is_data = |i: usize| operand(i).is_some_and(Content::is_data);
     let weight = |i: usize| integers(i).filter(|x| x.are_weights());
-    // A table of rows that are looked up, scaled, is an embedding wherever its rows go.
+    // A scaled table whose rows are gathered by data is an embedding, whatever reads the rows.
     let is_embedding = |x: &Integers| x.looked_up && x.scaled && x.are_weights();
     let embedding = (0..node.inputs.len()).find_map(|i| integers(i).filter(is_embedding));
     embedding.or_else(|| match node.op.as_str() {

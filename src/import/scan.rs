@@ -1,25 +1,23 @@
-//! Before anything is lowered: which output is taken, which nodes it needs, and which of those
-//! cannot be lowered.
+//! Checks before lowering: the nodes that the outputs depend on, and which of them cannot be lowered.
 
 use std::collections::HashSet;
 
-use super::ImportOptions;
 use super::quantised::quantised_weight;
 use super::table::{Lowering, lookup};
 use crate::error::{Error, Result};
-use crate::onnx::{DataType, Function, Graph, Model, Node, Opsets, Type, dtype_of};
+use crate::onnx::{Function, Graph, Model, Node, Opsets};
 
-/// How deep functions and branches may be nested.
+/// The maximum nesting depth of functions and branches.
 pub(crate) const MAX_DEPTH: usize = 64;
 
-/// An operator in a model that stands in the way of scoring it.
+/// A reason why a model cannot be imported, usually an unsupported operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The node's name, or its first output where it has none.
+    /// The node's name, or its first output if it has no name. Empty for a problem of the whole model.
     pub node: String,
-    /// The operator, with its domain where it is not `ai.onnx`.
+    /// The operator, with its domain unless that is `ai.onnx`.
     pub op: String,
-    /// The opset version the model declares for the operator's domain.
+    /// The opset version that the model declares for the operator's domain.
     pub opset: i64,
     /// Why it is not supported.
     pub reason: String,
@@ -32,7 +30,7 @@ impl Problem {
     }
 }
 
-/// The nodes that compute `wanted`, in order, and all names needed for that.
+/// The indices of the nodes that `wanted` depends on, in order, and all names that they need.
 pub(crate) fn live_nodes<'m>(
     nodes: &'m [Node],
     wanted: impl IntoIterator<Item = &'m str>,
@@ -50,7 +48,7 @@ pub(crate) fn live_nodes<'m>(
     (live, needed)
 }
 
-/// All names that a branch mentions: those that it does not define itself are taken from outside.
+/// Adds all names that a branch mentions. Those that it does not define come from the outer graph.
 fn add_names<'m>(graph: &'m Graph, names: &mut HashSet<&'m str>) {
     names.extend(graph.outputs.iter().map(|o| o.name.as_str()));
     for node in &graph.nodes {
@@ -59,109 +57,13 @@ fn add_names<'m>(graph: &'m Graph, names: &mut HashSet<&'m str>) {
     }
 }
 
-/// The local function that `node` calls, if it calls one.
+/// The local function that `node` calls, if any.
 pub(crate) fn function_of<'m>(model: &'m Model, node: &Node) -> Option<&'m Function> {
     if model.functions.is_empty() {
         return None;
     }
     let key = (node.domain.clone(), node.op.clone(), node.overload.clone());
     model.functions.get(&key)
-}
-
-/// The output that `options` name, or the one that is taken where they name none.
-pub(crate) fn wanted_output(model: &Model, options: &ImportOptions) -> Result<String> {
-    match &options.output {
-        Some(name) => named_output(model, name),
-        None => default_output(model),
-    }
-}
-
-/// The output that is taken where none is named: of those of floating-point numbers the first whose
-/// name says that it is a prediction, or else the first that is not something else by its name. Class
-/// labels are passed over, and so are the other parts of what classifiers of scikit-learn put out.
-pub fn default_output(model: &Model) -> Result<String> {
-    let candidates = float_outputs(model);
-    // The first of equals is the last of them from the end.
-    match candidates.iter().rev().max_by_key(|name| prediction_like(name)) {
-        Some(output) => Ok((*output).to_owned()),
-        None if model.graph.outputs.is_empty() => {
-            Err(Error::InvalidModel(format!("{}: the model has no outputs", model.source)))
-        }
-        None => Err(Error::UnsupportedModel(format!(
-            "{}: the model has no floating-point output",
-            model.source
-        ))),
-    }
-}
-
-/// The outputs of floating-point numbers.
-fn float_outputs(model: &Model) -> Vec<&str> {
-    let zip_maps: HashSet<&str> = model
-        .graph
-        .nodes
-        .iter()
-        .filter(|node| node.op == "ZipMap")
-        .flat_map(|node| node.outputs.iter().map(String::as_str))
-        .collect();
-    let is_float = |ty: &Type| match ty {
-        Type::Tensor(DataType::Undefined, _) | Type::Other("unknown") => true,
-        Type::Tensor(stored, _) => {
-            dtype_of(*stored).is_some_and(super::super::tensor::DType::is_float)
-        }
-        Type::Other(_) => false,
-    };
-    let outputs = model.graph.outputs.iter();
-    let float = outputs.filter(|o| is_float(&o.ty) || zip_maps.contains(o.name.as_str()));
-    float.map(|o| o.name.as_str()).collect()
-}
-
-/// How much the name of an output says that a loss of classes is of it; below 0 where it is something
-/// else: places, and last states or heads that only help in training.
-fn prediction_like(name: &str) -> i32 {
-    let name = name.to_lowercase();
-    let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
-    match () {
-        () if has(&["present", "past", "hidden", "state", "aux"]) => NO_PREDICTION,
-        () if has(&["box", "coord", "offset", "landmark"]) => -1,
-        () if has(&["logit"]) => 2,
-        () if has(&["prob", "score", "class", "cls"]) => 1,
-        () => 0,
-    }
-}
-
-/// What [`prediction_like`] gives states and the like.
-const NO_PREDICTION: i32 = -2;
-
-/// What the user should know of the choice of `output` among several: which others there are.
-pub(crate) fn choice_of_output(model: &Model, output: &str) -> Option<String> {
-    let candidates = float_outputs(model);
-    let others: Vec<String> = candidates
-        .iter()
-        .filter(|name| **name != output && prediction_like(name) > NO_PREDICTION)
-        .map(|name| format!("'{name}'"))
-        .collect();
-    (!others.is_empty()).then(|| {
-        format!(
-            "the output '{output}' is taken; the model also has {}, which --tensor NAME takes",
-            others.join(", ")
-        )
-    })
-}
-
-/// Checks that there is a value called `name`, and returns the name.
-pub(crate) fn named_output(model: &Model, name: &str) -> Result<String> {
-    let graph = &model.graph;
-    let inner = graph.nodes.iter().flat_map(|node| &node.outputs);
-    let outputs = graph.outputs.iter().map(|o| &o.name);
-    if outputs.clone().chain(inner).any(|n| n == name) {
-        return Ok(name.to_owned());
-    }
-    let names: Vec<&str> = outputs.map(String::as_str).collect();
-    Err(Error::Usage(format!(
-        "{}: there is no output '{name}'; the outputs are: {}",
-        model.source,
-        names.join(", ")
-    )))
 }
 
 /// Errs where `outputs` need an operator that is not supported, naming all of them.
@@ -206,8 +108,8 @@ pub(crate) fn is_quantised(op: &str) -> bool {
         || ["MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized"].contains(&name)
 }
 
-/// The operators that `outputs` need and that are not supported, those inside local functions and
-/// branches included.
+/// The unsupported operators that `outputs` depend on, including those inside local functions and
+/// branches.
 pub(crate) fn problems<'m>(model: &'m Model, outputs: &[&'m str]) -> Vec<Problem> {
     let mut scan = Scan { model, seen: HashSet::new(), problems: Vec::new() };
     scan.nodes(&model.graph.nodes, outputs, &model.opsets, "", 0);
@@ -216,7 +118,7 @@ pub(crate) fn problems<'m>(model: &'m Model, outputs: &[&'m str]) -> Vec<Problem
 
 struct Scan<'m> {
     model: &'m Model,
-    /// Functions already looked into, each with the outputs wanted of it.
+    /// The functions already scanned, each with the outputs that were wanted.
     seen: HashSet<(*const Function, Vec<&'m str>)>,
     problems: Vec<Problem>,
 }

@@ -1,5 +1,5 @@
-//! The table of operators: what each is lowered to, or why it is not supported. The page of
-//! operators in the documentation is made from it.
+//! The table of operators: what each is lowered to, or why it is not supported. The page
+//! `docs/operators.md` is generated from it.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -16,7 +16,7 @@ use crate::ops::Derivative;
 pub(crate) enum Lowering {
     /// To one value.
     One(fn(&mut Call) -> Result<Value>),
-    /// To several values, or to something that is not a value of the graph.
+    /// To several results, or to one that is not a value of the graph, such as a sequence.
     Many(fn(&mut Call) -> Result<Vec<Binding>>),
     /// Not at all, for this reason.
     Refused(&'static str),
@@ -28,16 +28,16 @@ pub struct Entry {
     pub domain: &'static str,
     /// The operator's name.
     pub op: &'static str,
-    /// The first accepted version of the domain's operator set that has it.
+    /// The first supported version of the domain's operator set that has the operator.
     pub since: i64,
-    /// Whether and how it is differentiated.
+    /// How it is differentiated, if at all.
     pub derivative: Derivative,
-    /// What it is lowered to.
+    /// What it is lowered to, in words.
     pub note: &'static str,
     pub(crate) lowering: Lowering,
 }
 
-/// An operator with one result, differentiated through what it is lowered to.
+/// An operator with one result, differentiated through its lowering.
 pub(super) const fn rule(
     op: &'static str,
     since: i64,
@@ -48,7 +48,7 @@ pub(super) const fn rule(
     Entry { domain: "", op, since, derivative: Derivative::Rule, note, lowering }
 }
 
-/// An operator with several results, differentiated through what it is lowered to.
+/// An operator with several results, differentiated through its lowering.
 pub(super) const fn rules(
     op: &'static str,
     since: i64,
@@ -83,7 +83,7 @@ pub(super) const fn refused(op: &'static str, since: i64, reason: &'static str) 
 }
 
 impl Entry {
-    /// The entry in another domain than `ai.onnx`.
+    /// The same entry in another domain.
     pub(super) const fn of(mut self, domain: &'static str) -> Self {
         self.domain = domain;
         self
@@ -110,7 +110,7 @@ pub fn entries() -> impl Iterator<Item = &'static Entry> {
     TABLE.iter().copied()
 }
 
-/// The entry of an operator, if it is in the table.
+/// The entry of an operator; `None` if it is unknown.
 pub(crate) fn lookup(domain: &str, op: &str) -> Option<&'static Entry> {
     INDEX.get(&(domain, op)).copied()
 }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn every_entry_says_what_happens() {
+    fn every_entry_has_a_note_or_a_reason() {
         for entry in entries() {
             let said = match entry.derivative {
                 Derivative::Unsupported(reason) => reason,

@@ -57,7 +57,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 fn lower(model: &Model, output: &str) -> Result<Graph> {
     scan::check(model, &[output])?;
     let options = ImportOptions::default();
-    let mut importer = Importer::as_it_is(model, &options)?;
+    let mut importer = Importer::verbatim(model, &options)?;
     let value = importer.run(output)?;
     importer.b.output(output, value);
     Ok(importer.b.finish())

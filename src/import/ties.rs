@@ -1,40 +1,41 @@
-//! Tensors that are one parameter of the network.
+//! Tied parameters: several stored tensors that are one parameter of the network.
 //!
-//! Exporters store what they compute of a weight, a transpose above all, once for each use: a layer
-//! applied three times has three matrices, and an output head that is the embedding has its own.
-//! Values drawn at random are not equal by chance, so equal ones become one parameter, and a
-//! transpose becomes a view of it, unless the file says that they belong to different modules: a
-//! network may begin with layers that are copies of each other. Tensors of one number, scales of 1
-//! and biases of 0, are equal by chance; such a bias follows the weight of its layer.
+//! Exporters store a tensor computed from a weight, often its transpose, once for each use. A layer
+//! applied three times then has three matrices, and an output head tied to the embedding has its own.
+//!
+//! Random values are not equal by chance. So equal tensors become one parameter, and a transpose becomes
+//! a view of it, unless the file says that they belong to different modules: layers may be initialised
+//! as copies of each other. Tensors with a single value, such as scales of 1 and biases of 0, are equal
+//! by chance. Such a bias is tied if the weight of its layer is.
 
 use std::collections::{HashMap, HashSet};
 
-use super::identity::Home;
+use super::provenance::Owner;
 use crate::error::Result;
 use crate::graph::{Builder, Graph, Parameter, Value};
 use crate::ops::{Binary, Op, Primitive};
 use crate::tensor::Tensor;
 
-/// How many elements are looked at to tell drawn values from a pattern.
+/// The number of elements that are sampled to tell random values from a pattern.
 const SAMPLED: usize = 512;
 
-/// Runs of values in order that are longer than this are a table.
+/// A tensor that begins with more values in sorted order than this is a table.
 const ORDERED: usize = 6;
 
-/// How many ties a note spells out.
-const SPELT_OUT: usize = 3;
+/// The number of ties that a note lists by name.
+const LISTED: usize = 3;
 
-/// A parameter that is another one.
+/// The parameter that another one is tied to.
 #[derive(Clone, Copy)]
 struct Tie {
     to: Value,
     transposed: bool,
 }
 
-/// `graph` with tensors that are one parameter made one, and what was done, in words. `home` says
-/// what the file knows of where a tensor belongs.
-pub(super) fn tie(graph: Graph, home: impl Fn(&str) -> Home) -> Result<(Graph, Option<String>)> {
-    let mut ties = equal_weights(&graph, home);
+/// Ties parameters that are equal or transposes of each other. Returns the new graph, and a note that
+/// lists the ties, if there are any. `owner` is what the file says about the owner of a tensor.
+pub(super) fn tie(graph: Graph, owner: impl Fn(&str) -> Owner) -> Result<(Graph, Option<String>)> {
+    let mut ties = equal_weights(&graph, owner);
     if ties.is_empty() {
         return Ok((graph, None));
     }
@@ -64,8 +65,8 @@ pub(super) fn tie(graph: Graph, home: impl Fn(&str) -> Home) -> Result<(Graph, O
     Ok((b.finish(), Some(note)))
 }
 
-/// Parameters of drawn values that are equal, or transposes of each other.
-fn equal_weights(graph: &Graph, home: impl Fn(&str) -> Home) -> HashMap<Value, Tie> {
+/// Ties between parameters with random values that are equal or transposes of each other.
+fn equal_weights(graph: &Graph, owner: impl Fn(&str) -> Owner) -> HashMap<Value, Tie> {
     let mut by_length: HashMap<usize, Vec<(Value, &Parameter)>> = HashMap::new();
     for (value, parameter) in graph.parameters() {
         by_length.entry(parameter.tensor.len()).or_default().push((value, parameter));
@@ -78,23 +79,23 @@ fn equal_weights(graph: &Graph, home: impl Fn(&str) -> Home) -> HashMap<Value, T
                 continue;
             };
             let classes = by_digest.entry(digest(values)).or_default();
-            let home = home(&parameter.name);
+            let owner = owner(&parameter.name);
             let found = classes.iter_mut().find_map(|class| {
                 let first = class.members.first()?.value;
-                let fits = class.admits(&home).then(|| relation(graph, first, value));
+                let fits = class.admits(&owner).then(|| relation(graph, first, value));
                 Some((class, fits.flatten()?))
             });
             match found {
-                Some((class, transposed)) => class.add(value, home, transposed),
+                Some((class, transposed)) => class.add(value, owner, transposed),
                 None => {
                     let mut class = Class::default();
-                    class.add(value, home, false);
+                    class.add(value, owner, false);
                     classes.push(class);
                 }
             }
         }
         for Class { members, named, .. } in by_digest.into_values().flatten() {
-            // The name that a module has for it is the one to show.
+            // Prefer the name that a module gives to the parameter.
             let Some(&to) = members.get(named.unwrap_or(0)) else { continue };
             for member in members.iter().filter(|member| member.value != to.value) {
                 let transposed = member.transposed != to.transposed;
@@ -105,36 +106,36 @@ fn equal_weights(graph: &Graph, home: impl Fn(&str) -> Home) -> HashMap<Value, T
     ties
 }
 
-/// Tensors that are equal, or transposes of each other, and of homes that can be one.
+/// Tensors that are one parameter: equal or transposes of each other, with compatible owners.
 #[derive(Default)]
 struct Class {
     members: Vec<Member>,
-    /// The first member that has the name of a parameter.
+    /// The first member whose owner is a parameter.
     named: Option<usize>,
-    /// Homes of each kind.
-    homes: Vec<Home>,
+    /// The distinct owners of the members.
+    owners: Vec<Owner>,
 }
 
-/// A tensor among its equals.
+/// A tensor in a class.
 #[derive(Clone, Copy)]
 struct Member {
     value: Value,
-    /// Whether it is the transpose of the first.
+    /// Whether it is the transpose of the first member.
     transposed: bool,
 }
 
 impl Class {
-    fn admits(&self, home: &Home) -> bool {
-        self.homes.iter().all(|known| known.may_be(home))
+    fn admits(&self, owner: &Owner) -> bool {
+        self.owners.iter().all(|known| known.is_compatible(owner))
     }
 
-    fn add(&mut self, value: Value, home: Home, transposed: bool) {
-        if matches!(home, Home::Parameter(_)) {
+    fn add(&mut self, value: Value, owner: Owner, transposed: bool) {
+        if matches!(owner, Owner::Parameter(_)) {
             self.named.get_or_insert(self.members.len());
         }
         self.members.push(Member { value, transposed });
-        if !self.homes.contains(&home) {
-            self.homes.push(home);
+        if !self.owners.contains(&owner) {
+            self.owners.push(owner);
         }
     }
 }
@@ -144,7 +145,7 @@ fn long_axes(shape: &[usize]) -> Vec<usize> {
     shape.iter().copied().filter(|&d| d != 1).collect()
 }
 
-/// Whether two parameters hold the same values, and if so whether one is the transpose of the other.
+/// [`related`] for two parameters of a graph.
 fn relation(graph: &Graph, a: Value, b: Value) -> Option<bool> {
     match (&graph.node(a).op, &graph.node(b).op) {
         (Op::Parameter(p), Op::Parameter(q)) => related(&p.tensor, &q.tensor),
@@ -152,8 +153,8 @@ fn relation(graph: &Graph, a: Value, b: Value) -> Option<bool> {
     }
 }
 
-/// Whether two tensors hold the same values, and if so whether one is the transpose of the other.
-/// Axes of length 1 make no difference: a folded layer on zeros leaves its bias with a batch axis.
+/// `Some(false)` for equal tensors, `Some(true)` for transposes of each other, else `None`. Axes of
+/// length 1 are ignored: a layer folded on zeros leaves its bias with a batch axis.
 pub(super) fn related(a: &Tensor, b: &Tensor) -> Option<bool> {
     let (x, y) = (a.f32_slice()?, b.f32_slice()?);
     let (of_a, of_b) = (long_axes(a.shape()), long_axes(b.shape()));
@@ -169,7 +170,7 @@ pub(super) fn related(a: &Tensor, b: &Tensor) -> Option<bool> {
     }
 }
 
-/// A number that tensors of the same values share, whatever their order: a sum of scrambled bits.
+/// A hash of the values that does not depend on their order: a sum of scrambled bits.
 pub(super) fn digest(values: &[f32]) -> u64 {
     let scrambled = |v: &f32| {
         let x = u64::from(v.to_bits()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -178,7 +179,7 @@ pub(super) fn digest(values: &[f32]) -> u64 {
     values.iter().fold(0, |sum, v| sum.wrapping_add(scrambled(v)))
 }
 
-/// Whether the values look drawn at random: most of them differ, and they are in no order.
+/// Whether the values look random: most of them differ, and they are not sorted.
 fn is_drawn(values: &[f32]) -> bool {
     let step = values.len().div_ceil(SAMPLED).max(1);
     let mut sample: Vec<u32> = values.iter().step_by(step).map(|v| v.to_bits()).collect();
@@ -190,7 +191,7 @@ fn is_drawn(values: &[f32]) -> bool {
     sampled > 1 && sample.len() * 2 > sampled && !ordered
 }
 
-/// Adds the biases of one number that stand behind copies of one weight.
+/// Ties the biases with a single value that belong to tied weights.
 fn biases_of_tied(graph: &Graph, ties: &mut HashMap<Value, Tie>) {
     let mut weights: HashSet<Value> = ties.values().map(|tie| tie.to).collect();
     weights.extend(ties.keys());
@@ -199,7 +200,7 @@ fn biases_of_tied(graph: &Graph, ties: &mut HashMap<Value, Tie>) {
     for (_, node) in graph.nodes() {
         let Op::Apply(Primitive::Binary(Binary::Add)) = &node.op else { continue };
         for (product, bias) in [(0, 1), (1, 0)] {
-            let (product, bias) = (node.inputs[product], moved(graph, node.inputs[bias]));
+            let (product, bias) = (node.inputs[product], without_views(graph, node.inputs[bias]));
             let Op::Parameter(parameter) = &graph.node(bias).op else { continue };
             let Some(weight) = weight_of(graph, product).filter(|w| weights.contains(w)) else {
                 continue;
@@ -216,8 +217,8 @@ fn biases_of_tied(graph: &Graph, ties: &mut HashMap<Value, Tie>) {
     ties.extend(found);
 }
 
-/// The tensor of which `value` is another shape or order.
-fn moved(graph: &Graph, mut value: Value) -> Value {
+/// `value` without the reshapes, transposes and broadcasts around it.
+fn without_views(graph: &Graph, mut value: Value) -> Value {
     while let Op::Apply(Primitive::Reshape(_) | Primitive::Transpose(_) | Primitive::Expand(_)) =
         graph.node(value).op
     {
@@ -226,19 +227,19 @@ fn moved(graph: &Graph, mut value: Value) -> Value {
     value
 }
 
-/// The weight of the product or convolution that `value` is.
+/// The weight, if `value` is a matrix product or convolution with one.
 fn weight_of(graph: &Graph, value: Value) -> Option<Value> {
-    let node = graph.node(moved(graph, value));
+    let node = graph.node(without_views(graph, value));
     let Op::Apply(Primitive::Conv(_) | Primitive::ConvInputGrad(_) | Primitive::MatMul(_)) =
         node.op
     else {
         return None;
     };
     let parameter = |&v: &Value| matches!(graph.node(v).op, Op::Parameter(_)).then_some(v);
-    node.inputs.iter().map(|&v| moved(graph, v)).find_map(|v| parameter(&v))
+    node.inputs.iter().map(|&v| without_views(graph, v)).find_map(|v| parameter(&v))
 }
 
-/// The number that all elements are.
+/// The value of all elements, if they are equal.
 fn filled(tensor: &Tensor) -> Option<f32> {
     let (&first, rest) = tensor.f32_slice()?.split_first()?;
     rest.iter().all(|&v| v == first).then_some(first)
@@ -248,13 +249,13 @@ fn describe(graph: &Graph, ties: &HashMap<Value, Tie>) -> String {
     let name = |value: Value| graph.name(value).unwrap_or_default();
     let mut all: Vec<(Value, Tie)> = ties.iter().map(|(&value, &tie)| (value, tie)).collect();
     all.sort_unstable_by_key(|(value, _)| *value);
-    let each = all.iter().take(SPELT_OUT).map(|(value, tie)| {
+    let each = all.iter().take(LISTED).map(|(value, tie)| {
         let turned = if tie.transposed { ", transposed" } else { "" };
         format!("'{}' is '{}'{turned}", name(*value), name(tie.to))
     });
     let mut list: Vec<String> = each.collect();
-    if all.len() > SPELT_OUT {
-        list.push(format!("and {} more", all.len() - SPELT_OUT));
+    if all.len() > LISTED {
+        list.push(format!("and {} more", all.len() - LISTED));
     }
     format!("equal tensors are taken as one parameter, tied: {}", list.join(", "))
 }
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_tied_is_said() {
+    fn ties_are_listed_in_a_note() {
         let model = load(folder().join("language-dynamo.onnx")).unwrap();
         let (_, _, notes) = number_of_parameters(&model);
         assert!(notes.iter().any(|n| n.contains("transposed")), "{notes:?}");
@@ -352,14 +353,14 @@ mod tests {
         (0..len).map(|i| (seed + 2.3 * i as f32).sin()).collect()
     }
 
-    /// The number of parameters left of tensors with these names, shapes and values.
-    fn left(tensors: &[(&str, &[usize], Vec<f32>)], home: impl Fn(&str) -> Home) -> usize {
+    /// The number of parameters that are left after tying tensors with these names, shapes and values.
+    fn left(tensors: &[(&str, &[usize], Vec<f32>)], owner: impl Fn(&str) -> Owner) -> usize {
         let mut b = Builder::default();
         for (name, shape, values) in tensors {
             let value = b.parameter(*name, Tensor::f32(shape, values.clone()).unwrap());
             b.output(*name, value);
         }
-        let (graph, _) = tie(b.finish(), home).unwrap();
+        let (graph, _) = tie(b.finish(), owner).unwrap();
         for (output, (_, shape, values)) in graph.outputs().iter().zip(tensors) {
             let value = crate::graph::eval(&graph.with_outputs(vec![output.clone()]), &[]).unwrap();
             assert_eq!(value[0], Tensor::f32(shape, values.clone()).unwrap());
@@ -369,8 +370,8 @@ mod tests {
 
     #[test]
     fn equal_tensors_are_one_unless_chance_or_the_file_says_otherwise() {
-        let unknown = |_: &str| Home::Unknown;
-        let named = |name: &str| Home::Parameter(name.to_owned());
+        let unknown = |_: &str| Owner::Unknown;
+        let named = |name: &str| Owner::Parameter(name.to_owned());
         let (a, b) = (drawn(0.0, 12), drawn(1.0, 12));
         let turned: Vec<f32> = (0..12).map(|i| a[(i % 3) * 4 + i / 3]).collect();
         let both =
@@ -394,8 +395,8 @@ mod tests {
         }
         // Modules of one name are one; a tensor of a module and one that the exporter made, too.
         let module = |name: &str| match name {
-            "p" => Home::Parameter("p".into()),
-            _ => Home::Module("head".into()),
+            "p" => Owner::Parameter("p".into()),
+            _ => Owner::Module("head".into()),
         };
         assert_eq!(left(&both(&a, &a), module), 1);
     }
@@ -415,7 +416,7 @@ mod tests {
             y = b.add(y, bias).unwrap();
         }
         b.output("y", y);
-        let (graph, note) = tie(b.finish(), |_| Home::Unknown).unwrap();
+        let (graph, note) = tie(b.finish(), |_| Owner::Unknown).unwrap();
         let names: Vec<_> = graph.parameters().map(|(_, p)| p.name.to_string()).collect();
         assert_eq!(names, ["a.w", "a.b", "c.w", "c.b"]);
         assert!(note.unwrap().contains("'b.w' is 'a.w'"));

@@ -32,7 +32,7 @@ fn unusable(stored: DataType) -> String {
         DataType::Undefined => "its element type is not said".into(),
         other => format!(
             "it holds {} values; export the model in float32 without quantisation",
-            other.as_str_name().to_lowercase()
+            other.name()
         ),
     }
 }

@@ -71,8 +71,8 @@ fn prelu(c: &mut Call) -> Result<Value> {
     c.select(positive, x, leak)
 }
 
-/// `x > 0 ? x : α(e^{x/β} − 1)`. The exponential never sees positive values: its overflow there
-/// would spoil the derivative although it is not selected.
+/// `x > 0 ? x : α(e^{x/β} − 1)`. The exponential is never taken of positive values: where it overflows,
+/// the derivative would be NaN although the other branch is selected.
 fn exponential_unit(c: &mut Call, x: Value, alpha: f64, beta: f64) -> Result<Value> {
     let positive = is_positive(c, x)?;
     let zero = c.scalar_like(x, 0.0);
@@ -227,7 +227,7 @@ fn fast_gelu(c: &mut Call) -> Result<Value> {
     tanh_gelu(c, x)
 }
 
-/// A function that an attribute of another operator names, with its parameters.
+/// An activation function that an attribute of another operator names, with its parameters.
 #[derive(Clone)]
 pub(super) struct Activation {
     name: String,
@@ -236,7 +236,7 @@ pub(super) struct Activation {
 }
 
 impl Activation {
-    /// How many parameters a function has, with their default values.
+    /// The default values of a function's parameters; `None` for parameters that it does not have.
     pub(super) fn defaults(name: &str) -> [Option<f64>; 2] {
         match name {
             "affine" => [Some(1.0), Some(0.0)],
@@ -280,7 +280,7 @@ impl Activation {
     }
 }
 
-/// The function that attribute `activation` names, with its parameters; none where it is empty.
+/// Applies the function that attribute `activation` names, if it names one.
 pub(super) fn named_activation(c: &mut Call, x: Value, parameters: &[f64]) -> Result<Value> {
     let name = c.text("activation", "")?.to_lowercase();
     match (name.as_str(), parameters) {

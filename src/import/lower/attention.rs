@@ -1,41 +1,36 @@
-//! Attention as one operator, in the forms of ONNX and of ONNX Runtime's optimiser, and what
-//! transformers have around it.
+//! Attention as one operator, of ONNX and of ONNX Runtime's optimiser.
 
-use super::gather::indices;
-use super::normalization::layer_normalised;
 use crate::error::Result;
 use crate::graph::Value;
 use crate::import::call::Call;
 use crate::import::importer::Binding;
-use crate::import::table::{Entry, MICROSOFT, rule, rules};
+use crate::import::table::{Entry, MICROSOFT, rules};
 use crate::ops::{Reduction, Softmax};
 use crate::tensor::{DType, Tensor};
 
 pub(super) const ENTRIES: &[Entry] = &[
     rules("Attention", 23, "MatMul, Mul, Add, Softmax, Where", attention),
-    rule("RotaryEmbedding", 23, "Slice, Mul, Add, Sub, Concat", rotary),
     rules("Attention", 1, "MatMul, Add, Mul, Softmax; without past states", fused_attention)
         .of(MICROSOFT),
-    rules("EmbedLayerNormalization", 1, "Gather, Add, ReduceMean, Sqrt, Div", embed).of(MICROSOFT),
     rules("MultiHeadAttention", 1, "MatMul, Add, Softmax; without past states", multi_head)
         .of(MICROSOFT),
-    rule("RotaryEmbedding", 1, "Slice, Mul, Add, Sub, Concat", fused_rotary).of(MICROSOFT),
 ];
 
 const MINUS_INFINITY: f64 = f64::NEG_INFINITY;
 
-/// Attention over operands `[batch, heads, positions, size]`.
+/// Queries, keys and values `[batch, heads, positions, size]`.
 struct Heads {
     q: Value,
     k: Value,
     v: Value,
 }
 
-/// Results of attention along the way.
+/// The results of attention.
 struct Attended {
-    /// `[batch, heads, positions, size]`.
+    /// The result `[batch, heads, positions, size]`.
     y: Value,
-    /// The products of queries and keys, these limited, then with the mask, then as probabilities.
+    /// The scores as products of queries and keys, after the softcap, after the bias, and after the
+    /// softmax.
     stages: [Value; 4],
 }
 
@@ -78,8 +73,7 @@ fn repeat_heads(c: &mut Call, x: Value, heads: usize) -> Result<Value> {
     c.reshape(spread, &[&[shape[0], heads], &shape[2..]].concat())
 }
 
-/// `softmax(scale·q·kᵀ limited by softcap, plus bias)·v`. Rows that the bias masks altogether
-/// attend to nothing.
+/// `softmax(softcap(scale·q·kᵀ) + bias)·v`. Rows that the bias masks entirely have the result 0.
 fn attend(
     c: &mut Call,
     x: &Heads,
@@ -120,7 +114,7 @@ fn attend(
     Ok(Attended { y: c.matmul(p, v)?, stages: [product, limited, biased, p] })
 }
 
-/// A constant row of positions, shaped to stand along one of the last two axes of four.
+/// The constant positions `0..count` along the last axis of four (`row`), or along the second last.
 fn positions(c: &mut Call, count: usize, row: bool) -> Result<Value> {
     let shape = if row { [1, 1, 1, count] } else { [1, 1, count, 1] };
     let positions = Tensor::index(0..count as i64).reshape(&shape)?;
@@ -140,7 +134,8 @@ fn both(c: &mut Call, a: Option<Value>, b: Value) -> Result<Option<Value>> {
     }
 }
 
-fn heads_of(c: &Call, name: &str) -> Result<usize> {
+/// The number of heads in attribute `name`; 0 if it is missing.
+pub(super) fn heads_of(c: &Call, name: &str) -> Result<usize> {
     Ok(usize::try_from(c.int(name, 0)?).unwrap_or(0))
 }
 
@@ -203,7 +198,7 @@ fn attention(c: &mut Call) -> Result<Vec<Binding>> {
         let mask = c.fixed(3)?;
         let is_bool = c.dtype(mask) == DType::Bool;
         let mask = if is_bool { bias_of(c, mask, MINUS_INFINITY)? } else { c.table(3)? };
-        // A mask may be shorter than a cache of keys.
+        // The mask may have fewer columns than there are keys.
         let shape = c.shape(mask);
         let missing = keys.saturating_sub(shape.last().copied().unwrap_or(keys));
         let mut after = vec![0; shape.len()];
@@ -223,100 +218,8 @@ fn attention(c: &mut Call) -> Result<Vec<Binding>> {
     Ok(vec![y.into(), k.into(), v.into(), stages[stage].into()])
 }
 
-/// The first `width` elements along the last axis turned, in pairs, by the angles whose cosines
-/// and sines are given as `[batch or 1, positions, width / 2]`. `x` is `[batch, positions, heads,
-/// size]`.
-fn rotated(c: &mut Call, x: Value, (cos, sin): (Value, Value), interleaved: bool) -> Result<Value> {
-    let shape = c.shape(x);
-    let [batch, count, heads, size] = shape[..] else {
-        return Err(c.invalid(format_args!("{shape:?} has no heads to rotate")));
-    };
-    let angles = c.shape(cos);
-    let half = angles.last().copied().unwrap_or(0);
-    if half * 2 > size || angles.len() != 3 || c.shape(sin) != angles {
-        return Err(c.invalid(format_args!("angles {angles:?} for heads of size {size}")));
-    }
-    let column = [angles[0], angles[1], 1, half];
-    let (cos, sin) = (c.reshape(cos, &column)?, c.reshape(sin, &column)?);
-    let turned = c.slice_axis(x, 3, 0, 2 * half, 1)?;
-    let (first, second) = if interleaved {
-        let pairs = c.reshape(turned, &[batch, count, heads, half, 2])?;
-        let (first, second) = (c.slice_axis(pairs, 4, 0, 1, 1)?, c.slice_axis(pairs, 4, 1, 2, 1)?);
-        let flat = [batch, count, heads, half];
-        (c.reshape(first, &flat)?, c.reshape(second, &flat)?)
-    } else {
-        (c.slice_axis(turned, 3, 0, half, 1)?, c.slice_axis(turned, 3, half, 2 * half, 1)?)
-    };
-    let mut combine = |a: Value, b: Value, minus: bool| {
-        let (p, q) = (c.mul(first, a)?, c.mul(second, b)?);
-        if minus { c.sub(p, q) } else { c.add(p, q) }
-    };
-    let (real, imaginary) = (combine(cos, sin, true)?, combine(sin, cos, false)?);
-    let turned = if interleaved {
-        let column = [batch, count, heads, half, 1];
-        let (real, imaginary) = (c.reshape(real, &column)?, c.reshape(imaginary, &column)?);
-        let pairs = c.concat(&[real, imaginary], 4)?;
-        c.reshape(pairs, &[batch, count, heads, 2 * half])?
-    } else {
-        c.concat(&[real, imaginary], 3)?
-    };
-    let rest = c.slice_axis(x, 3, 2 * half, size, 1)?;
-    if 2 * half == size { Ok(turned) } else { c.concat(&[turned, rest], 3) }
-}
-
-/// Rotates operand 0, whose angles are in tables: rows of these are looked up where positions are
-/// given.
-fn rotate(c: &mut Call, tables: [usize; 2], at: Option<usize>) -> Result<Value> {
-    let x = c.operand(0)?;
-    let shape = c.shape(x);
-    let interleaved = c.flag("interleaved", false)?;
-    let (cos, sin) = (c.table(tables[0])?, c.table(tables[1])?);
-    let angles = match at {
-        Some(at) => {
-            let rows = c.shape(cos).first().copied().unwrap_or(0);
-            let at = indices(c, at, rows)?;
-            (c.gather(cos, at, 0)?, c.gather(sin, at, 0)?)
-        }
-        None => (cos, sin),
-    };
-    match shape[..] {
-        [batch, count, width] => {
-            let heads = heads_of(c, "num_heads")?;
-            let size = match (heads, 2 * c.shape(angles.0).last().copied().unwrap_or(0)) {
-                (0, size) => size,
-                (heads, _) => width / heads,
-            };
-            if size == 0 || width % size != 0 {
-                return Err(c.invalid(format_args!("{width} does not divide into {heads} heads")));
-            }
-            let x = c.reshape(x, &[batch, count, width / size, size])?;
-            let y = rotated(c, x, angles, interleaved)?;
-            c.reshape(y, &shape)
-        }
-        [_, _, _, _] => {
-            let x = c.transpose(x, &[0, 2, 1, 3])?;
-            let y = rotated(c, x, angles, interleaved)?;
-            c.transpose(y, &[0, 2, 1, 3])
-        }
-        _ => Err(c.invalid(format_args!("{shape:?} has no heads to rotate"))),
-    }
-}
-
-fn rotary(c: &mut Call) -> Result<Value> {
-    let at = c.has(3).then_some(3);
-    rotate(c, [1, 2], at)
-}
-
-fn fused_rotary(c: &mut Call) -> Result<Value> {
-    let at = c.fixed(1)?;
-    if c.rank(at) != 2 || c.flag("is_packed_batching", false)? {
-        return Err(c.unsupported("only positions given for each element are supported"));
-    }
-    rotate(c, [2, 3], Some(1))
-}
-
-/// The mask of ONNX Runtime's operators in operand `i`: 1 where keys may be attended to, by batch
-/// and key, or also by query; or how many keys there are.
+/// The bias for the mask in operand `i` of ONNX Runtime's operators. The mask is 1 where a query may
+/// attend to a key, by batch and key or by batch, query and key; or it is the number of keys by batch.
 fn key_mask(c: &mut Call, i: usize, [batch, keys]: [usize; 2]) -> Result<Option<Value>> {
     if !c.has(i) {
         return Ok(None);
@@ -367,8 +270,8 @@ fn causal(c: &mut Call, queries: usize, keys: usize) -> Result<Option<Value>> {
     bias_of(c, before, filler).map(Some)
 }
 
-/// Attention of ONNX Runtime over queries, keys and values `[batch, positions, width]`, with the
-/// mask in operand `mask` and the bias of the products in operand `bias`.
+/// ONNX Runtime's attention over queries, keys and values `[batch, positions, width]`, with the mask in
+/// operand `mask` and a bias of the scores in operand `bias`.
 fn fused(c: &mut Call, [q, k, v]: [Value; 3], mask: usize, bias: usize) -> Result<Vec<Binding>> {
     let heads = heads_of(c, "num_heads")?;
     let (q, k, v) =
@@ -447,52 +350,4 @@ fn multi_head(c: &mut Call) -> Result<Vec<Binding>> {
         }
     }
     fused(c, [parts[0], parts[1], parts[2]], 4, 5)
-}
-
-/// The rows of the table in operand `table` that operand `at` `[batch, positions]` names. Returns the
-/// indices and the rows.
-fn embedded(c: &mut Call, table: usize, at: usize) -> Result<(Value, Value)> {
-    let table = c.weight(table)?;
-    let rows = c.shape(table).first().copied().unwrap_or(0);
-    let at = indices(c, at, rows)?;
-    if c.rank(table) != 2 || c.rank(at) != 2 {
-        return Err(c.invalid("a table of embeddings or its indices are no matrices"));
-    }
-    Ok((at, c.gather(table, at, 0)?))
-}
-
-/// The sum of embeddings of words, positions and segments, normalised.
-fn embed(c: &mut Call) -> Result<Vec<Binding>> {
-    let (ids, mut sum) = embedded(c, 2, 0)?;
-    let places = if c.has(8) {
-        embedded(c, 3, 8)?.1
-    } else {
-        let table = c.weight(3)?;
-        let count = c.shape(ids).last().copied().unwrap_or(0);
-        c.slice_axis(table, 0, 0, count, 1)?
-    };
-    sum = c.add(sum, places)?;
-    if c.has(1) && c.has(4) {
-        let segments = embedded(c, 4, 1)?.1;
-        sum = c.add(sum, segments)?;
-    }
-    let epsilon = c.float("epsilon", 1e-12)?;
-    let last = [c.rank(sum) - 1];
-    let normal = layer_normalised(c, sum, &last, epsilon)?;
-    let (gamma, beta) = (c.weight(5)?, c.weight(6)?);
-    let scaled = c.mul(normal, gamma)?;
-    let y = c.add(scaled, beta)?;
-    // How many keys may be attended to, or 0 where no mask is given.
-    let shape = c.shape(ids);
-    let count = if c.has(7) {
-        let mask = c.fixed(7)?;
-        let mask = c.cast(mask, DType::I32)?;
-        let last = c.axis(-1, c.rank(mask))?;
-        let count = c.reduce_sum(mask, &[last])?;
-        c.reshape(count, &shape[..1])?
-    } else {
-        let zero = c.scalar(DType::I32, 0.0);
-        c.expand(zero, &shape[..1])?
-    };
-    Ok(vec![y.into(), count.into(), sum.into()])
 }

@@ -8,7 +8,7 @@ use crate::import::table::{Entry, rules, zero};
 use crate::onnx::{DataType, dtype_of};
 use crate::tensor::{DType, Tensor};
 
-/// A weight that the file gives by its shape alone has at most this many elements.
+/// The most elements of a weight of which the file has only the shape.
 const MAX_WEIGHT: usize = 1 << 27;
 
 pub(super) const ENTRIES: &[Entry] = &[
@@ -58,8 +58,8 @@ fn constant_of_shape(c: &mut Call) -> Result<Vec<Binding>> {
             Err(why) => return Err(c.unsupported(format!("its value cannot be used: {why}"))),
         },
     };
-    // Some files give only the shapes of their weights, to be small: in initializers that count
-    // as inputs too, which is how the first versions of the format have them.
+    // Some files have only the shapes of their weights, to be small. The shape is then an initializer
+    // that is also declared as an input, as in the first versions of the format.
     let elements = shape.iter().fold(1usize, |product, &d| product.saturating_mul(d));
     if c.is_declared_input(0) && elements <= MAX_WEIGHT {
         return Ok(vec![c.store(Ok(Tensor::full(

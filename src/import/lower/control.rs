@@ -1,6 +1,6 @@
-//! Control flow, and operators that pass their operand through.
+//! Control flow, and operators that return their operand.
 //!
-//! Loops are unrolled: how often they run must be known at import.
+//! Loops are unrolled, so the number of iterations must be known at import.
 
 use crate::error::Result;
 use crate::graph::Value;
@@ -60,7 +60,7 @@ fn branch(c: &mut Call) -> Result<Vec<Binding>> {
     Ok(results)
 }
 
-/// Values of consecutive turns stacked along a new axis, from the last turn on where `reverse`.
+/// Stacks the values of consecutive iterations along a new axis, in reverse order if `reverse`.
 fn stacked(c: &mut Call, mut values: Vec<Binding>, axis: i64, reverse: bool) -> Result<Value> {
     if reverse {
         values.reverse();
@@ -111,7 +111,7 @@ fn loops(c: &mut Call) -> Result<Vec<Binding>> {
         }
         let number = c.constant(Tensor::index([turn as i64]).reshape(&[])?);
         let inputs = [number.into(), go].into_iter().chain(carried).collect();
-        let mut outputs = c.lower_turn(body, inputs)?.into_iter();
+        let mut outputs = c.lower_iteration(body, inputs)?.into_iter();
         go = match outputs.next() {
             Some(go) => go,
             None => return Err(c.invalid("its body has no outputs")),
@@ -173,7 +173,7 @@ fn scan(c: &mut Call) -> Result<Vec<Binding>> {
             shape.remove(axis);
             inputs.push(c.reshape(part, &shape)?.into());
         }
-        let mut outputs = c.lower_turn(body, inputs)?.into_iter();
+        let mut outputs = c.lower_iteration(body, inputs)?.into_iter();
         carried = outputs.by_ref().take(kept).collect();
         collections.iter_mut().zip(outputs).for_each(|(all, one)| all.push(one));
     }
@@ -204,7 +204,7 @@ fn sequence_map(c: &mut Call) -> Result<Vec<Binding>> {
                 other => other.clone(),
             });
         }
-        let outputs = c.lower_turn(body, inputs)?;
+        let outputs = c.lower_iteration(body, inputs)?;
         results.iter_mut().zip(outputs).for_each(|(all, one)| all.push(one));
     }
     Ok(results.into_iter().map(Binding::List).collect())

@@ -1,4 +1,4 @@
-//! Convolutions and their transposes.
+//! Convolutions and transposed convolutions.
 
 use super::activation::named_activation;
 use super::sample::{interpolate, zero_padded_taps};
@@ -17,7 +17,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     rule("FusedConv", 1, "Conv, Add, its activation", fused_conv).of(MICROSOFT),
 ];
 
-/// No kernel, stride, dilation, pad or size of an axis is larger, so that their products fit.
+/// The maximum of kernel sizes, strides, dilations, pads and axis lengths, so that their products do
+/// not overflow.
 const MAX_SPATIAL: usize = 1 << 30;
 
 /// Strides, dilations and explicit pads of a window over spatial axes.
@@ -46,8 +47,8 @@ fn per_axis(c: &Call, name: &str, rank: usize) -> Result<Vec<usize>> {
     Ok(values)
 }
 
-/// The window of a node over an operand of `shape`, with `kernel` where the node has none of its
-/// own. Automatic padding is resolved for a window that moves over its input.
+/// The window of a node over an operand of `shape`. `kernel` is used if the node has no attribute for
+/// it. Automatic padding is resolved as for a convolution or pool.
 pub(super) fn geometry(c: &Call, shape: &[usize], kernel: Option<&[usize]>) -> Result<Geometry> {
     let Some(spatial) = shape.get(2..) else {
         return Err(c.invalid(format_args!("{shape:?} has no batch and channel axes")));
@@ -100,7 +101,7 @@ pub(super) fn geometry(c: &Call, shape: &[usize], kernel: Option<&[usize]>) -> R
     Ok(geometry)
 }
 
-/// A number of pads split in two; the odd one goes to the end or to the beginning.
+/// Splits a number of pads in two. An odd one goes to the end or to the beginning.
 fn halves(total: usize, odd_at_end: bool) -> (usize, usize) {
     let small = total / 2;
     if odd_at_end { (small, total - small) } else { (total - small, small) }
@@ -143,7 +144,7 @@ fn conv(c: &mut Call) -> Result<Value> {
     with_bias(c, y)
 }
 
-/// A convolution, a third operand added, and an activation.
+/// A convolution, to which operand 3 is added, and an activation.
 fn fused_conv(c: &mut Call) -> Result<Value> {
     let mut y = conv(c)?;
     if c.has(3) {
@@ -154,10 +155,10 @@ fn fused_conv(c: &mut Call) -> Result<Value> {
     named_activation(c, y, &parameters)
 }
 
-/// Patches with more elements than this an image are not put back together.
+/// Col2Im is refused if the patches of one image have more elements than this.
 const MAX_PLACES: usize = 1 << 26;
 
-/// Patches `[N, C·kernel, positions]` added up where they overlap.
+/// Col2Im: assembles images from patches `[N, C·kernel, positions]`, adding them where they overlap.
 fn col_to_image(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
     let shape = c.shape(x);
@@ -195,7 +196,7 @@ fn col_to_image(c: &mut Call) -> Result<Value> {
     if elements.saturating_mul(columns) > MAX_PLACES {
         return Err(c.unsupported(format!("{columns} blocks of {elements} elements are too many")));
     }
-    // Where each element of each patch belongs, in the padded image.
+    // The flat index in the padded image of each element of each patch.
     let (of_block, of_place) = (super::gather::strides(&block), super::gather::strides(&counts));
     let of_image = super::gather::strides(&padded);
     let places = (0..elements * columns).map(|i| {
@@ -216,7 +217,8 @@ fn col_to_image(c: &mut Call) -> Result<Value> {
     c.slice(y, &from, &to, &vec![1; rank + 2])
 }
 
-/// A convolution that looks at each kernel element's place moved by an offset, between elements.
+/// A deformable convolution: each kernel element reads the input at its position plus an offset, by
+/// linear interpolation.
 fn deform_conv(c: &mut Call) -> Result<Value> {
     let (x, w, offsets) = (c.operand(0)?, c.weight(1)?, c.operand(2)?);
     let (shape, filter) = (c.shape(x), c.shape(w));
@@ -312,7 +314,7 @@ fn conv_transpose(c: &mut Call) -> Result<Value> {
         return Err(c.invalid("output_padding or output_shape do not fit the spatial axes"));
     }
     let mut sizes = Vec::with_capacity(rank);
-    // What is beyond the reach of the kernel where a larger output is asked for.
+    // Zeros at the end, where the wanted output is larger than the kernel reaches.
     let mut beyond = vec![0; rank + 2];
     for axis in 0..rank {
         if extra[axis].max(wanted.as_ref().map_or(0, |w| w[axis])) > MAX_SPATIAL {

@@ -13,7 +13,7 @@ pub(super) const ENTRIES: &[Entry] = &[rule(
     einsum,
 )];
 
-/// What an axis is called. Axes under an ellipsis are numbered from the last.
+/// The label of an axis. Axes of an ellipsis are numbered from the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Label {
     Hidden(usize),
@@ -80,7 +80,7 @@ fn einsum(c: &mut Call) -> Result<Value> {
     arrange(c, &result, &wanted)
 }
 
-/// The names of the `rank` axes of a term.
+/// The labels of the `rank` axes of a term.
 fn labels(c: &Call, text: &str, rank: usize) -> Result<Vec<Label>> {
     let mut labels = Vec::new();
     let letters = |part: &str| part.chars().map(Label::Letter).collect::<Vec<_>>();
@@ -103,14 +103,14 @@ fn labels(c: &Call, text: &str, rank: usize) -> Result<Vec<Label>> {
     Ok(labels)
 }
 
-/// Two places at which the same label stands.
+/// Two axes with the same label, if there are any.
 fn repeated(labels: &[Label]) -> Option<[usize; 2]> {
     let second = (0..labels.len()).find(|&i| labels[..i].contains(&labels[i]))?;
     let first = labels.iter().position(|l| *l == labels[second])?;
     Some([first, second])
 }
 
-/// The term with each axis named once: of axes with one name, the diagonal.
+/// Takes the diagonal of axes with the same label, so that each label occurs once.
 fn diagonal(c: &mut Call, mut term: Term) -> Result<Term> {
     while let Some([first, second]) = repeated(&term.labels) {
         let shape = c.shape(term.value);
@@ -134,7 +134,8 @@ fn diagonal(c: &mut Call, mut term: Term) -> Result<Term> {
     Ok(term)
 }
 
-/// Without an arrow: the hidden axes, then the letters that stand once, in alphabetical order.
+/// The labels of the result of an equation without an arrow: the axes of the ellipsis, then the letters
+/// that occur once, in alphabetical order.
 fn implicit(terms: &[Term], hidden: usize) -> Vec<Label> {
     let mut letters: Vec<Label> = terms.iter().flat_map(|t| t.labels.clone()).collect();
     letters.retain(|l| matches!(l, Label::Letter(_)));
@@ -147,7 +148,7 @@ fn implicit(terms: &[Term], hidden: usize) -> Vec<Label> {
     (0..hidden).rev().map(Label::Hidden).chain(once).collect()
 }
 
-/// Sums out the axes that nothing else needs.
+/// Sums over the axes that neither the result nor another term needs.
 fn sum_unused(c: &mut Call, term: Term, needed: &[Label], rest: &[Term]) -> Result<Term> {
     let used = |l: Label| needed.contains(&l) || rest.iter().any(|t| t.has(l));
     let axes: Vec<usize> = (0..term.labels.len()).filter(|&i| !used(term.labels[i])).collect();
@@ -161,7 +162,7 @@ fn sum_unused(c: &mut Call, term: Term, needed: &[Label], rest: &[Term]) -> Resu
     Ok(Term { value, labels: kept.iter().map(|&i| term.labels[i]).collect() })
 }
 
-/// The tensor with its axes in the order of `labels`; axes it lacks have length 1.
+/// The term with its axes in the order of `labels`. Missing axes get length 1.
 fn arrange(c: &mut Call, term: &Term, labels: &[Label]) -> Result<Value> {
     let present = labels.iter().filter_map(|l| term.labels.iter().position(|own| own == l));
     let perm: Vec<usize> = present.collect();
@@ -172,13 +173,13 @@ fn arrange(c: &mut Call, term: &Term, labels: &[Label]) -> Result<Value> {
     c.reshape(moved, &shape)
 }
 
-/// The sum, over the axes that both have and nothing else needs, of the product of two terms.
+/// The product of two terms, summed over their common axes that nothing else needs.
 fn contract(c: &mut Call, a: Term, b: Term, wanted: &[Label], rest: &[Term]) -> Result<Term> {
     let needed = |l: Label| wanted.contains(&l) || rest.iter().any(|t| t.has(l));
     let size = |c: &Call, t: &Term, l: Label| {
         t.labels.iter().position(|own| *own == l).map_or(1, |i| c.graph().shape(t.value)[i])
     };
-    // An axis of length 1 in one of the two broadcasts, so it cannot be contracted by a product.
+    // An axis of length 1 in one of the two broadcasts, so a matrix product cannot contract it.
     let joint = |c: &Call, l: Label| size(c, &a, l) == size(c, &b, l);
     let common: Vec<Label> = a.labels.iter().copied().filter(|&l| b.has(l)).collect();
     let (kept, summed): (Vec<Label>, Vec<Label>) = common.iter().partition(|&&l| needed(l));

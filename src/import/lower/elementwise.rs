@@ -80,9 +80,9 @@ fn add(c: &mut Call) -> Result<Value> {
     c.add(a, b)
 }
 
-/// Whether operand `i` of an addition is the bias of a matrix product or convolution: a tensor of
-/// the file with one axis as long as the product's channels. Exporters that write weights as
-/// constant nodes, and layers with one unit, are recognised by this.
+/// Whether operand `i` of an addition is the bias of a matrix product or convolution: a stored tensor
+/// with one axis as long as the product has channels. A bias is a parameter even if it has a single
+/// element or is stored in a constant node.
 fn is_bias(c: &mut Call, i: usize) -> Result<bool> {
     let Some(shape) = c.stored_shape(i) else { return Ok(false) };
     let Binding::Value(mut product) = c.binding(1 - i)? else { return Ok(false) };
@@ -119,7 +119,7 @@ fn mean(c: &mut Call) -> Result<Value> {
     c.scale(sum, 1.0 / count)
 }
 
-/// The base decides the result's dtype, whatever that of the exponent.
+/// The result has the dtype of the base, not that of the exponent.
 fn pow(c: &mut Call) -> Result<Value> {
     let (x, exponent) = (c.operand(0)?, c.operand(1)?);
     let dtype = c.dtype(x);
@@ -144,7 +144,8 @@ fn modulo(c: &mut Call) -> Result<Value> {
         let remainder = c.push(Binary::Mod, &[size, divisor])?;
         return c.mul(sign, remainder);
     }
-    // The remainder towards zero; of a dividend smaller than the divisor it is all of that.
+    // The remainder of the division truncated towards zero. A dividend smaller than the divisor is its
+    // own remainder.
     let quotient = c.div(x, y)?;
     let (sign, size) = (c.sign(quotient)?, c.unary(Unary::Abs, quotient)?);
     let size = c.unary(Unary::Floor, size)?;
@@ -180,8 +181,7 @@ fn is_inf(c: &mut Call) -> Result<Value> {
     c.and(infinite, wanted)
 }
 
-/// `x` limited to `[low, high]`, with derivative 0 at the limits and beyond: a bounded activation
-/// such as ReLU6 is flat there.
+/// `x` clamped to `[low, high]`. The derivative is 0 at and beyond the bounds, as for ReLU6.
 pub(super) fn clamp(c: &mut Call, x: Value, low: Option<f64>, high: Option<f64>) -> Result<Value> {
     let mut y = x;
     if let Some(low) = low.filter(|&low| low > -f64::from(f32::MAX)) {
@@ -241,10 +241,10 @@ fn cast(c: &mut Call) -> Result<Vec<Binding>> {
         return Err(c.invalid(format_args!("attribute 'to' is {code}, which is no element type")));
     };
     let Some(dtype) = dtype_of(target) else {
-        let what = target.as_str_name().to_lowercase();
+        let what = target.name();
         return Err(c.unsupported(format!("a cast to {what} cannot be represented")));
     };
-    // Between floats a cast changes nothing here, so a weight behind it stays a weight.
+    // All floats are float32 here, so a cast between them changes nothing and a weight stays a weight.
     if let Binding::Stored(_) = c.binding(0)?
         && dtype == DType::F32
         && matches!(c.known(0)?, Some(Tensor::F32(_)))
@@ -264,7 +264,7 @@ fn cast(c: &mut Call) -> Result<Vec<Binding>> {
     Ok(super::one(c.cast(wrapped, dtype)?))
 }
 
-/// Integers reduced to `bits` bits, of which values from `−low` on are kept.
+/// Wraps integers to `bits` bits, into the range from `−low` on.
 fn wrap(c: &mut Call, x: Value, bits: u32, low: i64) -> Result<Value> {
     let x = c.cast(x, DType::I64)?;
     let (low, period) = (low as f64, f64::from(bits).exp2());

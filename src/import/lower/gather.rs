@@ -1,4 +1,4 @@
-//! Looking elements up by index.
+//! Gathering elements by index.
 
 use crate::error::{Error, Result};
 use crate::graph::Value;
@@ -15,14 +15,15 @@ pub(super) const ENTRIES: &[Entry] = &[
     rule("ReverseSequence", 10, "Gather; only for known lengths", reverse_sequence),
 ];
 
-/// Operand `i` as int64 indices into an axis of length `size`, none of them negative.
+/// Operand `i` as non-negative int64 indices into an axis of length `size`.
 pub(super) fn indices(c: &mut Call, i: usize, size: usize) -> Result<Value> {
     let given = c.fixed(i)?;
     let wide = c.cast(given, DType::I64)?;
     non_negative(c, wide, size)
 }
 
-/// `indices` where negative ones count from the end of an axis of length `size`.
+/// `indices` into an axis of length `size`, with negative ones, which count from the end, made
+/// non-negative.
 pub(super) fn non_negative(c: &mut Call, indices: Value, size: usize) -> Result<Value> {
     if let Some(known) = c.as_constant(indices).and_then(Tensor::to_i64) {
         let beyond = |&&i: &&i64| i >= size as i64 || i < -(size as i64);
@@ -42,7 +43,7 @@ pub(super) fn non_negative(c: &mut Call, indices: Value, size: usize) -> Result<
     from_end(c, indices, size)
 }
 
-/// `indices` with `size` added to negative ones; those beyond the axis stay beyond it.
+/// `indices` with `size` added to negative ones. Indices out of range stay out of range.
 fn from_end(c: &mut Call, indices: Value, size: usize) -> Result<Value> {
     let known = c.as_constant(indices).and_then(Tensor::to_i64);
     if known.is_some_and(|known| known.iter().all(|&i| i >= 0)) {
@@ -62,7 +63,7 @@ fn gather(c: &mut Call) -> Result<Value> {
     c.gather(x, indices, axis)
 }
 
-/// The distance, in a row-major tensor of `shape`, between neighbours along each axis.
+/// The strides of a row-major tensor of `shape`, in elements.
 pub(super) fn strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {
@@ -71,8 +72,8 @@ pub(super) fn strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// Flat positions, in a tensor of `shape`, of the elements that `indices` name along `axis`; along
-/// the other axes an element keeps its place.
+/// The flat indices, in a tensor of `shape`, of the elements that `indices` select along `axis`. Along
+/// the other axes, an element keeps its index.
 pub(super) fn flat_along(
     c: &mut Call,
     indices: Value,
@@ -106,8 +107,8 @@ fn gather_elements(c: &mut Call) -> Result<Value> {
     elements(c, x, indices, axis)
 }
 
-/// The elements of `x` that `indices`, none of them negative, name along `axis`; along the other
-/// axes an element keeps its place.
+/// The elements of `x` that the non-negative `indices` select along `axis`. Along the other axes, an
+/// element keeps its index.
 pub(super) fn elements(c: &mut Call, x: Value, indices: Value, axis: usize) -> Result<Value> {
     let shape = c.shape(x);
     let flat = flat_along(c, indices, &shape, axis)?;
@@ -115,9 +116,8 @@ pub(super) fn elements(c: &mut Call, x: Value, indices: Value, axis: usize) -> R
     c.gather(x, flat, 0)
 }
 
-/// Flat positions, among the rows of a tensor of `shape`, of the rows that the tuples in the last
-/// axis of `indices` name. The first `batch` axes are common to both. Returns the positions and
-/// the shape of a row.
+/// The flat indices of the rows of a tensor of `shape` that the tuples along the last axis of `indices`
+/// select. The first `batch` axes are common to both. Returns the flat indices and the shape of a row.
 pub(super) fn flat_tuples(
     c: &mut Call,
     indices: Value,
@@ -161,7 +161,7 @@ pub(super) fn flat_tuples(
     Ok((flat, row.to_vec()))
 }
 
-/// `x` as a list of its rows, where a row has the shape `row`.
+/// `x` reshaped to `[rows, …row]`, where `row` is the shape of a row.
 pub(super) fn as_rows(c: &mut Call, x: Value, row: &[usize]) -> Result<Value> {
     let shape = c.shape(x);
     let count: usize = shape[..shape.len() - row.len()].iter().product();
@@ -179,7 +179,7 @@ fn gather_nd(c: &mut Call) -> Result<Value> {
     c.gather(rows, flat, 0)
 }
 
-/// The elements, along an axis or of all, for which a known condition holds.
+/// The elements where a known condition is true, along an axis or in the flattened tensor.
 fn compress(c: &mut Call) -> Result<Value> {
     let mut x = c.operand(0)?;
     let condition = c.tensor(1, "condition")?.to_f64();
@@ -200,7 +200,7 @@ fn compress(c: &mut Call) -> Result<Value> {
 fn one_hot(c: &mut Call) -> Result<Value> {
     let depth = c.known_floats(1, "depth")?.first().copied().unwrap_or(0.0);
     let depth = c.made(vec![depth.max(0.0) as usize])?[0];
-    // An index beyond the depth has no hot element; it is no fault.
+    // An index out of range gives a row without a hot element, not an error.
     let given = c.fixed(0)?;
     let wide = c.cast(given, DType::I64)?;
     let indices = from_end(c, wide, depth)?;
@@ -221,7 +221,7 @@ fn one_hot(c: &mut Call) -> Result<Value> {
     c.select(hot, on, off)
 }
 
-/// The first elements of each sequence in reverse order, the others as they are.
+/// Reverses the first elements of each sequence, as many as its length says.
 fn reverse_sequence(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
     let shape = c.shape(x);

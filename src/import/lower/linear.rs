@@ -18,8 +18,8 @@ fn matmul(c: &mut Call) -> Result<Value> {
     product(c, a, b, false, false)
 }
 
-/// The matrix product in which an operand with one axis is a row on the left and a column on the
-/// right; that axis is not in the result.
+/// The matrix product. An operand with one axis is a row on the left or a column on the right, and the
+/// result does not have that axis.
 pub(super) fn product(
     c: &mut Call,
     a: Value,

@@ -1,5 +1,4 @@
-//! Operators of classical machine learning, as far as neural networks exported from scikit-learn
-//! need them.
+//! The `ai.onnx.ml` operators that occur in neural networks exported from scikit-learn.
 
 use super::gather::indices;
 use crate::error::Result;
@@ -37,7 +36,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     rules("ZipMap", 1, "nothing: the probabilities themselves", |c| Ok(vec![c.binding(0)?])).of(ML),
 ];
 
-/// The last axis of operand 0, as float32.
+/// Operand 0 as float32, and the length of its last axis.
 fn features(c: &mut Call) -> Result<(Value, usize)> {
     let x = c.operand(0)?;
     let x = c.cast(x, DType::F32)?;
@@ -47,7 +46,7 @@ fn features(c: &mut Call) -> Result<(Value, usize)> {
     }
 }
 
-/// A constant row of `width` numbers; one number stands for all of them.
+/// A constant row of `width` numbers. A single number is repeated.
 fn row(c: &mut Call, values: &[f64], width: usize) -> Result<Value> {
     if values.len() != width && values.len() != 1 {
         return Err(c.invalid(format_args!("{} numbers for {width} features", values.len())));
@@ -123,8 +122,8 @@ fn normalizer(c: &mut Call) -> Result<Value> {
     c.div(x, norm)
 }
 
-/// `x·Wᵀ + b`, where the weights stand in the attributes as one row for each of `rows` results. They
-/// are parameters, called after the node's result.
+/// `x·Wᵀ + b`, with `W` `[rows, features]` and `b` in attributes. They become parameters, named after
+/// the node's result.
 fn scores(c: &mut Call, weights: &str, rows: usize) -> Result<Value> {
     let (x, width) = features(c)?;
     let Some(weights) = c.floats(weights)? else {
@@ -160,7 +159,7 @@ fn regressor(c: &mut Call) -> Result<Value> {
     scores(c, "coefficients", targets)
 }
 
-/// The scores of the classes are the second result.
+/// The first result, the predicted labels, is not supported. The second one is the scores.
 fn classifier(c: &mut Call) -> Result<Vec<Binding>> {
     let ints = c.ints("classlabels_ints")?.map(|labels| labels.len());
     let classes = ints.or(c.strings("classlabels_strings")?.map(<[String]>::len)).unwrap_or(0);

@@ -1,5 +1,4 @@
-//! Lowering, one family of operators a file. Each file lists its operators in a table and
-//! lowers them below it.
+//! The lowering of operators, one family per file. Each file begins with the table of its operators.
 
 mod activation;
 mod attention;
@@ -9,6 +8,7 @@ mod control;
 mod conv;
 mod einsum;
 mod elementwise;
+mod embedding;
 mod gather;
 mod linear;
 mod ml;
@@ -19,6 +19,7 @@ mod recurrent;
 mod reduce;
 mod refused;
 mod resize;
+mod rotary;
 mod sample;
 mod scatter;
 mod sequence;
@@ -40,6 +41,7 @@ pub(super) const FAMILIES: &[&[Entry]] = &[
     conv::ENTRIES,
     einsum::ENTRIES,
     elementwise::ENTRIES,
+    embedding::ENTRIES,
     gather::ENTRIES,
     linear::ENTRIES,
     ml::ENTRIES,
@@ -50,6 +52,7 @@ pub(super) const FAMILIES: &[&[Entry]] = &[
     reduce::ENTRIES,
     refused::ENTRIES,
     resize::ENTRIES,
+    rotary::ENTRIES,
     sample::ENTRIES,
     scatter::ENTRIES,
     sequence::ENTRIES,
@@ -60,7 +63,7 @@ pub(super) const FAMILIES: &[&[Entry]] = &[
     split::ENTRIES,
 ];
 
-/// The results of an operator with one value and no others.
+/// The results of an operator that has only one.
 fn one(value: crate::graph::Value) -> Vec<super::importer::Binding> {
     vec![value.into()]
 }

@@ -51,7 +51,7 @@ fn root_mean_square(c: &mut Call, x: Value, axes: &[usize], epsilon: f64) -> Res
     c.sqrt(shifted)
 }
 
-/// `x` without its mean over `axes`, over its standard deviation.
+/// `(x − mean(x)) / √(var(x) + ε)` over `axes`.
 pub(super) fn layer_normalised(
     c: &mut Call,
     x: Value,
@@ -108,7 +108,8 @@ fn instance_norm(c: &mut Call) -> Result<Value> {
     scale_and_shift(c, y, scale, bias)
 }
 
-/// Statistics over groups of channels; scale and bias per group before opset 21, per channel since.
+/// Statistics are taken over groups of channels. Scale and bias are per group before opset 21, per
+/// channel since.
 fn group_norm(c: &mut Call) -> Result<Value> {
     let epsilon = c.float("epsilon", 1e-5)?;
     let groups = usize::try_from(c.int("num_groups", 0)?).unwrap_or(0);
@@ -169,7 +170,7 @@ fn rms_norm(c: &mut Call) -> Result<Vec<Binding>> {
     Ok(vec![y.into(), inverse.into()])
 }
 
-/// Layer normalisation of a sum of two operands and a bias; the sum is the fourth result.
+/// Layer normalisation of the sum of two operands and a bias. The sum is the fourth result.
 fn skip_norm(c: &mut Call, simplified: bool) -> Result<Vec<Binding>> {
     let epsilon = c.float("epsilon", 1e-12)?;
     let (x, skip) = (c.operand(0)?, c.operand(1)?);
@@ -210,7 +211,7 @@ fn lp_norm(c: &mut Call) -> Result<Value> {
         }
         p => return Err(c.invalid(format_args!("p is {p}, not 1 or 2"))),
     };
-    // Zeros stay zeros.
+    // Where the norm is 0, so is x, and the result is 0.
     let (zero, one) = (c.scalar_like(x, 0.0), c.scalar_like(x, 1.0));
     let is_zero = c.equal(norm, zero)?;
     let norm = c.select(is_zero, one, norm)?;
@@ -218,8 +219,8 @@ fn lp_norm(c: &mut Call) -> Result<Value> {
     c.div(x, norm)
 }
 
-/// `x / (bias + α·mean)^β`, where the mean of squares runs over `size` channels around each, zeros
-/// beyond the ends: an average pool along the channels.
+/// `x / (bias + α·mean)^β`, where `mean` is that of the squares of the `size` channels around each, zero
+/// padded. It is an average pool along the channels.
 fn lrn(c: &mut Call) -> Result<Value> {
     let (alpha, beta) = (c.float("alpha", 1e-4)?, c.float("beta", 0.75)?);
     let bias = c.float("bias", 1.0)?;

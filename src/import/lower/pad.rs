@@ -6,7 +6,7 @@ use crate::import::call::Call;
 use crate::import::table::{Entry, rule};
 use crate::tensor::Tensor;
 
-/// Pads that are larger are mistakes.
+/// Larger pads are refused as mistakes.
 const MAX_PAD: u64 = 1 << 32;
 
 pub(super) const ENTRIES: &[Entry] = &[
@@ -75,7 +75,7 @@ fn pad(c: &mut Call) -> Result<Value> {
     Ok(y)
 }
 
-/// Index `i` mirrored at both ends, which are not repeated, as often as it takes.
+/// Index `i` reflected at both ends until it is in range. The ends are not repeated.
 fn reflect(i: i64, size: i64) -> i64 {
     if size == 1 {
         return 0;
@@ -84,7 +84,7 @@ fn reflect(i: i64, size: i64) -> i64 {
     i.min(2 * (size - 1) - i)
 }
 
-/// Pads by a constant where the counts are positive, and crops where they are negative.
+/// Pads with a constant where counts are positive, and crops where they are negative.
 fn constant_pad(
     c: &mut Call,
     x: Value,
@@ -110,7 +110,7 @@ fn constant_pad(
     c.pad(cropped, &before, &after, value)
 }
 
-/// Crops or pads with zeros around the centre; what is odd goes to the end.
+/// Crops or zero-pads around the centre. An odd element goes to the end.
 fn center_crop_pad(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
     let shape = c.shape(x);
@@ -125,7 +125,7 @@ fn center_crop_pad(c: &mut Call) -> Result<Value> {
     let (mut before, mut after) = (vec![0; shape.len()], vec![0; shape.len()]);
     for (&axis, &size) in axes.iter().zip(&target) {
         let missing = size.saturating_sub(shape[axis] as i64);
-        // Half of what is missing or too much, rounded towards 0.
+        // Half of the missing or excess elements, rounded towards 0.
         before[axis] = missing / 2;
         after[axis] = missing - missing / 2;
     }

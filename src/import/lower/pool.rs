@@ -23,17 +23,17 @@ pub(super) const ENTRIES: &[Entry] = &[
 /// Dilated average pools with more kernel elements than this along an axis are refused.
 const MAX_TAKEN_APART: usize = 1 << 12;
 
-/// A window with how far beyond its pads it may reach so that the last partial window counts too.
+/// A pooling window, and its positions along each spatial axis.
 struct Pooling {
     window: Geometry,
-    /// Pads after each axis including the overhang of the last window.
+    /// Pads after each spatial axis, extended for a last window that ends beyond the declared pads.
     reach: Vec<usize>,
-    /// Positions along each spatial axis.
+    /// The number of positions along each spatial axis.
     counts: Vec<usize>,
 }
 
-/// The pooling window over `shape`. With `ceil_mode`, a window that starts inside the operand or
-/// its leading pads counts although it ends beyond the pads.
+/// The pooling window over `shape`. With `ceil_mode`, a window that ends beyond the pads counts too, if
+/// it starts inside the operand or its leading pads.
 fn pooling(c: &Call, shape: &[usize]) -> Result<Pooling> {
     let window = geometry(c, shape, None)?;
     let ceil = c.flag("ceil_mode", false)?;
@@ -50,7 +50,7 @@ fn pooling(c: &Call, shape: &[usize]) -> Result<Pooling> {
             reach[axis] += count * stride + extent - padded;
             count += 1;
         }
-        // Who counts what each window covers looks at every element of it.
+        // `covered` visits each element of each window, so bound their number.
         c.made(vec![count, window.kernel[axis]])?;
         counts.push(count);
     }
@@ -58,14 +58,14 @@ fn pooling(c: &Call, shape: &[usize]) -> Result<Pooling> {
 }
 
 impl Pooling {
-    /// The plain average pool, which always divides by the size of the kernel.
+    /// The average pool that always divides by the size of the kernel.
     fn average(&self) -> AveragePool {
         let w = &self.window;
         AveragePool::new(&w.kernel, &w.strides, &w.before, &self.reach)
     }
 
-    /// How many kernel elements of each window lie in the operand, or also in its pads, along one
-    /// spatial axis of length `size`.
+    /// For each window along a spatial axis of length `size`, the number of kernel elements inside the
+    /// operand, or inside the operand and its pads.
     fn covered(&self, axis: usize, size: usize, with_pads: bool) -> Vec<usize> {
         let w = &self.window;
         let (low, high) = match with_pads {
@@ -86,7 +86,7 @@ fn max_pool(c: &mut Call) -> Result<Vec<Binding>> {
     let Pooling { window, reach, .. } = pooling(c, &shape)?;
     let op =
         MaxPool::new(&window.kernel, &window.strides, &window.dilations, &window.before, &reach);
-    // Pools are of floats; of small integers they are the same.
+    // The primitive pools floats. Small integers survive the round trip.
     let dtype = c.dtype(x);
     let floats = if dtype.is_float() { x } else { c.cast(x, DType::F32)? };
     let y = c.push(op.clone(), &[floats])?;
@@ -101,7 +101,7 @@ fn max_pool(c: &mut Call) -> Result<Vec<Binding>> {
     Ok(vec![y.into(), at.into()])
 }
 
-/// Row-major indices into `shape` as such in which the first spatial axis runs fastest.
+/// Converts row-major flat indices into `shape` to those in which the first spatial axis runs fastest.
 fn column_major(c: &mut Call, at: Value, shape: &[usize]) -> Result<Value> {
     let from = strides(shape);
     let spatial: usize = shape[2..].iter().product();
@@ -123,7 +123,7 @@ fn column_major(c: &mut Call, at: Value, shape: &[usize]) -> Result<Value> {
     Ok(sum)
 }
 
-/// Elements put back where the indices of a pool say that they were, zeros elsewhere.
+/// Puts elements back at the indices that a max pool returned, with zeros elsewhere.
 fn max_unpool(c: &mut Call) -> Result<Value> {
     let (x, at) = (c.operand(0)?, c.fixed(1)?);
     let shape = c.shape(x);
@@ -148,7 +148,7 @@ fn max_unpool(c: &mut Call) -> Result<Value> {
     let count = c.fact(x).len();
     let at = c.cast(at, DType::I64)?;
     let (at, x) = (c.reshape(at, &[count])?, c.reshape(x, &[count])?);
-    // The indices are into the tensor before pooling; a larger one has its elements elsewhere.
+    // The indices refer to a tensor of the natural shape. Pad to the wanted one.
     let size = natural.iter().product();
     let y = c.scatter_add(at, x, 0, size)?;
     let y = c.reshape(y, &natural)?;
@@ -165,7 +165,7 @@ fn average_pool(c: &mut Call) -> Result<Value> {
     let shape = c.shape(x);
     let pooling = pooling(c, &shape)?;
     let mean = average(c, x, &pooling)?;
-    // The plain pool divides by all elements of the kernel: undo that where fewer count.
+    // The primitive divides by all elements of the kernel. Correct that where fewer count.
     let rank = shape.len();
     let mut factor: Option<Value> = None;
     for axis in 0..rank - 2 {
@@ -189,8 +189,8 @@ fn average_pool(c: &mut Call) -> Result<Value> {
     }
 }
 
-/// The plain average pool. A dilated one takes the windows apart: it averages the shifted and
-/// strided slices that meet each kernel element.
+/// The average pool that divides by the size of the kernel. A dilated one is the average of shifted and
+/// strided slices, one for each kernel element.
 fn average(c: &mut Call, x: Value, pooling: &Pooling) -> Result<Value> {
     let w = &pooling.window;
     if w.dilations.iter().all(|&d| d == 1) {
@@ -229,7 +229,7 @@ fn global(c: &mut Call, kind: Reduction) -> Result<Value> {
     c.reduce(kind, x, &axes)
 }
 
-/// `(Σ |x|ᵖ)^{1/p}`, where `sum` adds up elements.
+/// `(Σ |x|ᵖ)^{1/p}`, with the sum computed by `sum`.
 fn lp(c: &mut Call, sum: impl Fn(&mut Call, Value) -> Result<Value>) -> Result<Value> {
     let p = c.int("p", 2)? as f64;
     let x = c.operand(0)?;

@@ -1,8 +1,7 @@
-//! Recurrent layers, unrolled over their steps.
+//! Recurrent layers, unrolled over time.
 //!
-//! The products with the inputs are taken of all steps at once; only those with the states are
-//! one a step. Where sequences have lengths of their own, states stand still beyond their ends and
-//! results are zero there.
+//! The products with the inputs are computed for all steps at once, those with the states step by step.
+//! Beyond the end of a sequence, its state is kept and its results are zero.
 
 use ndarray::Axis;
 
@@ -38,7 +37,7 @@ impl Kind {
         }
     }
 
-    /// The activations where none are named.
+    /// The default activations.
     fn activations(self) -> &'static [&'static str] {
         match self {
             Kind::Plain => &["Tanh"],
@@ -47,14 +46,14 @@ impl Kind {
         }
     }
 
-    /// The operand that holds the initial cell state, and that of the peepholes.
+    /// The indices of the operands with the initial cell state and the peepholes, for an LSTM.
     fn cell_operands(self) -> Option<[usize; 2]> {
         (self == Kind::Lstm).then_some([6, 7])
     }
 }
 
-/// The activations of all directions, in order. Only those that take parameters take one from the
-/// lists of parameters.
+/// The activations of all directions, in order. An activation takes as many values from the lists of
+/// parameters as it has parameters.
 fn activations(c: &Call, kind: Kind, directions: usize) -> Result<Vec<Activation>> {
     let wanted = kind.activations().len() * directions;
     let given = c.strings("activations")?;
@@ -91,26 +90,26 @@ struct Sizes {
 struct Direction {
     kind: Kind,
     sizes: Sizes,
-    /// Which direction it is, and whether it runs from the end.
+    /// The index of the direction, and whether it runs backwards.
     index: usize,
     reverse: bool,
     /// The recurrence weights `[gates·hidden, hidden]`.
     r: Value,
-    /// The bias that is added to the products with the states, where it is kept apart.
+    /// The bias of the products with the states, if it cannot be added to that of the inputs.
     state_bias: Option<Value>,
     peepholes: Option<[Value; 3]>,
     functions: Vec<Activation>,
     clip: Option<f64>,
 }
 
-/// The states of a layer at a step.
+/// The hidden and cell state at one step.
 #[derive(Clone, Copy)]
 struct State {
     hidden: Value,
     cell: Option<Value>,
 }
 
-/// Whether a tensor holds the same all along an axis.
+/// Whether a tensor is constant along an axis.
 fn same_along(tensor: &Tensor, axis: usize) -> bool {
     let values = tensor.to_f64();
     let mut rows = values.axis_iter(Axis(axis));
@@ -124,7 +123,7 @@ fn row(c: &mut Call, x: Value, i: usize) -> Result<Value> {
     c.reshape(row, &shape[1..])
 }
 
-/// `1 − gate`, which for a sigmoid keeps its digits where the gate is close to 1.
+/// `1 − gate`. For a sigmoid it is computed without cancellation where the gate is close to 1.
 fn one_minus(c: &mut Call, gate: Value) -> Result<Value> {
     let node = c.graph().node(gate).clone();
     match (&node.op, node.inputs.as_slice()) {
@@ -136,7 +135,7 @@ fn one_minus(c: &mut Call, gate: Value) -> Result<Value> {
     }
 }
 
-/// Part `i` of `x`, which has parts of length `size` along its last axis.
+/// Part `i` of `x`, where the last axis is divided into parts of length `size`.
 fn part(c: &mut Call, x: Value, i: usize, size: usize) -> Result<Value> {
     let axis = c.rank(x) - 1;
     c.slice_axis(x, axis, i * size, (i + 1) * size, 1)
@@ -188,7 +187,7 @@ fn recurrent(c: &mut Call, kind: Kind) -> Result<Vec<Binding>> {
             let (ours, theirs) = (part(c, bias, 0, rows)?, part(c, bias, 1, rows)?);
             inputs = c.add(inputs, ours)?;
             match kind {
-                // A reset gate may stand between the product and its bias.
+                // The reset gate may be applied to the product and its bias.
                 Kind::Gru => state_bias = Some(theirs),
                 _ => inputs = c.add(inputs, theirs)?,
             }
@@ -221,8 +220,8 @@ fn recurrent(c: &mut Call, kind: Kind) -> Result<Vec<Binding>> {
     results(c, &sequences, &last, by_batch)
 }
 
-/// For each step, which sequences have ended before it: `[batch, 1]`. `None` where all sequences
-/// fill all steps.
+/// For each step, a mask `[batch, 1]` of the sequences that have ended before it. `None` if all
+/// sequences have the full length.
 fn step_masks(c: &mut Call, sizes: Sizes) -> Result<Option<Vec<Value>>> {
     if !c.has(4) {
         return Ok(None);
@@ -244,7 +243,7 @@ fn step_masks(c: &mut Call, sizes: Sizes) -> Result<Option<Vec<Value>>> {
 }
 
 impl Direction {
-    /// The hidden states of all steps, in order, and the last states.
+    /// Runs all steps. Returns the hidden states in the order of time, and the last states.
     fn run(
         &self,
         c: &mut Call,
@@ -281,8 +280,8 @@ impl Direction {
         Ok((outputs, state))
     }
 
-    /// The initial state in operand `i`, zeros where it is left out. One that is stored is not
-    /// trained: exporters write out the zeros that frameworks begin with.
+    /// The initial state in operand `i`, or zeros if it is omitted. A stored state is not a parameter:
+    /// exporters write out the zeros that frameworks start with.
     fn initial(&self, c: &mut Call, i: usize, by_batch: bool) -> Result<Value> {
         let Sizes { batch, hidden, .. } = self.sizes;
         if !c.has(i) {
@@ -290,9 +289,9 @@ impl Direction {
             return c.expand(zero, &[batch, hidden]);
         }
         let mut all = c.table(i)?;
-        // A stored state has a row for each of a fixed batch; where they are equal, one stands for all.
+        // At a fixed batch size, a stored state has one row per sample. If they are equal, take one.
         let axis = if by_batch { 0 } else { 1 };
-        if let Some(fixed) = c.watch().batch_beside(all)
+        if let Some(fixed) = c.batch_check().batch_if_shared(all)
             && c.shape(all).get(axis) == Some(&fixed)
             && c.known(i)?.is_some_and(|state| same_along(&state, axis))
         {
@@ -323,8 +322,8 @@ impl Direction {
         Ok(State { hidden: self.activate(c, 0, sum)?, cell: None })
     }
 
-    /// `h' = (1 − z)∘n + z∘h` with the update gate `z` and the candidate `n`, to which a reset gate
-    /// lets the state pass: before its product with the weights, or after it.
+    /// `h' = (1 − z)∘n + z∘h` with the update gate `z` and the candidate `n`. The reset gate is applied
+    /// to the state before its product with the weights, or after it (`linear_before_reset`).
     fn gru(&self, c: &mut Call, x: Value, state: State) -> Result<State> {
         let size = self.sizes.hidden;
         let after = c.flag("linear_before_reset", false)?;
@@ -365,7 +364,7 @@ impl Direction {
         Ok(State { hidden: c.add(new, old)?, cell: None })
     }
 
-    /// `c' = f∘c + i∘g` and `h' = o∘tanh(c')`, where gates may look at the cells through peepholes.
+    /// `c' = f∘c + i∘g` and `h' = o∘tanh(c')`. With peepholes, the gates also depend on the cell state.
     fn lstm(&self, c: &mut Call, x: Value, state: State) -> Result<State> {
         let size = self.sizes.hidden;
         let Some(cell) = state.cell else { return Err(c.invalid("an LSTM without cells")) };
@@ -394,8 +393,8 @@ impl Direction {
     }
 }
 
-/// The states of all steps `[steps, directions, batch, hidden]`, and the last hidden and cell
-/// states `[directions, batch, hidden]`; with the batch first where the layer is written so.
+/// The states of all steps `[steps, directions, batch, hidden]`, and the last hidden and cell states
+/// `[directions, batch, hidden]`. With `layout` 1, the batch axis comes first.
 fn results(
     c: &mut Call,
     sequences: &[Vec<Value>],

@@ -24,8 +24,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     rule("ReduceSumSquare", 7, "Mul, ReduceSum", sum_square),
 ];
 
-/// Applies `f` to the operand and the axes to reduce (all where none are given), then drops these
-/// axes where they are not kept.
+/// Applies `f` to the operand and the axes to reduce, which are all by default. Then removes these axes
+/// unless `keepdims` is set.
 fn reduced(c: &mut Call, f: impl Fn(&mut Call, Value, &[usize]) -> Result<Value>) -> Result<Value> {
     let x = c.operand(0)?;
     let shape = c.shape(x);
@@ -33,7 +33,7 @@ fn reduced(c: &mut Call, f: impl Fn(&mut Call, Value, &[usize]) -> Result<Value>
     let mut axes = c.axes(&given, shape.len())?;
     if axes.is_empty() {
         if c.flag("noop_with_empty_axes", false)? {
-            // Nothing is reduced, but what is done to single elements still is.
+            // No axis is reduced, but functions of the elements, such as squares, still apply.
             return f(c, x, &[]);
         }
         axes = (0..shape.len()).collect();
@@ -47,7 +47,7 @@ fn reduced(c: &mut Call, f: impl Fn(&mut Call, Value, &[usize]) -> Result<Value>
     c.reshape(y, &kept)
 }
 
-/// The reduction of what may be booleans: `any` and `all` are the maximum and the minimum.
+/// A reduction. Of booleans, the maximum is `any` and the minimum is `all`.
 fn plain(c: &mut Call, kind: Reduction) -> Result<Value> {
     reduced(c, |c, x, axes| {
         if c.dtype(x) != DType::Bool {
@@ -55,7 +55,7 @@ fn plain(c: &mut Call, kind: Reduction) -> Result<Value> {
         }
         let x = c.cast(x, DType::I32)?;
         let y = c.reduce(kind, x, axes)?;
-        // What is left of an empty axis is the least or the largest integer.
+        // An empty axis gives the smallest or the largest integer.
         let zero = c.scalar_like(y, 0.0);
         c.greater(y, zero)
     })
@@ -91,7 +91,7 @@ fn log_sum(c: &mut Call) -> Result<Value> {
     })
 }
 
-/// `m + log Σ e^{x − m}` with the maximum `m`, whose derivative cancels, or 0 where that is infinite.
+/// `m + log Σ e^{x − m}` with the maximum `m`, or 0 where it is infinite. The derivative of `m` cancels.
 fn log_sum_exp(c: &mut Call) -> Result<Value> {
     reduced(c, |c, x, axes| {
         let max = c.reduce_max(x, axes)?;
@@ -115,7 +115,7 @@ fn cumsum(c: &mut Call) -> Result<Value> {
     c.cumsum(x, axis, exclusive, reverse)
 }
 
-/// Running products: each is a product of its own, of the elements up to it and ones.
+/// Cumulative products. Each is computed on its own, with later elements replaced by ones.
 fn cumprod(c: &mut Call) -> Result<Value> {
     let axis = c.known_int(1, "axis")?;
     let (exclusive, reverse) = (c.flag("exclusive", false)?, c.flag("reverse", false)?);
@@ -143,8 +143,8 @@ fn cumprod(c: &mut Call) -> Result<Value> {
     c.reshape(products, &shape)
 }
 
-/// The int64 index of the largest (or smallest) element along `axis`, which keeps length 1: of
-/// the first such element, or of the last.
+/// The int64 index along `axis` of the largest or smallest element; among equal ones, of the first or
+/// the last. The axis is kept with length 1.
 pub(super) fn first_index(
     c: &mut Call,
     x: Value,

@@ -1,4 +1,4 @@
-//! Resampling along axes: every interpolation is a matrix that stands still, applied axis by axis.
+//! Resampling: each axis is multiplied by a constant interpolation matrix.
 
 use crate::error::Result;
 use crate::graph::Value;
@@ -11,18 +11,18 @@ pub(super) const ENTRIES: &[Entry] = &[
     rule("Upsample", 7, "Expand for repetition, else MatMul by interpolation matrices", upsample),
 ];
 
-/// How an axis is resampled. Coordinates are float32, as in the engines, so that a position
-/// between two elements is rounded alike.
+/// How an axis is resampled. Coordinates are float32 as in the engines, so that positions are rounded
+/// the same way.
 #[derive(Clone, Copy)]
 struct Axis {
     from: usize,
     to: usize,
     scale: f32,
-    /// Part of the axis that is resampled, in units of its length.
+    /// The start and end of the part that is resampled, relative to the length of the axis.
     roi: (f32, f32),
 }
 
-/// How elements are weighted.
+/// How elements are interpolated.
 #[derive(Clone, Copy)]
 struct Sampling<'a> {
     mode: &'a str,
@@ -33,7 +33,7 @@ struct Sampling<'a> {
     antialias: bool,
 }
 
-/// One weight per element, or `None` where the position is outside the tensor.
+/// One weight per element, or `None` for a position outside the tensor.
 type Row = Option<Vec<f32>>;
 
 fn upsample(c: &mut Call) -> Result<Value> {
@@ -44,7 +44,7 @@ fn upsample(c: &mut Call) -> Result<Value> {
     asymmetric(c, &scales)
 }
 
-/// Upsample and the first Resize: elements are repeated, or interpolated from the left edge on.
+/// Upsample and Resize of opset 10, which have asymmetric coordinates.
 fn asymmetric(c: &mut Call, scales: &[f64]) -> Result<Value> {
     let x = c.operand(0)?;
     let shape = c.shape(x);
@@ -101,7 +101,7 @@ fn resize(c: &mut Call) -> Result<Value> {
         by_scales(c, &shape, &full)?
     } else if c.has(3) {
         let mut sizes = c.known_ints(3, "sizes")?;
-        c.watch().one_sample(x, &mut sizes);
+        c.batch_check().to_one_sample(x, &mut sizes);
         let sizes = c.sizes(&sizes, "size")?;
         by_sizes(c, &shape, &chosen, &sizes)?
     } else {
@@ -222,7 +222,7 @@ fn apply(c: &mut Call, x: Value, at: usize, axis: &Axis, rows: &[Row]) -> Result
     c.reshape(y, &shape)
 }
 
-/// The weights of the elements in result `j`; `None` for a mode that is not defined.
+/// The weights of the elements for result `j`; `None` for an unknown mode.
 fn row(axis: &Axis, j: usize, s: Sampling) -> Option<Row> {
     let x = coordinate(axis, j, s.coordinates)?;
     let last = axis.from as f32 - 1.0;
@@ -276,7 +276,7 @@ fn cubic(t: f32, a: f32) -> f32 {
     }
 }
 
-/// The place of result `j` among the elements.
+/// The coordinate of result `j` among the elements; `None` for an unknown mode.
 fn coordinate(axis: &Axis, j: usize, mode: &str) -> Option<f32> {
     let (i, from, to, scale) = (j as f32, axis.from as f32, axis.to as f32, axis.scale);
     let half_pixel = (i + 0.5) / scale - 0.5;

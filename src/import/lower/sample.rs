@@ -1,4 +1,4 @@
-//! Reading images at positions between their elements.
+//! Sampling images at fractional positions.
 
 use super::elementwise::clamp;
 use super::gather::strides;
@@ -15,10 +15,10 @@ pub(super) const ENTRIES: &[Entry] = &[
     rule("RoiAlign", 10, "Floor, Gather, Mul, ReduceMean; no maxima", roi_align),
 ];
 
-/// Grids with more positions than this are not made.
+/// The most positions of a grid.
 const MAX_POSITIONS: usize = 1 << 26;
 
-/// What stands beyond the edge.
+/// The values beyond the edge.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Padding {
     Zeros,
@@ -26,15 +26,15 @@ enum Padding {
     Reflection,
 }
 
-/// Along one spatial axis: where elements are read, and how much each counts.
+/// Along one spatial axis, the indices of elements to read and their weights.
 pub(super) struct Tap {
     /// int64 indices, inside the axis.
     at: Value,
-    /// Floats of the same shape; `None` for one.
+    /// Floats of the same shape; `None` for weights of 1.
     weight: Option<Value>,
 }
 
-/// A coordinate mirrored at `low` and `high` as often as it takes.
+/// A coordinate reflected at `low` and `high` until it lies between them.
 fn reflected(c: &mut Call, x: Value, low: f64, high: f64) -> Result<Value> {
     let range = high - low;
     if range <= 0.0 {
@@ -46,7 +46,7 @@ fn reflected(c: &mut Call, x: Value, low: f64, high: f64) -> Result<Value> {
     let turns = c.unary(Unary::Floor, turns)?;
     let whole = c.scale(turns, range)?;
     let rest = c.sub(away, whole)?;
-    // An odd number of turns runs backwards.
+    // After an odd number of reflections the coordinate runs backwards.
     let half = c.scale(turns, 0.5)?;
     let half_floor = c.unary(Unary::Floor, half)?;
     let even = c.equal(half, half_floor)?;
@@ -56,8 +56,9 @@ fn reflected(c: &mut Call, x: Value, low: f64, high: f64) -> Result<Value> {
     c.select(even, forwards, backwards)
 }
 
-/// The index that whole numbers in floats stand for, and whether it counts.
-fn place(
+/// The int64 indices for the whole numbers `x` in floats. With padding by zeros, also a mask of those
+/// inside the image.
+fn index(
     c: &mut Call,
     x: Value,
     size: usize,
@@ -91,7 +92,7 @@ fn taps(
 ) -> Result<Vec<Tap>> {
     let last = size as f64 - 1.0;
     let borders = if align { (0.0, last) } else { (-0.5, size as f64 - 0.5) };
-    // The cubic kernel reaches beyond the edge; the others look from inside of it.
+    // The cubic kernel needs elements beyond the edge; the others only need a coordinate inside it.
     let x = match (padding, mode == "cubic") {
         (Padding::Border, false) => clamp(c, x, Some(0.0), Some(last))?,
         (Padding::Reflection, false) => {
@@ -102,7 +103,7 @@ fn taps(
     };
     if mode == "nearest" {
         let near = c.unary(Unary::Round, x)?;
-        let (at, inside) = place(c, near, size, padding, borders)?;
+        let (at, inside) = index(c, near, size, padding, borders)?;
         let weight = match inside {
             Some(inside) => Some(c.cast(inside, DType::F32)?),
             None => None,
@@ -115,7 +116,7 @@ fn taps(
     let mut taps = Vec::new();
     for &offset in offsets {
         let near = c.shift(floor, f64::from(offset))?;
-        let (at, inside) = place(c, near, size, padding, borders)?;
+        let (at, inside) = index(c, near, size, padding, borders)?;
         let mut weight = match offset {
             _ if mode == "cubic" => cubic(c, beyond, offset)?,
             0 => c.one_minus(beyond)?,
@@ -130,7 +131,7 @@ fn taps(
     Ok(taps)
 }
 
-/// The taps of linear interpolation along an axis of length `size`, beyond which there are zeros.
+/// The taps of linear interpolation along a zero-padded axis of length `size`.
 pub(super) fn zero_padded_taps(c: &mut Call, x: Value, size: usize) -> Result<Vec<Tap>> {
     taps(c, x, size, "linear", Padding::Zeros, true)
 }
@@ -160,8 +161,9 @@ fn cubic(c: &mut Call, x: Value, offset: i32) -> Result<Value> {
     Ok(y)
 }
 
-/// `rows [count, width]` read at all combinations of one tap an axis, weighted: `[…, width]`, where
-/// `…` is the shape that the taps broadcast to. `first` is where each image starts among the rows.
+/// Interpolates `rows` `[count, width]`: the weighted sum over all combinations of one tap per axis, as
+/// `[…, width]`, where `…` is the shape that the taps broadcast to. `first` is the index of the first
+/// row of each image.
 pub(super) fn interpolate(
     c: &mut Call,
     rows: Value,
@@ -210,7 +212,7 @@ fn pixels(c: &mut Call, x: Value) -> Result<Value> {
     c.reshape(last, &[count, shape[1]])
 }
 
-/// The last axis moved to the second place.
+/// Moves the last axis to the second position.
 fn channels_second(c: &mut Call, y: Value) -> Result<Value> {
     let rank = c.rank(y);
     let mut perm: Vec<usize> = (0..rank - 1).collect();
@@ -241,7 +243,7 @@ fn grid_sample(c: &mut Call) -> Result<Value> {
     let column = &places[..rank + 1];
     let mut axes = Vec::new();
     for (axis, &size) in shape[2..].iter().enumerate() {
-        // The grid names the last axis first.
+        // The grid lists the coordinate along the last axis first.
         let own = rank - 1 - axis;
         let at = c.slice_axis(grid, rank + 1, own, own + 1, 1)?;
         let at = c.reshape(at, column)?;
@@ -265,7 +267,8 @@ fn grid_sample(c: &mut Call) -> Result<Value> {
     channels_second(c, y)
 }
 
-/// A grid of positions under an affine map: the positions, homogeneous, are a constant matrix.
+/// Maps a grid by an affine transformation: a product with the constant matrix of its homogeneous
+/// coordinates.
 fn affine_grid(c: &mut Call) -> Result<Value> {
     let theta = c.operand(0)?;
     let size = c.known_ints(1, "size")?;
@@ -298,7 +301,7 @@ fn affine_grid(c: &mut Call) -> Result<Value> {
     c.reshape(grid, &[&shape[..1], spatial, &[rank]].concat())
 }
 
-/// The mean of samples in each cell of a grid laid over each region.
+/// The mean of samples in each cell of a grid over each region.
 fn roi_align(c: &mut Call) -> Result<Value> {
     let (x, regions) = (c.operand(0)?, c.operand(1)?);
     let (shape, boxes) = (c.shape(x), c.shape(regions));
@@ -342,7 +345,7 @@ fn roi_align(c: &mut Call) -> Result<Value> {
         let shares = c.constant(Tensor::f32(&[1, points], shares)?);
         let along = c.mul(extent, shares)?;
         let at = c.add(start, along)?;
-        // Positions more than one element beyond the edge count as zero.
+        // Positions more than one element beyond the edge have the value 0.
         let (low, high) = (c.scalar_like(at, -1.0), c.scalar_like(at, length as f64));
         let (above, below) = (c.greater_or_equal(at, low)?, c.less_or_equal(at, high)?);
         let here = c.and(above, below)?;

@@ -1,4 +1,4 @@
-//! Writing elements by index.
+//! Scattering elements by index.
 
 use super::gather::{as_rows, flat_along, flat_tuples, indices};
 use crate::error::Result;
@@ -19,11 +19,11 @@ pub(super) const ENTRIES: &[Entry] = &[
     rule("ScatterND", 11, "ScatterAdd, Where; or Equal, Where and a reduction", scatter_nd),
 ];
 
-/// Elements times updates beyond which these are not compared one by one.
+/// The maximum of elements times updates for reductions that compare each element with each update.
 const MAX_PAIRS: usize = 1 << 24;
 
-/// Writes rows of `updates` at the flat positions `at` of the rows of `data`: added to what is
-/// there, or in its place (no position twice, as the operators demand).
+/// Writes the rows of `updates` to the rows of `data` with the flat indices `at`, or combines the two by
+/// attribute `reduction`. Without a reduction, the operators require distinct indices.
 fn write(c: &mut Call, data: Value, at: Value, updates: Value) -> Result<Value> {
     let add = match c.text("reduction", "none")? {
         "none" => false,
@@ -55,8 +55,8 @@ fn write(c: &mut Call, data: Value, at: Value, updates: Value) -> Result<Value> 
     c.select(hit, written, data)
 }
 
-/// Combines each row of `data` with the rows of `updates` at its position: every row is compared
-/// with every position.
+/// Combines each row of `data` with the rows of `updates` at its index, by comparing each row with each
+/// index.
 fn combine(
     c: &mut Call,
     data: Value,

@@ -1,4 +1,4 @@
-//! Sequences and optional values. Both exist only at import: what is in them is known there.
+//! Sequences and optional values. They exist only at import, where their elements are known.
 
 use crate::error::Result;
 use crate::graph::Value;
@@ -28,7 +28,7 @@ fn list(c: &Call, i: usize) -> Result<Vec<Binding>> {
     }
 }
 
-/// The position in a sequence that operand `i` gives, among `len` positions.
+/// The position in operand `i`, which must be below `len`; `default` if it is omitted.
 fn position(c: &mut Call, i: usize, len: usize, default: usize) -> Result<usize> {
     if !c.has(i) {
         return Ok(default);

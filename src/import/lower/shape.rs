@@ -1,4 +1,4 @@
-//! Shapes, and operators that change them or move elements about.
+//! Shapes, and operators that change shapes or move elements.
 
 use crate::error::{Error, Result};
 use crate::graph::Value;
@@ -39,7 +39,7 @@ fn size(c: &mut Call) -> Result<Value> {
 
 fn reshape(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
-    if let Some(target) = c.watch().reshaped(x).map_err(Error::Shape)? {
+    if let Some(target) = c.batch_check().reshaped(x).map_err(Error::Shape)? {
         return c.reshape(x, &target);
     }
     let mut target = c.known_ints(1, "shape")?;
@@ -71,7 +71,7 @@ fn flatten(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
     let shape = c.shape(x);
     let axis = c.int("axis", 1)?;
-    // The axis may also stand behind the last one.
+    // The axis may equal the rank.
     let axis = if axis == shape.len() as i64 { shape.len() } else { c.axis(axis, shape.len())? };
     let (rows, columns) = shape.split_at(axis);
     c.reshape(x, &[rows.iter().product(), columns.iter().product()])
@@ -127,16 +127,16 @@ fn concat(c: &mut Call) -> Result<Value> {
 fn expand(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
     let mut target = c.known_ints(1, "shape")?;
-    c.watch().one_sample(x, &mut target);
-    // What is the same for all samples may be repeated for each of a fixed batch. If a size that only
-    // looks like it is taken for the batch, results further on differ from the file's.
-    if let (Some(batch), Some(first)) = (c.watch().batch_beside(x), target.first_mut())
+    c.batch_check().to_one_sample(x, &mut target);
+    // A value shared by all samples may be broadcast to the fixed batch size. If the size equals the
+    // batch size only by chance, the shapes of later results will differ from the file's.
+    if let (Some(batch), Some(first)) = (c.batch_check().batch_if_shared(x), target.first_mut())
         && *first == batch as i64
         && c.graph().shape(x).first() == Some(&1)
     {
         *first = 1;
     }
-    // A size of 1 keeps the operand's own; −1 is written by some exporters for the same.
+    // A size of 1 keeps that of the operand. Some exporters write −1 instead.
     target.iter_mut().filter(|d| **d == -1).for_each(|d| *d = 1);
     let target = c.sizes(&target, "size")?;
     let target = c.bounded(crate::ops::broadcast(&c.shape(x), &target)?)?;
@@ -162,7 +162,7 @@ fn tile(c: &mut Call) -> Result<Value> {
     c.reshape(spread, &total)
 }
 
-/// `[N, C, H, W]` and the block size.
+/// The shape `[N, C, H, W]` of `x` and the block size.
 fn blocks(c: &mut Call, x: Value) -> Result<([usize; 4], usize)> {
     let size = c.int("blocksize", 0)?;
     let shape = c.shape(x);

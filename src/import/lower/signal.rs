@@ -1,5 +1,5 @@
-//! Fourier transforms and what stands around them. Complex numbers are pairs along the last axis,
-//! and a transform is a product with a matrix that stands still.
+//! Fourier transforms, windows and mel weights. Complex numbers are pairs along the last axis, and a
+//! transform is a product with a constant matrix.
 
 use std::f64::consts::TAU;
 
@@ -28,7 +28,7 @@ fn output_dtype(c: &Call) -> Result<DType> {
     stored.and_then(dtype_of).ok_or_else(|| c.unsupported("its dtype is not supported"))
 }
 
-/// Known counts in operands `0..`, each at most [`MAX_MADE`].
+/// The known count in operand `i`, at most [`MAX_MADE`].
 fn count(c: &mut Call, i: usize, what: &str) -> Result<usize> {
     match usize::try_from(c.known_int(i, what)?) {
         Ok(count) if count <= MAX_MADE => Ok(count),
@@ -36,8 +36,8 @@ fn count(c: &mut Call, i: usize, what: &str) -> Result<usize> {
     }
 }
 
-/// `Σ aₖ cos(2πkn / N)` for `n` from 0 on, where `N` is the length, or one less where the window is
-/// to end as it begins.
+/// `Σ aₖ cos(2πkn / N)` for `n` from 0 on. `N` is the length of a periodic window, or one less than the
+/// length of a symmetric one.
 fn window(c: &mut Call, terms: &[f64]) -> Result<Value> {
     let size = count(c, 0, "size")?;
     let period = if c.flag("periodic", true)? { size } else { size.saturating_sub(1).max(1) };
@@ -50,7 +50,7 @@ fn window(c: &mut Call, terms: &[f64]) -> Result<Value> {
     Ok(c.constant(Tensor::from_f64(values, dtype)))
 }
 
-/// Triangles over the bins of a spectrum, evenly wide on the mel scale.
+/// Triangular filters over the bins of a spectrum, of equal width on the mel scale.
 fn mel_weights(c: &mut Call) -> Result<Value> {
     let (bands, length) = (count(c, 0, "number of bands")?, count(c, 1, "transform length")?);
     let mut rest = [0.0; 3];
@@ -100,7 +100,7 @@ fn mel_weights(c: &mut Call) -> Result<Value> {
 struct Transform {
     length: usize,
     inverse: bool,
-    /// Only the first half of a spectrum, of which the other half is the mirror image.
+    /// Only the first half of the spectrum is computed or given; the other half mirrors it.
     onesided: bool,
 }
 
@@ -157,8 +157,7 @@ fn stft(c: &mut Call) -> Result<Value> {
     transform(c, framed, 2, Transform { length, inverse: false, onesided })
 }
 
-/// The matrices `[results, elements]` of cosines and sines of `2π·i·j / length`, the columns
-/// weighted.
+/// The matrices `[results, elements]` of cosines and sines of `2π·i·j / length`, with weighted columns.
 fn waves(
     c: &mut Call,
     [results, elements]: [usize; 2],
@@ -199,7 +198,7 @@ fn transform(c: &mut Call, x: Value, axis: usize, t: Transform) -> Result<Value>
     let part = |c: &mut Call, i: usize| -> Result<Value> {
         let part = c.slice_axis(moved, rank - 1, i, i + 1, 1)?;
         let part = c.reshape(part, &[rows, size])?;
-        // Elements beyond the length are left out, missing ones are zero.
+        // Drop elements beyond the length, and pad missing ones with zeros.
         let kept = c.slice_axis(part, 1, 0, size.min(taken), 1)?;
         c.pad(kept, &[0, 0], &[0, taken.saturating_sub(size)], 0.0)
     };
@@ -207,7 +206,8 @@ fn transform(c: &mut Call, x: Value, axis: usize, t: Transform) -> Result<Value>
     let imaginary = if parts == 2 { Some(part(c, 1)?) } else { None };
     let results = if t.onesided && !t.inverse { half } else { t.length };
     let share = if t.inverse { 1.0 / t.length as f64 } else { 1.0 };
-    // The mirror image counts too, of all but the first and, in even lengths, the last frequency.
+    // Each frequency counts twice, for its mirror image, except the first and, for even lengths, the
+    // last one.
     let twice = |k: usize| to_real && k != 0 && 2 * k != t.length;
     let [cos, sin] =
         waves(c, [results, taken], t.length, |k| if twice(k) { 2.0 * share } else { share })?;

@@ -1,4 +1,4 @@
-//! Slices and triangles.
+//! Slices and triangular matrices.
 
 use crate::error::Result;
 use crate::graph::Value;
@@ -11,7 +11,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     rule("Trilu", 14, "Where", trilu),
 ];
 
-/// The operand in order, from the attributes of opset 1 or the operands of opset 10.
+/// The list `name`: an attribute before opset 10, operand `i` since.
 fn bounds(c: &mut Call, name: &str, i: usize) -> Result<Option<Vec<i64>>> {
     if c.opset < 10 {
         c.ints(name)

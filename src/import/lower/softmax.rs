@@ -19,7 +19,7 @@ fn softmax(c: &mut Call, log: bool) -> Result<Value> {
     along_axis(c, x, |c, x, axis| c.push(Softmax { axis, log }, &[x]))
 }
 
-/// Before opset 13 these functions see a matrix: all axes from `axis` on are one.
+/// Applies `f` along `axis`. Before opset 13 all axes from `axis` on are flattened into one.
 fn along_axis(
     c: &mut Call,
     x: Value,
@@ -40,7 +40,7 @@ fn along_axis(
     c.reshape(y, &shape)
 }
 
-/// 1 at the first largest element along the axis, 0 elsewhere.
+/// 1 at the first maximum along the axis, 0 elsewhere.
 fn hardmax(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
     along_axis(c, x, |c, x, axis| {

@@ -35,7 +35,7 @@ fn split(c: &mut Call) -> Result<Vec<Binding>> {
         None => {
             let count = c.int("num_outputs", c.results() as i64)?;
             let count = usize::try_from(count).unwrap_or(0).clamp(1, c.results().max(1));
-            // All parts of one length, the last one shorter where that does not come out even.
+            // All parts have the same length, except that the last one may be shorter.
             let size = c.shape(x)[axis];
             let length = size.div_ceil(count);
             (0..count).map(|i| length.min(size.saturating_sub(i * length))).collect()
