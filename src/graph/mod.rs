@@ -58,6 +58,11 @@ impl Fact {
         self.shape.iter().product()
     }
 
+    /// The size of all elements in bytes.
+    pub fn bytes(&self) -> u64 {
+        (self.len() * self.dtype.size()) as u64
+    }
+
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

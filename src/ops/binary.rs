@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, IxDyn, Zip};
 
-use super::{Cotangents, Derivative, Lane, Rule, Site, Unary, align, broadcast};
+use super::{Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, Unary, align, broadcast};
 use crate::emit::Emitter;
 use crate::error::{Error, Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
@@ -250,6 +250,26 @@ impl Rule for Binary {
             return b.push(*self, &[q, p]).map(Some);
         }
         self.through_reshape(b, p, q, out)
+    }
+
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        match self {
+            Add | Max | Min | Mod | Sub => Homogeneity::Joint(1),
+            And | Equal | Greater | GreaterOrEqual | Less | LessOrEqual | Or | Xor => {
+                Homogeneity::Joint(0)
+            }
+            Div => Homogeneity::Each(&[1.0, -1.0]),
+            Mul => Homogeneity::bilinear(),
+            Pow => Homogeneity::None,
+        }
+    }
+
+    fn moves(&self) -> bool {
+        false
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {

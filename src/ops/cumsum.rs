@@ -2,7 +2,7 @@
 
 use ndarray::Axis;
 
-use super::{Cotangents, Lane, Rule, Site};
+use super::{Cost, Cotangents, Homogeneity, Lane, Rule, Site};
 use crate::emit::{Attr, Emitter, onnx_dtype};
 use crate::error::{Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
@@ -51,6 +51,18 @@ impl Rule for CumSum {
 
     fn batch(&self, b: &mut Builder, lanes: &[Lane], _: usize) -> Result<Value> {
         b.push(CumSum { axis: self.axis + 1, ..*self }, &[lanes[0].value])
+    }
+
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::linear()
+    }
+
+    fn moves(&self) -> bool {
+        false
     }
 
     /// Sums of int64 are made in int32: tract has no others. What networks count is positions.

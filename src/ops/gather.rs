@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use super::{Cotangents, Lane, Rule, Site, unlaned};
+use super::{Cost, Cotangents, Homogeneity, Lane, Rule, Site, unlaned};
 use crate::emit::{Attr, Emitter};
 use crate::error::{Error, Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
@@ -74,6 +74,18 @@ impl Rule for Gather {
         b.reshape(rows, &out.shape).map(Some)
     }
 
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::Each(&[1.0, 0.0])
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
         let (x, i) = (e.name(x[0]), e.name(x[1]));
         Ok(e.node("Gather", &[&x, &i], &[("axis", Attr::Int(self.axis as i64))]))
@@ -136,6 +148,18 @@ impl Rule for ScatterAdd {
         shape.splice(self.axis..=self.axis, [n, self.size]);
         let y = b.reshape(y, &shape)?;
         b.axis_to_front(y, self.axis)
+    }
+
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::Each(&[0.0, 1.0])
+    }
+
+    fn moves(&self) -> bool {
+        false
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {

@@ -2,7 +2,9 @@
 
 use ndarray::{Array3, IxDyn};
 
-use super::{ConvWeightGrad, Cotangents, Lane, Rule, Site, Window, align, broadcast};
+use super::{
+    ConvWeightGrad, Cost, Cotangents, Homogeneity, Lane, Rule, Site, Window, align, broadcast,
+};
 use crate::emit::{Attr, Emitter};
 use crate::error::{Error, Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
@@ -122,6 +124,19 @@ impl Rule for MatMul {
             return b.reshape(y, &out.shape).map(Some);
         }
         Ok(None)
+    }
+
+    fn cost(&self, x: &[&Fact], out: &Fact) -> Cost {
+        let (_, _, inner) = split(&x[0].shape, self.trans_a);
+        Cost { flops: (out.len() * inner) as u64, workspace: 0 }
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::bilinear()
+    }
+
+    fn moves(&self) -> bool {
+        false
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {

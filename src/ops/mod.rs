@@ -12,6 +12,7 @@ mod gather;
 mod matmul;
 mod norm;
 mod pool;
+mod properties;
 mod reduce;
 mod select;
 mod shape;
@@ -34,6 +35,7 @@ pub use gather::{Gather, ScatterAdd};
 pub use matmul::MatMul;
 pub use norm::{BatchNorm, BatchNormMode};
 pub use pool::{AveragePool, MaxPool, MaxPoolIndices};
+pub use properties::{Cost, Homogeneity};
 pub use reduce::{Reduce, Reduction};
 pub use select::{Cast, Detach, Where};
 pub use shape::{Expand, Reshape, Transpose};
@@ -151,6 +153,16 @@ pub trait Rule {
         Ok(None)
     }
 
+    /// What a run costs, for operands and a result of these dtypes and shapes.
+    fn cost(&self, inputs: &[&Fact], output: &Fact) -> Cost;
+
+    /// How the result scales with the operands.
+    fn homogeneity(&self) -> Homogeneity;
+
+    /// Whether the result holds elements of the only operand, all or some of them, in places that do
+    /// not depend on their values.
+    fn moves(&self) -> bool;
+
     /// Writes the operation as ONNX nodes and returns the name of the result.
     fn emit(&self, e: &mut Emitter, inputs: &[Value], output: &Fact) -> Result<String>;
 }
@@ -166,6 +178,10 @@ macro_rules! primitives {
         }
 
         impl Primitive {
+            /// The names of all families, sorted.
+            #[cfg(test)]
+            pub(crate) const FAMILIES: &[&str] = &[$(stringify!($family)),*];
+
             /// The rules of the operation.
             pub fn rule(&self) -> &dyn Rule {
                 match self {

@@ -5,7 +5,7 @@
 //! statistics of the whole batch it couples the lanes of `vmap`, and it is `vmap` that takes it
 //! apart.
 
-use super::{Cotangents, Derivative, Float, Lane, Rule, Site};
+use super::{Cost, Cotangents, Derivative, Float, Homogeneity, Lane, Rule, Site};
 use crate::emit::Emitter;
 use crate::error::{Error, Result, bail_shape};
 use crate::graph::{Builder, Fact, Value, eval};
@@ -136,6 +136,18 @@ impl Rule for BatchNorm {
                 bail_shape!("per-sample batch normalisation is taken apart before vmap")
             }
         }
+    }
+
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::None
+    }
+
+    fn moves(&self) -> bool {
+        false
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {

@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, IxDyn};
 
-use super::{Cotangents, Derivative, Lane, Rule, Site};
+use super::{Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site};
 use crate::emit::{Attr, Dialect, Emitter};
 use crate::error::{Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
@@ -215,6 +215,18 @@ impl Rule for AveragePool {
         pooled_lanes(b, lanes[0].value, |b, x| b.push(self.clone(), &[x]))
     }
 
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::linear()
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
     fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
         let name = e.name(x[0]);
         let (name, begin, end) = self.geometry().padded(e, name, out.dtype, 0.0);
@@ -254,6 +266,18 @@ impl Rule for MaxPool {
         pooled_lanes(b, lanes[0].value, |b, x| b.push(self.clone(), &[x]))
     }
 
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::linear()
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
         let dtype = e.fact(x[0]).dtype;
         let lowest = if dtype == DType::F64 { f64::MIN } else { f64::from(f32::MIN) };
@@ -290,6 +314,18 @@ impl Rule for MaxPoolIndices {
         let offsets = Tensor::index((0..n as i64).map(|lane| lane * size as i64));
         let offsets = b.constant(offsets.reshape(&column)?);
         b.sub(y, offsets)
+    }
+
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::Each(&[0.0])
+    }
+
+    fn moves(&self) -> bool {
+        false
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {

@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, Axis};
 
-use super::{Binary, Cotangents, Lane, Op, Primitive, Rule, Site, Unary};
+use super::{Binary, Cost, Cotangents, Homogeneity, Lane, Op, Primitive, Rule, Site, Unary};
 use crate::emit::{Attr, Dialect, Emitter};
 use crate::error::{Result, bail_shape};
 use crate::graph::{Builder, Fact, Graph, Value};
@@ -143,6 +143,23 @@ impl Rule for Reduce {
             }
             _ => Ok(None),
         }
+    }
+
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        match self.kind {
+            Reduction::Max | Reduction::Mean | Reduction::Min | Reduction::Sum => {
+                Homogeneity::linear()
+            }
+            Reduction::Prod => Homogeneity::None,
+        }
+    }
+
+    fn moves(&self) -> bool {
+        false
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {

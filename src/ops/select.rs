@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, IxDyn, Zip};
 
-use super::{Cotangents, Derivative, Lane, Rule, Site, align, broadcast};
+use super::{Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, align, broadcast};
 use crate::emit::{Attr, Emitter};
 use crate::error::{Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
@@ -66,6 +66,18 @@ impl Rule for Where {
         b.push(*self, &x)
     }
 
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::Joint(1)
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
         let (c, p, q) = (e.name(x[0]), e.name(x[1]), e.name(x[2]));
         Ok(e.node("Where", &[&c, &p, &q], &[]))
@@ -105,6 +117,21 @@ impl Rule for Cast {
         Ok((b.dtype(x[0]) == self.to).then_some(x[0]))
     }
 
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        match self.to.is_float() {
+            true => Homogeneity::linear(),
+            false => Homogeneity::None,
+        }
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         Ok(e.node("Cast", &[&x], &[("to", Attr::Int(i64::from(crate::emit::onnx_dtype(self.to))))]))
@@ -134,6 +161,18 @@ impl Rule for Detach {
 
     fn batch(&self, b: &mut Builder, lanes: &[Lane], _: usize) -> Result<Value> {
         b.push(*self, &[lanes[0].value])
+    }
+
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::linear()
+    }
+
+    fn moves(&self) -> bool {
+        true
     }
 
     /// The name of the operand itself: nothing is computed.

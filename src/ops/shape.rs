@@ -2,7 +2,7 @@
 
 use ndarray::IxDyn;
 
-use super::{Cotangents, Lane, Op, Primitive, Rule, Site};
+use super::{Cost, Cotangents, Homogeneity, Lane, Op, Primitive, Rule, Site};
 use crate::emit::{Attr, Emitter};
 use crate::error::{Error, Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
@@ -46,6 +46,18 @@ impl Rule for Reshape {
             Some(inner) => b.reshape(inner, &self.shape).map(Some),
             None => Ok(None),
         }
+    }
+
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::linear()
+    }
+
+    fn moves(&self) -> bool {
+        true
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
@@ -109,6 +121,18 @@ impl Rule for Transpose {
         Ok(None)
     }
 
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::linear()
+    }
+
+    fn moves(&self) -> bool {
+        true
+    }
+
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         Ok(e.node("Transpose", &[&x], &[("perm", Attr::from(self.perm.as_slice()))]))
@@ -162,6 +186,18 @@ impl Rule for Expand {
             }
             _ => Ok(None),
         }
+    }
+
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::linear()
+    }
+
+    fn moves(&self) -> bool {
+        true
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {

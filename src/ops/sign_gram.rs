@@ -2,7 +2,7 @@
 
 use ndarray::{Array3, ArrayD};
 
-use super::{Cotangents, Derivative, Lane, Rule, Site};
+use super::{Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site};
 use crate::emit::{Attr, Dialect, Emitter};
 use crate::error::{Error, Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
@@ -106,6 +106,18 @@ impl Rule for SignGram {
             total = b.add(total, term)?;
         }
         Ok(Some(total))
+    }
+
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::Joint(0)
+    }
+
+    fn moves(&self) -> bool {
+        false
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {

@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayViewD, Axis, IxDyn, Slice as NdSlice};
 
-use super::{Cotangents, Float, Lane, Op, Primitive, Rule, Site};
+use super::{Cost, Cotangents, Float, Homogeneity, Lane, Op, Primitive, Rule, Site};
 use crate::emit::{Attr, Emitter};
 use crate::error::{Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
@@ -74,6 +74,18 @@ impl Rule for Slice {
 
     fn simplify(&self, b: &mut Builder, x: &[Value], out: &Fact) -> Result<Option<Value>> {
         Ok((b.fact(x[0]).shape == out.shape).then_some(x[0]))
+    }
+
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::linear()
+    }
+
+    fn moves(&self) -> bool {
+        true
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
@@ -148,6 +160,21 @@ impl Rule for Pad {
 
     fn simplify(&self, b: &mut Builder, x: &[Value], out: &Fact) -> Result<Option<Value>> {
         Ok((b.fact(x[0]).shape == out.shape).then_some(x[0]))
+    }
+
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        match self.value.get() == 0.0 {
+            true => Homogeneity::linear(),
+            false => Homogeneity::None,
+        }
+    }
+
+    fn moves(&self) -> bool {
+        false
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
@@ -237,6 +264,18 @@ impl Rule for Concat {
             return Ok(None);
         }
         b.concat(&full, self.axis).map(Some)
+    }
+
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::Joint(1)
+    }
+
+    fn moves(&self) -> bool {
+        false
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {

@@ -2,7 +2,7 @@
 
 use ndarray::Axis;
 
-use super::{Cotangents, Lane, Rule, Site, Unary};
+use super::{Cost, Cotangents, Homogeneity, Lane, Rule, Site, Unary};
 use crate::emit::{Attr, Dialect, Emitter};
 use crate::error::{Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
@@ -70,6 +70,18 @@ impl Rule for Softmax {
         let sum = b.reduce_sum(exp, &axis)?;
         let log = b.unary(Unary::Log, sum)?;
         b.sub(shifted, log).map(Some)
+    }
+
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::None
+    }
+
+    fn moves(&self) -> bool {
+        false
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {

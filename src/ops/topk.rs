@@ -2,7 +2,7 @@
 
 use ndarray::Axis;
 
-use super::{Cotangents, Derivative, Lane, Rule, Site};
+use super::{Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site};
 use crate::emit::{Attr, Emitter};
 use crate::error::{Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
@@ -56,6 +56,18 @@ impl Rule for TopK {
 
     fn batch(&self, b: &mut Builder, lanes: &[Lane], _: usize) -> Result<Value> {
         b.push(TopK { axis: self.axis + 1, ..*self }, &[lanes[0].value])
+    }
+
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::Each(&[0.0])
+    }
+
+    fn moves(&self) -> bool {
+        false
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {

@@ -1,6 +1,6 @@
 //! Elementwise functions of one operand.
 
-use super::{Cotangents, Derivative, Lane, Rule, Site};
+use super::{Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site};
 use crate::emit::{Dialect, Emitter};
 use crate::error::{Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
@@ -253,6 +253,25 @@ impl Rule for Unary {
             }
             _ => Ok(None),
         }
+    }
+
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        match self {
+            Abs | Neg | Relu => Homogeneity::linear(),
+            Sqrt => Homogeneity::Each(&[0.5]),
+            Reciprocal => Homogeneity::Each(&[-1.0]),
+            IsInf | IsNaN | Not | Sign => Homogeneity::Each(&[0.0]),
+            Acos | Acosh | Asin | Asinh | Atan | Atanh | Ceil | Cos | Cosh | Erf | Exp | Floor
+            | Log | Round | Sigmoid | Sin | Sinh | Softplus | Tan | Tanh => Homogeneity::None,
+        }
+    }
+
+    fn moves(&self) -> bool {
+        false
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {

@@ -7,7 +7,6 @@ use crate::emit::{Dialect, stored_bytes};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::ops::{Op, Primitive};
-use crate::tensor::DType;
 
 /// What engines hold beside the values alive: memory freed but not given back, and packed operands.
 const SLACK: f64 = 1.3;
@@ -195,21 +194,13 @@ pub fn peak_bytes(graph: &Graph, dialect: Dialect) -> u64 {
 /// What a node needs beside its operands and result while it runs.
 fn workspace(graph: &Graph, value: Value, dialect: Dialect) -> u64 {
     let node = graph.node(value);
-    match &node.op {
-        Op::Apply(Primitive::ConvWeightGrad(op)) => {
-            if dialect == Dialect::Fused && op.has_kernel(graph.fact(node.inputs[0])) {
-                return 0;
-            }
-            // The input unfolded over the kernel's positions.
-            let taps: usize = op.kernel.iter().product();
-            let cotangent = graph.fact(node.inputs[1]);
-            let channels = graph.shape(node.inputs[0])[1];
-            let columns = cotangent.len() / cotangent.shape[1].max(1) * channels * taps;
-            2 * (columns * DType::F32.size()) as u64
-        }
-        Op::Apply(Primitive::Conv(_) | Primitive::ConvInputGrad(_)) => {
-            (node.fact.len() * node.fact.dtype.size()) as u64
-        }
-        _ => 0,
+    let Op::Apply(op) = &node.op else { return 0 };
+    if let Primitive::ConvWeightGrad(op) = op
+        && dialect == Dialect::Fused
+        && op.has_kernel(graph.fact(node.inputs[0]))
+    {
+        return 0;
     }
+    let inputs: Vec<_> = node.inputs.iter().map(|&v| graph.fact(v)).collect();
+    op.cost(&inputs, &node.fact).workspace
 }

@@ -13,7 +13,7 @@ mod fused;
 use ndarray::{ArrayD, IxDyn};
 
 use self::fused::{Square, dense};
-use super::{Cotangents, Lane, Rule, Site};
+use super::{Cost, Cotangents, Homogeneity, Lane, Rule, Site};
 use crate::emit::{Attr, Dialect, Emitter};
 use crate::error::{Error, Result, bail_shape};
 use crate::graph::{Builder, Fact, Value};
@@ -193,6 +193,20 @@ impl Rule for Conv {
         fused::mix_channels(b, x, &self.window, false, dialect)
     }
 
+    fn cost(&self, x: &[&Fact], out: &Fact) -> Cost {
+        // A multiply-add for each element of the kernel, per element of the result.
+        let flops = out.len() * x[1].shape[1..].iter().product::<usize>();
+        Cost { flops: flops as u64, workspace: out.bytes() }
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::bilinear()
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
     fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
         let kernel = e.fact(x[1]).shape.clone();
         let input = e.name(x[0]);
@@ -269,6 +283,19 @@ impl Rule for ConvInputGrad {
 
     fn decompose(&self, b: &mut Builder, x: &[Value], dialect: Dialect) -> Result<Option<Value>> {
         fused::mix_channels(b, x, &self.window, true, dialect)
+    }
+
+    fn cost(&self, x: &[&Fact], out: &Fact) -> Cost {
+        let flops = x[0].len() * x[1].shape[1..].iter().product::<usize>();
+        Cost { flops: flops as u64, workspace: out.bytes() }
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::bilinear()
+    }
+
+    fn moves(&self) -> bool {
+        false
     }
 
     fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
@@ -428,6 +455,22 @@ impl Rule for ConvWeightGrad {
         let mut shape = b.shape(y);
         shape.splice(0..1, [n, self.lanes]);
         b.reshape(y, &shape)
+    }
+
+    fn cost(&self, x: &[&Fact], out: &Fact) -> Cost {
+        let taps: usize = self.kernel.iter().product();
+        let flops = x[1].len() * out.shape[2] * taps;
+        // The input unfolded over the positions of the kernel, and a copy of that.
+        let columns = x[1].len() / x[1].shape[1].max(1) * x[0].shape[1] * taps;
+        Cost { flops: flops as u64, workspace: 2 * (columns * DType::F32.size()) as u64 }
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::bilinear()
+    }
+
+    fn moves(&self) -> bool {
+        false
     }
 
     /// `z` `[n, g, M/g, O]` times the parts of `x` `[n, g, C/g, O]` that each kernel position
