@@ -2,10 +2,12 @@
 
 use ndarray::{ArrayD, IxDyn, Zip};
 
-use super::{Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, Unary, align, broadcast};
+use super::{
+    Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, Unary, align, broadcast,
+};
 use crate::emit::Emitter;
 use crate::error::{Error, Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// An elementwise function of two operands.
@@ -426,11 +428,6 @@ impl Builder {
         // What was not broadcast so far: a scalar cotangent that stands for a full one.
         let sum = if self.shape(sum).len() < shape.len() { self.expand(sum, shape)? } else { sum };
         self.reshape(sum, shape)
-    }
-
-    /// The number that all elements of a constant (or of a broadcast one) share.
-    pub(crate) fn as_uniform(&self, value: Value) -> Option<f64> {
-        self.graph().uniform(value)
     }
 
     /// `value`, which broadcasts to `outer`, shaped so that it broadcasts alike to `inner`, where

@@ -2,10 +2,10 @@
 
 use ndarray::Axis;
 
-use super::{Cost, Cotangents, Homogeneity, Lane, Rule, Site};
+use super::{Builder, Cost, Cotangents, Homogeneity, Lane, Rule, Site};
 use crate::emit::{Attr, Emitter, onnx_dtype};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// `yᵢ = Σ_{j ≤ i} xⱼ` along an axis.

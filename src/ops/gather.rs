@@ -2,10 +2,10 @@
 
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use super::{Cost, Cotangents, Homogeneity, Lane, Rule, Site, unlaned};
+use super::{Builder, Cost, Cotangents, Homogeneity, Lane, Rule, Site, unlaned};
 use crate::emit::{Attr, Emitter};
 use crate::error::{Error, Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor, map_same};
 
 /// `y[…, i…, …] = x[…, indices[i…], …]` along `axis`. Operands: `x` and int64 `indices`, which

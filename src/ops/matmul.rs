@@ -3,11 +3,12 @@
 use ndarray::{Array3, IxDyn};
 
 use super::{
-    ConvWeightGrad, Cost, Cotangents, Homogeneity, Lane, Rule, Site, Window, align, broadcast,
+    Builder, ConvWeightGrad, Cost, Cotangents, Homogeneity, Lane, Rule, Site, Window, align,
+    broadcast,
 };
 use crate::emit::{Attr, Emitter};
 use crate::error::{Error, Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// `op(a) · op(b)`, where `op` may transpose the last two axes. Both operands have at least two.

@@ -13,6 +13,7 @@ mod matmul;
 mod norm;
 mod pool;
 mod properties;
+mod range;
 mod reduce;
 mod select;
 mod shape;
@@ -25,8 +26,6 @@ mod topk;
 mod unary;
 #[cfg(test)]
 mod zeros;
-
-use std::sync::Arc;
 
 pub use binary::Binary;
 pub use conv::{Conv, ConvInputGrad, ConvWeightGrad, Window};
@@ -47,21 +46,21 @@ pub use unary::Unary;
 
 use crate::emit::{Dialect, Emitter};
 use crate::error::{Error, Result};
-use crate::graph::{Builder, Fact, Parameter, Value};
+use crate::ir::{self, Fact, Operation, Value};
 use crate::tensor::Tensor;
 
+/// A graph of primitives.
+pub type Graph = ir::Graph<Primitive>;
+
+/// Makes graphs of primitives. The methods beside those of [`ir::Builder`] stand in the files of the
+/// primitives that they apply.
+pub type Builder = ir::Builder<Primitive>;
+
+/// A node of a graph of primitives.
+pub type Node = ir::Node<Primitive>;
+
 /// What a node is: a leaf, or a primitive applied to operands.
-#[derive(Clone, Debug)]
-pub enum Op {
-    /// A named tensor given at run time.
-    Input(Arc<str>),
-    /// A trainable tensor of the model.
-    Parameter(Parameter),
-    /// A tensor that is known and not trained.
-    Constant(Tensor),
-    /// A primitive operation.
-    Apply(Primitive),
-}
+pub type Op = ir::Op<Primitive>;
 
 /// The operands and the result at which a rule is applied.
 pub struct Site<'a> {
@@ -203,6 +202,28 @@ macro_rules! primitives {
             }
         })*
     };
+}
+
+impl Operation for Primitive {
+    fn name(&self) -> &'static str {
+        self.name()
+    }
+
+    fn infer(&self, inputs: &[&Fact]) -> Result<Fact> {
+        self.rule().infer(inputs)
+    }
+
+    fn eval(&self, inputs: &[&Tensor], output: &Fact) -> Result<Tensor> {
+        self.rule().eval(inputs, output)
+    }
+
+    fn simplify(&self, b: &mut Builder, inputs: &[Value], output: &Fact) -> Result<Option<Value>> {
+        self.rule().simplify(b, inputs, output)
+    }
+
+    fn is_broadcast(&self) -> bool {
+        matches!(self, Primitive::Expand(_))
+    }
 }
 
 primitives!(

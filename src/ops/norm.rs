@@ -5,10 +5,10 @@
 //! statistics of the whole batch it couples the lanes of `vmap`, and it is `vmap` that takes it
 //! apart.
 
-use super::{Cost, Cotangents, Derivative, Float, Homogeneity, Lane, Rule, Site};
+use super::{Builder, Cost, Cotangents, Derivative, Float, Homogeneity, Lane, Rule, Site};
 use crate::emit::Emitter;
 use crate::error::{Error, Result, bail_shape};
-use crate::graph::{Builder, Fact, Value, eval};
+use crate::ir::{Fact, Value, eval};
 use crate::tensor::Tensor;
 
 /// Which mean and variance batch normalisation uses.

@@ -2,10 +2,10 @@
 
 use ndarray::{ArrayD, IxDyn};
 
-use super::{Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site};
+use super::{Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site};
 use crate::emit::{Attr, Dialect, Emitter};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// The mean over windows of `x` `[N, C, S…]`, where padding counts as zeros: always divided by the

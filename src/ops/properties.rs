@@ -1,7 +1,7 @@
 //! What is known of a primitive without running it: what it costs, and how it scales.
 
 use super::Primitive;
-use crate::graph::Fact;
+use crate::ir::Fact;
 
 /// What one run of a primitive costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,10 +2,12 @@
 
 use ndarray::{ArrayD, Axis};
 
-use super::{Binary, Cost, Cotangents, Homogeneity, Lane, Op, Primitive, Rule, Site, Unary};
+use super::{
+    Binary, Builder, Cost, Cotangents, Graph, Homogeneity, Lane, Op, Primitive, Rule, Site, Unary,
+};
 use crate::emit::{Attr, Dialect, Emitter};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Graph, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// So many values are looked at for whether terms add up to zero: those that a gradient of a

@@ -2,10 +2,12 @@
 
 use ndarray::{ArrayD, IxDyn, Zip};
 
-use super::{Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, align, broadcast};
+use super::{
+    Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, align, broadcast,
+};
 use crate::emit::{Attr, Emitter};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// `condition ? a : b`, elementwise and broadcast.

@@ -2,10 +2,10 @@
 
 use ndarray::{Array3, ArrayD};
 
-use super::{Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site};
+use super::{Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site};
 use crate::emit::{Attr, Dialect, Emitter};
 use crate::error::{Error, Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// Float32 holds integers exactly up to here.

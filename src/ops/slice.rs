@@ -2,10 +2,10 @@
 
 use ndarray::{ArrayViewD, Axis, IxDyn, Slice as NdSlice};
 
-use super::{Cost, Cotangents, Float, Homogeneity, Lane, Op, Primitive, Rule, Site};
+use super::{Builder, Cost, Cotangents, Float, Homogeneity, Lane, Op, Primitive, Rule, Site};
 use crate::emit::{Attr, Emitter};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{Tensor, map_same};
 
 /// The elements `starts, starts + steps, …` before `ends`, along every axis.

@@ -2,10 +2,10 @@
 
 use ndarray::Axis;
 
-use super::{Cost, Cotangents, Homogeneity, Lane, Rule, Site, Unary};
+use super::{Builder, Cost, Cotangents, Homogeneity, Lane, Rule, Site, Unary};
 use crate::emit::{Attr, Dialect, Emitter};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::Tensor;
 
 /// `softmax(x)ᵢ = eˣⁱ / Σⱼ eˣʲ` over an axis, or its logarithm.

@@ -2,10 +2,10 @@
 
 use ndarray::Axis;
 
-use super::{Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site};
+use super::{Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site};
 use crate::emit::{Attr, Emitter};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// The int64 indices along an axis of its `count` largest (or smallest) elements, in order; of

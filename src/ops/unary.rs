@@ -1,9 +1,9 @@
 //! Elementwise functions of one operand.
 
-use super::{Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site};
+use super::{Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site};
 use crate::emit::{Dialect, Emitter};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// An elementwise function.

@@ -1,9 +1,9 @@
 //! Convolutions where the graph is written for this project's kernels.
 
-use super::{ConvWeightGrad, Window};
+use super::{Builder, ConvWeightGrad, Window};
 use crate::emit::{Attr, Dialect, Emitter};
 use crate::error::Result;
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// What pays for the transforms of [`crate::kernel::Conv3x3`]: so many channels on both sides, not more

@@ -13,10 +13,10 @@ mod fused;
 use ndarray::{ArrayD, IxDyn};
 
 use self::fused::{Square, dense};
-use super::{Cost, Cotangents, Homogeneity, Lane, Rule, Site};
+use super::{Builder, Cost, Cotangents, Homogeneity, Lane, Rule, Site};
 use crate::emit::{Attr, Dialect, Emitter};
 use crate::error::{Error, Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor, map_same};
 
 /// A stack of all the parts of the input that the kernel positions meet may have this many
