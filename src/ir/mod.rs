@@ -228,6 +228,15 @@ impl<P: Operation> Graph<P> {
         }
     }
 
+    /// The tensor that `value` is known to be: a constant or a parameter.
+    pub(crate) fn known(&self, value: Value) -> Option<&Tensor> {
+        match &self.node(value).op {
+            Op::Constant(tensor) => Some(tensor),
+            Op::Parameter(parameter) => Some(&parameter.tensor),
+            _ => None,
+        }
+    }
+
     /// The number that all elements of `value` are, where it is a small constant or such a one
     /// broadcast.
     pub(crate) fn uniform(&self, value: Value) -> Option<f64> {

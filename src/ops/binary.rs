@@ -3,9 +3,9 @@
 use ndarray::{ArrayD, IxDyn, Zip};
 
 use super::{
-    Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, Unary, align, broadcast,
+    Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, Unary, Writer, align,
+    broadcast,
 };
-use crate::emit::Emitter;
 use crate::error::{Error, Result, bail_shape};
 use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
@@ -274,7 +274,7 @@ impl Rule for Binary {
         false
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], out: &Fact) -> Result<String> {
         let (p, q) = (e.name(x[0]), e.name(x[1]));
         if *self == Mod && out.dtype.is_float() {
             // Mod of floats exists only with the sign of the dividend.

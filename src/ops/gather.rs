@@ -2,8 +2,7 @@
 
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use super::{Builder, Cost, Cotangents, Homogeneity, Lane, Rule, Site, unlaned};
-use crate::emit::{Attr, Emitter};
+use super::{Attr, Builder, Cost, Cotangents, Homogeneity, Lane, Rule, Site, Writer, unlaned};
 use crate::error::{Error, Result, bail_shape};
 use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor, map_same};
@@ -86,7 +85,7 @@ impl Rule for Gather {
         false
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let (x, i) = (e.name(x[0]), e.name(x[1]));
         Ok(e.node("Gather", &[&x, &i], &[("axis", Attr::Int(self.axis as i64))]))
     }
@@ -162,7 +161,7 @@ impl Rule for ScatterAdd {
         false
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], out: &Fact) -> Result<String> {
         let indices = e.fact(x[0]).clone();
         let (rows, updates) = (e.name(x[0]), e.name(x[1]));
         // ScatterElements wants as many indices as updates: [before…, rows, after…].

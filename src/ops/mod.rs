@@ -1,6 +1,9 @@
 //! The primitive operations, one family a file: shape rule, gradient rule, batching rule, meaning
 //! and emission stand side by side, with their tests below.
 //!
+//! Rules are written with a [`Builder`] and write themselves to a [`Writer`]; they know no engine. What
+//! an engine computes in another way is its own business.
+//!
 //! The set is small and closed: every gradient and batching rule is written in terms of the same
 //! primitives, so both transformations can be applied again to their own results. Everything else
 //! that ONNX knows is lowered to these at import.
@@ -24,11 +27,12 @@ mod softmax;
 pub(crate) mod tails;
 mod topk;
 mod unary;
+mod writer;
 #[cfg(test)]
 mod zeros;
 
 pub use binary::Binary;
-pub use conv::{Conv, ConvInputGrad, ConvWeightGrad, Window};
+pub use conv::{AsConv, Conv, ConvInputGrad, ConvWeightGrad, Window};
 pub use cumsum::CumSum;
 pub use gather::{Gather, ScatterAdd};
 pub use matmul::MatMul;
@@ -43,8 +47,8 @@ pub use slice::{Concat, Pad, Slice};
 pub use softmax::Softmax;
 pub use topk::TopK;
 pub use unary::Unary;
+pub use writer::{Attr, Writer};
 
-use crate::emit::{Dialect, Emitter};
 use crate::error::{Error, Result};
 use crate::ir::{self, Fact, Operation, Value};
 use crate::tensor::Tensor;
@@ -146,9 +150,9 @@ pub trait Rule {
         Ok(None)
     }
 
-    /// The same computation in other primitives, for an operation that `dialect` has no operator
-    /// for.
-    fn decompose(&self, _: &mut Builder, _: &[Value], _: Dialect) -> Result<Option<Value>> {
+    /// The same computation in other primitives, for an operation that standard ONNX has no operator
+    /// for, or none that is exact.
+    fn decompose(&self, _: &mut Builder, _: &[Value]) -> Result<Option<Value>> {
         Ok(None)
     }
 
@@ -162,8 +166,8 @@ pub trait Rule {
     /// not depend on their values.
     fn moves(&self) -> bool;
 
-    /// Writes the operation as ONNX nodes and returns the name of the result.
-    fn emit(&self, e: &mut Emitter, inputs: &[Value], output: &Fact) -> Result<String>;
+    /// Writes the operation as nodes of standard ONNX and returns the name of the result.
+    fn emit(&self, e: &mut dyn Writer, inputs: &[Value], output: &Fact) -> Result<String>;
 }
 
 /// Declares [`Primitive`] as the sum of the op families, each reachable as a [`Rule`].

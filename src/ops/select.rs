@@ -3,9 +3,8 @@
 use ndarray::{ArrayD, IxDyn, Zip};
 
 use super::{
-    Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, align, broadcast,
+    Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, Writer, align, broadcast,
 };
-use crate::emit::{Attr, Emitter};
 use crate::error::{Result, bail_shape};
 use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
@@ -80,7 +79,7 @@ impl Rule for Where {
         false
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let (c, p, q) = (e.name(x[0]), e.name(x[1]), e.name(x[2]));
         Ok(e.node("Where", &[&c, &p, &q], &[]))
     }
@@ -134,9 +133,9 @@ impl Rule for Cast {
         false
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let x = e.name(x[0]);
-        Ok(e.node("Cast", &[&x], &[("to", Attr::Int(i64::from(crate::emit::onnx_dtype(self.to))))]))
+        Ok(e.cast(&x, self.to))
     }
 }
 
@@ -178,7 +177,7 @@ impl Rule for Detach {
     }
 
     /// The name of the operand itself: nothing is computed.
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         Ok(e.name(x[0]))
     }
 }

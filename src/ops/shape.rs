@@ -2,8 +2,9 @@
 
 use ndarray::IxDyn;
 
-use super::{Builder, Cost, Cotangents, Graph, Homogeneity, Lane, Op, Primitive, Rule, Site};
-use crate::emit::{Attr, Emitter};
+use super::{
+    Builder, Cost, Cotangents, Graph, Homogeneity, Lane, Op, Primitive, Rule, Site, Writer,
+};
 use crate::error::{Error, Result, bail_shape};
 use crate::ir::{Fact, Value};
 use crate::tensor::{Tensor, map_same};
@@ -60,7 +61,7 @@ impl Rule for Reshape {
         true
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         Ok(e.reshape(&x, &self.shape))
     }
@@ -133,9 +134,9 @@ impl Rule for Transpose {
         true
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let x = e.name(x[0]);
-        Ok(e.node("Transpose", &[&x], &[("perm", Attr::from(self.perm.as_slice()))]))
+        Ok(e.transpose(&x, &self.perm))
     }
 }
 
@@ -200,7 +201,7 @@ impl Rule for Expand {
         true
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let (x, shape) = (e.name(x[0]), e.i64s_of(&self.shape));
         Ok(e.node("Expand", &[&x, &shape], &[]))
     }

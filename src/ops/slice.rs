@@ -2,8 +2,9 @@
 
 use ndarray::{ArrayViewD, Axis, IxDyn, Slice as NdSlice};
 
-use super::{Builder, Cost, Cotangents, Float, Homogeneity, Lane, Op, Primitive, Rule, Site};
-use crate::emit::{Attr, Emitter};
+use super::{
+    Attr, Builder, Cost, Cotangents, Float, Homogeneity, Lane, Op, Primitive, Rule, Site, Writer,
+};
 use crate::error::{Result, bail_shape};
 use crate::ir::{Fact, Value};
 use crate::tensor::{Tensor, map_same};
@@ -88,7 +89,7 @@ impl Rule for Slice {
         true
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let shape = &e.fact(x[0]).shape;
         let axes: Vec<usize> = (0..shape.len())
             .filter(|&i| self.starts[i] != 0 || self.ends[i] != shape[i] || self.steps[i] != 1)
@@ -177,7 +178,7 @@ impl Rule for Pad {
         false
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], out: &Fact) -> Result<String> {
         let pads = [self.before.as_slice(), &self.after].concat();
         let (x, pads) = (e.name(x[0]), e.i64s_of(&pads));
         let value = e.scalar(out.dtype, self.value.get());
@@ -278,7 +279,7 @@ impl Rule for Concat {
         false
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let names: Vec<String> = x.iter().map(|&v| e.name(v)).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         Ok(e.node("Concat", &names, &[("axis", Attr::Int(self.axis as i64))]))

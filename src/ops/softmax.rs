@@ -2,8 +2,7 @@
 
 use ndarray::Axis;
 
-use super::{Builder, Cost, Cotangents, Homogeneity, Lane, Rule, Site, Unary};
-use crate::emit::{Attr, Dialect, Emitter};
+use super::{Attr, Builder, Cost, Cotangents, Homogeneity, Lane, Rule, Site, Writer};
 use crate::error::{Result, bail_shape};
 use crate::ir::{Fact, Value};
 use crate::tensor::Tensor;
@@ -58,20 +57,6 @@ impl Rule for Softmax {
         b.push(Softmax { axis: self.axis + 1, ..*self }, &[lanes[0].value])
     }
 
-    /// tract takes the logarithm of the softmax, which may be 0.
-    fn decompose(&self, b: &mut Builder, x: &[Value], dialect: Dialect) -> Result<Option<Value>> {
-        if !self.log || dialect != Dialect::Tract {
-            return Ok(None);
-        }
-        let axis = [self.axis];
-        let max = b.reduce_max(x[0], &axis)?;
-        let shifted = b.sub(x[0], max)?;
-        let exp = b.exp(shifted)?;
-        let sum = b.reduce_sum(exp, &axis)?;
-        let log = b.unary(Unary::Log, sum)?;
-        b.sub(shifted, log).map(Some)
-    }
-
     fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
         Cost::default()
     }
@@ -84,7 +69,7 @@ impl Rule for Softmax {
         false
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         let op = if self.log { "LogSoftmax" } else { "Softmax" };
         Ok(e.node(op, &[&x], &[("axis", Attr::Int(self.axis as i64))]))

@@ -2,8 +2,7 @@
 
 use ndarray::Axis;
 
-use super::{Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site};
-use crate::emit::{Attr, Emitter};
+use super::{Attr, Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, Writer};
 use crate::error::{Result, bail_shape};
 use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
@@ -70,7 +69,7 @@ impl Rule for TopK {
         false
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let (x, count) = (e.name(x[0]), e.i64s_of(&[self.count]));
         let attrs = [
             ("axis", Attr::Int(self.axis as i64)),

@@ -9,10 +9,11 @@ use super::{
     Batch, Grouping, Memory, Network, PerSampleRequest, Product, Reduction, Roles, Selection,
     Setting, per_sample, training_graph,
 };
-use crate::emit::{Dialect, emit_files};
-use crate::engine::{Description, Engine, Session};
+use crate::emit::emit_files;
+use crate::engine::ort::compile::{OperatorSet, compile};
+use crate::engine::{Compiled, Description, Engine, Session};
 use crate::error::{Error, Result};
-use crate::graph::looks;
+use crate::graph::{Graph, looks};
 use crate::import::{ImportOptions, import};
 use crate::onnx;
 use crate::onnx::proto::tensor_shape_proto::{Dimension, dimension};
@@ -168,7 +169,7 @@ fn doubled(n: usize) -> Vec<u8> {
 }
 
 /// An engine that is given graphs and does nothing with them.
-struct Idle(Dialect);
+struct Idle(OperatorSet);
 
 impl Engine for Idle {
     fn describe(&self) -> Description {
@@ -176,11 +177,11 @@ impl Engine for Idle {
         Description { name: "idle", version, device, note: None }
     }
 
-    fn dialect(&self) -> Dialect {
-        self.0
+    fn compile(&self, graph: &Graph) -> Result<Compiled> {
+        compile(graph, self.0)
     }
 
-    fn load_with(&self, _: &[u8], _: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
+    fn load(&self, _: &Compiled) -> Result<Box<dyn Session>> {
         Err(Error::Engine { engine: "idle", message: String::new() })
     }
 }
@@ -200,7 +201,7 @@ fn work(model: &[u8], mode: BatchNormMode) {
     let x = Tensor::full(DType::F32, &shape, 1.0);
     let targets = Tensor::index([0, 1]);
     let samples = Batch { inputs: vec![x.clone()], targets: targets.clone(), classes: vec![0, 0] };
-    for dialect in [Dialect::Standard, Dialect::Fused] {
+    for operators in [OperatorSet::Standard, OperatorSet::Kernels] {
         let is_idle = |error: Error| assert_eq!(error.kind(), "engine", "{error}");
         let request = PerSampleRequest {
             objective: Loss::CrossEntropy.into(),
@@ -211,7 +212,7 @@ fn work(model: &[u8], mode: BatchNormMode) {
             ],
             memory: Memory::default(),
         };
-        is_idle(per_sample(&graph, &roles, &samples, &request, &Idle(dialect)).unwrap_err());
+        is_idle(per_sample(&graph, &roles, &samples, &request, &Idle(operators)).unwrap_err());
         let setting = Setting::Samples { batch_norm: mode };
         let loss = Loss::CrossEntropy;
         let mut network = Network::new(&drawn, &roles, setting, loss, 2, None).unwrap();
@@ -220,7 +221,7 @@ fn work(model: &[u8], mode: BatchNormMode) {
             network.weight_gradients(loss).unwrap().into_iter().map(|(_, g)| g).collect();
         wanted.push(loss);
         let inputs = [x.clone(), targets.clone()];
-        let run = network.run(&wanted, &inputs, Memory::default(), &Idle(dialect));
+        let run = network.run(&wanted, &inputs, Memory::default(), &Idle(operators));
         is_idle(run.unwrap_err());
     }
 }

@@ -18,7 +18,7 @@ mod size;
 mod tangent;
 mod training;
 
-pub use memory::{Memory, peak_bytes, peak_resident};
+pub use memory::{Memory, peak_resident};
 pub use network::{LayerValues, Network};
 pub use per_sample::{
     ClassGram, GramKind, Grouping, PerSampleRequest, Product, Reduced, per_sample,

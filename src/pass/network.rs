@@ -7,10 +7,9 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::memory::{Memory, Need, peak_bytes};
+use super::memory::{Memory, Need};
 use super::training::first_output;
 use super::{Roles, Selection, Setting};
-use crate::emit::emit_split;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, Output, Value};
@@ -297,11 +296,10 @@ impl Network {
         }
         let graph = graph.without_unused_inputs();
         let start = Instant::now();
-        let emitted = emit_split(&graph, engine.dialect())?;
-        let values = peak_bytes(&graph, engine.dialect());
-        memory.check(Need::of(&emitted, values, 1), "all samples at once")?;
-        let mut session = engine.load_with(&emitted.0, &emitted.1)?;
-        drop(emitted);
+        let compiled = engine.compile(&graph)?;
+        memory.check(Need::of(&compiled, 1), "all samples at once")?;
+        let mut session = engine.load(&compiled)?;
+        drop(compiled);
         let loaded = start.elapsed();
         let results = session.run(&tensors)?;
         let (nodes, run) = (graph.nodes().len(), start.elapsed() - loaded);

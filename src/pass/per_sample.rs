@@ -6,14 +6,13 @@ use std::num::NonZeroUsize;
 
 use ndarray::Array2;
 
-use super::memory::{Memory, Need, copies, peak_bytes};
+use super::memory::{Memory, Need, copies};
 use super::plan::{Plan, Shares, beside_samples, members, plan};
-use super::runs::{Emitted, run_all};
+use super::runs::run_all;
 use super::size::{flops, parameters};
 use super::training::{Objective, Reduction, TrainingGraph, training_graph};
 use super::{Batch, Roles, Selection};
-use crate::emit::{Dialect, emit_split};
-use crate::engine::Engine;
+use crate::engine::{Compiled, Engine};
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Fact, Graph, Output, Value};
 use crate::ops::{Op, Primitive, Unary};
@@ -125,7 +124,7 @@ pub fn per_sample(
     let groups = groups(&samples.classes, request);
     let free = || request.memory.free();
     let shares = shares(model, free(), engine);
-    let prepared = build(model, roles, &groups, request, &free, shares, engine.dialect())?;
+    let prepared = build(model, roles, &groups, request, &free, shares, engine)?;
     let plan = prepared.plan.clone();
     let reduced = run_plan(prepared, &groups, samples, request, engine)?;
     match reduced.iter().all(Reduced::is_finite) {
@@ -163,12 +162,12 @@ fn shares(model: &Graph, memory: Option<u64>, engine: &dyn Engine) -> Shares {
 struct Prepared {
     plan: Plan,
     graph: Graph,
-    emitted: Emitted,
+    compiled: Compiled,
 }
 
 impl Prepared {
-    fn need(&self, dialect: Dialect) -> Need {
-        Need::of(&self.emitted, peak_bytes(&self.graph, dialect), self.plan.side_by_side)
+    fn need(&self) -> Need {
+        Need::of(&self.compiled, self.plan.side_by_side)
     }
 }
 
@@ -180,7 +179,7 @@ fn run_plan(
     request: &PerSampleRequest,
     engine: &dyn Engine,
 ) -> Result<Vec<Reduced>> {
-    let Prepared { plan, graph, emitted } = prepared;
+    let Prepared { plan, graph, compiled } = prepared;
     let plan = &plan;
     let members = members(groups);
     let mut grams = vec![empty_grams(&members); request.products.len()];
@@ -230,7 +229,7 @@ fn run_plan(
         }
         Ok(())
     };
-    run_all(emitted, plan.runs.len(), plan.side_by_side, engine, inputs, collect)?;
+    run_all(compiled, plan.runs.len(), plan.side_by_side, engine, inputs, collect)?;
     let products = request.products.iter().zip(grams).zip(sums);
     Ok(products
         .map(|((product, grams), sums)| match product {
@@ -313,10 +312,10 @@ fn blame(
         }
         let names: Vec<String> = outputs.iter().map(|o| o.name.clone()).collect();
         let graph = b.finish().with_outputs(outputs);
-        let emitted = emit_split(&graph, engine.dialect())?;
-        let need = Need::of(&emitted, peak_bytes(&graph, engine.dialect()), 1);
+        let compiled = engine.compile(&graph)?;
+        let need = Need::of(&compiled, 1);
         request.memory.check(need, "whole gradients")?;
-        let mut session = engine.load_with(&emitted.0, &emitted.1)?;
+        let mut session = engine.load(&compiled)?;
         for run in &plan.runs {
             let sums = session.run(&inputs(samples, objective, &slots(plan, run))?)?;
             let bad = sums.iter().position(|sum| sum.to_f64().iter().any(|v| !v.is_finite()));
@@ -340,7 +339,7 @@ fn build(
     request: &PerSampleRequest,
     free: &dyn Fn() -> Option<u64>,
     mut shares: Shares,
-    dialect: Dialect,
+    engine: &dyn Engine,
 ) -> Result<Prepared> {
     let largest = members(groups).values().map(Vec::len).max().unwrap_or(1);
     let mut most = largest.max(PREFERRED_LANES).min(groups.len().max(1));
@@ -351,10 +350,10 @@ fn build(
         let training =
             training_graph(model, request.objective, plan.lanes(), Reduction::PerSample)?;
         let graph = with_products(&training, &plan, roles, &request.products)?;
-        let emitted = emit_split(&graph, dialect)?;
+        let compiled = engine.compile(&graph)?;
         let (side_by_side, lanes) = (plan.side_by_side, plan.lanes());
-        let prepared = Prepared { plan, graph, emitted };
-        let need = prepared.need(dialect);
+        let prepared = Prepared { plan, graph, compiled };
+        let need = prepared.need();
         let Some(free) = free() else { return Ok(prepared) };
         tracing::debug!(
             "{side_by_side} runs of {lanes} samples take {} bytes of {free}: {need:?}",
@@ -754,12 +753,11 @@ mod tests {
         let (roles, request) = (Roles::of(&model), request(&PRODUCTS));
         let groups = groups(&batch.classes, &request);
         for engine in all_for_tests() {
-            let dialect = engine.dialect();
             let prepared = |engine: &dyn Engine, memory| {
                 // As if the model had more work for each of its parameters.
                 let run = beside_samples(0, 1);
                 let shares = Shares { run, ..shares(&model, memory, engine) };
-                build(&model, &roles, &groups, &request, &|| memory, shares, dialect).unwrap()
+                build(&model, &roles, &groups, &request, &|| memory, shares, &*engine).unwrap()
             };
             let run = |prepared: &Prepared, engine: &dyn Engine| {
                 run_plan(prepared.clone(), &groups, &batch, &request, engine).unwrap()
@@ -776,9 +774,9 @@ mod tests {
             assert_eq!(pair.plan.side_by_side, 2);
             assert!(2 * pair.plan.lanes() <= PREFERRED_LANES);
             expect_same(&expected, &run(&pair, &*two), &PRODUCTS);
-            let half = pair.need(dialect).total() / 2;
+            let half = pair.need().total() / 2;
             let limited = prepared(&*two, Some(half));
-            assert!(limited.need(dialect).total() <= half);
+            assert!(limited.need().total() <= half);
             let samples = |plan: &Plan| plan.side_by_side * plan.lanes();
             assert!(samples(&limited.plan) < samples(&pair.plan), "{:?}", limited.plan);
             expect_same(&expected, &run(&limited, &*two), &PRODUCTS);
@@ -803,17 +801,16 @@ mod tests {
         let (roles, request) = (Roles::of(&model), request(&PRODUCTS));
         let groups = groups(&batch.classes, &request);
         for engine in all_for_tests() {
-            let dialect = engine.dialect();
             let build = |memory| {
                 let shares = shares(&model, memory, &*engine);
-                build(&model, &roles, &groups, &request, &|| memory, shares, dialect)
+                build(&model, &roles, &groups, &request, &|| memory, shares, &*engine)
             };
             let whole = build(None).unwrap();
-            let need = whole.need(dialect);
+            let need = whole.need();
             let third = Need { sessions: 1, values: need.values / 3, ..need }.total();
             let parts = build(Some(third)).unwrap();
             assert!(parts.plan.runs.len() > whole.plan.runs.len(), "{:?}", parts.plan);
-            assert!(parts.need(dialect).total() <= third);
+            assert!(parts.need().total() <= third);
             assert!(matches!(build(Some(1)), Err(Error::Memory(_))));
             let run = |prepared: &Prepared| {
                 run_plan(prepared.clone(), &groups, &batch, &request, &*engine).unwrap()

@@ -2,15 +2,13 @@
 
 use ndarray::{Array2, ArrayView2, s};
 
-use super::memory::{Memory, Need, peak_bytes};
-use super::runs::Emitted;
+use super::memory::{Memory, Need};
 use super::training::first_output;
 use super::{
     Batch, GramKind, Grouping, Objective, PerSampleRequest, Product, Reduced, Roles, Selection,
     has_batch_norm, per_sample,
 };
-use crate::emit::{Dialect, emit_split};
-use crate::engine::Engine;
+use crate::engine::{Compiled, Engine};
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Fact, Graph, Output};
 use crate::tensor::{DType, Tensor};
@@ -51,14 +49,14 @@ pub fn tangent_kernel(
     let all: Vec<usize> = (0..n).collect();
     let one = jacobian(model, roles, selection, n)?;
     let width = one.shape(one.output("rows")?)[0];
-    let (graph, lanes, emitted) = with_lanes(&one, n, width, memory, engine.dialect())?;
+    let (graph, lanes, compiled) = with_lanes(&one, n, width, memory, engine)?;
     let inputs = samples.input_rows(&all)?;
     let mut tensors = Vec::new();
     for (&input, tensor) in graph.inputs().iter().zip(&inputs) {
         tensors.push(tensor.reshape(graph.shape(input))?);
     }
-    let mut session = engine.load_with(&emitted.0, &emitted.1)?;
-    drop(emitted);
+    let mut session = engine.load(&compiled)?;
+    drop(compiled);
     let mut rows = Array2::<f32>::zeros((n, width));
     for start in (0..n).step_by(lanes) {
         let end = n.min(start + lanes);
@@ -146,8 +144,8 @@ fn with_lanes(
     n: usize,
     width: usize,
     memory: Memory,
-    dialect: Dialect,
-) -> Result<(Graph, usize, Emitted)> {
+    engine: &dyn Engine,
+) -> Result<(Graph, usize, Compiled)> {
     let choice = one.input(CHOICE);
     let batched: Vec<_> = choice.into_iter().collect();
     // All rows, and some columns of them in float64 to be multiplied.
@@ -155,13 +153,13 @@ fn with_lanes(
     let mut lanes = LANES.min(n);
     loop {
         let graph = transform::vmap(one, lanes, &batched)?;
-        let emitted = emit_split(&graph, dialect)?;
-        let need = Need::of(&emitted, peak_bytes(&graph, dialect), 1);
+        let compiled = engine.compile(&graph)?;
+        let need = Need::of(&compiled, 1);
         // The rows of a run are copied out of the engine.
         let copied = lanes * width * DType::F32.size();
         let need = Need { more: (stored + copied) as u64, ..need };
         match memory.check(need, "the gradients of all samples") {
-            Ok(()) => return Ok((graph, lanes, emitted)),
+            Ok(()) => return Ok((graph, lanes, compiled)),
             Err(error) if lanes == 1 => return Err(error),
             Err(_) => lanes = lanes.div_ceil(2),
         }
@@ -190,7 +188,7 @@ fn gram(rows: &ArrayView2<f32>) -> Array2<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::all_for_tests;
+    use crate::engine::{EngineChoice, EngineOptions, all_for_tests, open};
     use crate::graph::eval;
     use crate::ops::{BatchNorm, BatchNormMode};
 
@@ -296,11 +294,11 @@ mod tests {
         let model = model();
         let (decided, _) = transform::batch_norm(&model, BatchNormMode::Batch).unwrap();
         let one = jacobian(&decided, &Roles::of(&model), Selection::Weights, SAMPLES).unwrap();
-        let ample =
-            with_lanes(&one, SAMPLES, 30, Memory::up_to(64 << 30), Dialect::Standard).unwrap();
+        let engine = open(EngineChoice::Tract, &EngineOptions::default()).unwrap();
+        let ample = with_lanes(&one, SAMPLES, 30, Memory::up_to(64 << 30), &*engine).unwrap();
         assert_eq!(ample.1, LANES);
         assert!(matches!(
-            with_lanes(&one, SAMPLES, 30, Memory::up_to(1), Dialect::Standard),
+            with_lanes(&one, SAMPLES, 30, Memory::up_to(1), &*engine),
             Err(Error::Memory(_))
         ));
     }

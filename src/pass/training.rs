@@ -193,6 +193,7 @@ fn with_flat_inputs(graph: &Graph, of_model: usize) -> Result<Graph> {
 mod tests {
     use super::*;
     use crate::emit::emit_bytes;
+    use crate::engine::Compiled;
     use crate::engine::all_for_tests;
     use crate::graph::eval;
     use crate::ops::BatchNormMode;
@@ -362,7 +363,7 @@ mod tests {
                 for engine in &engines {
                     check([&alone, &whole].map(|t| {
                         let bytes = emit_bytes(&t.graph).unwrap();
-                        engine.load(&bytes).unwrap().run(&fed).unwrap()
+                        engine.load(&Compiled::from_onnx(bytes)).unwrap().run(&fed).unwrap()
                     }));
                     let request = PerSampleRequest {
                         objective: loss.into(),
