@@ -27,8 +27,9 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use gradalign::data::{Dataset, Options, Samples};
-use gradalign::emit::{Dialect, emit_split};
-use gradalign::engine::{self, Description, Device, Engine, EngineChoice, EngineOptions, Session};
+use gradalign::engine::{
+    self, Compiled, Description, Device, Engine, EngineChoice, EngineOptions, Session,
+};
 use gradalign::graph::Graph;
 use gradalign::metric;
 use gradalign::ops::BatchNormMode;
@@ -172,10 +173,6 @@ impl Engine for TimedEngine {
         self.engine.describe()
     }
 
-    fn dialect(&self) -> Dialect {
-        self.engine.dialect()
-    }
-
     fn threads(&self) -> usize {
         self.engine.threads()
     }
@@ -186,8 +183,12 @@ impl Engine for TimedEngine {
         Some(Box::new(TimedEngine { engine, stopwatch, again }))
     }
 
-    fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
-        let load = || self.engine.load_with(model, weights);
+    fn compile(&self, graph: &Graph) -> Result<Compiled> {
+        self.engine.compile(graph)
+    }
+
+    fn load(&self, model: &Compiled) -> Result<Box<dyn Session>> {
+        let load = || self.engine.load(model);
         let inner = Some(self.stopwatch.time(Part::Session, load)?);
         let (stopwatch, again) = (self.stopwatch.clone(), self.again);
         Ok(Box::new(TimedSession { inner, stopwatch, again }))
@@ -269,8 +270,7 @@ fn time_forward(
     engine: &dyn Engine,
 ) -> Result<Vec<f64>> {
     let graph = forward_graph(model, batch.len())?;
-    let (proto, weights) = emit_split(&graph, engine.dialect())?;
-    let mut session = engine.load_with(&proto, &weights)?;
+    let mut session = engine.load(&engine.compile(&graph)?)?;
     let shapes = graph.inputs().iter().map(|&input| graph.shape(input));
     let inputs = batch.inputs.iter().zip(shapes).map(|(tensor, shape)| tensor.reshape(shape));
     let inputs = inputs.collect::<Result<Vec<_>>>()?;

@@ -5,7 +5,6 @@
 
 #![allow(clippy::print_stdout)]
 
-use gradalign::emit::emit_bytes;
 use gradalign::engine::{EngineChoice, EngineOptions, open};
 use gradalign::graph::{Builder, Fact, Output};
 use gradalign::tensor::{DType, Tensor};
@@ -26,7 +25,7 @@ fn main() -> gradalign::Result<()> {
     let batched = vmap(&graph, 5, &[x])?;
 
     let engine = open(EngineChoice::Auto, &EngineOptions::default())?;
-    let mut session = engine.load(&emit_bytes(&batched)?)?;
+    let mut session = engine.load(&engine.compile(&batched)?)?;
     let w = Tensor::f32(&[3], vec![0.5, -1.0, 2.0])?;
     let x = Tensor::f32(&[5, 3], (0..15).map(|i| i as f32 / 10.0).collect())?;
     let outputs = session.run(&[w, x])?;

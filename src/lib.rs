@@ -35,6 +35,7 @@ mod file;
 mod find;
 pub mod graph;
 pub mod import;
+pub mod ir;
 mod kernel;
 pub mod linalg;
 pub mod metric;

@@ -8,8 +8,7 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::emit::{Dialect, emit_split};
-use crate::engine::{Description, Engine, all_for_tests};
+use crate::engine::{Compiled, Description, Engine, all_for_tests};
 use crate::error::Result;
 use crate::graph::{Builder, Fact, Graph, Output, Value, eval};
 use crate::tensor::{DType, Tensor};
@@ -217,12 +216,12 @@ impl Case {
         let inputs = draw_inputs(graph, &self.operands, rng);
         let want = self.eval(stage, graph, &inputs);
         for engine in ENGINES.get_or_init(all_for_tests) {
-            let own = Some(engine.dialect()).filter(|&own| own != Dialect::Standard);
-            for dialect in [Some(Dialect::Standard), own].into_iter().flatten() {
+            let (standard, own) = (Compiled::standard(graph), engine.compile(graph));
+            for (form, compiled) in [("standard form", standard), ("its own form", own)] {
                 let Description { name, device, .. } = engine.describe();
-                let stage = format!("{stage} on {name}, {device}, {dialect:?}");
-                let (model, weights) = self.must(&stage, emit_split(graph, dialect));
-                let mut session = self.must(&stage, engine.load_with(&model, &weights));
+                let stage = format!("{stage} on {name}, {device}, {form}");
+                let compiled = self.must(&stage, compiled);
+                let mut session = self.must(&stage, engine.load(&compiled));
                 let got = self.must(&stage, session.run(&inputs));
                 assert_eq!(got.len(), want.len(), "{}: {stage}", self.name);
                 for (got, want) in got.iter().zip(&want) {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gradalign::emit::emit_bytes;
-use gradalign::engine::{Engine, all_for_tests};
+use gradalign::engine::{Compiled, Engine, all_for_tests};
 use gradalign::error::{Error, Result};
 use gradalign::graph::{Builder, Fact, Graph, Output, Value, eval, eval_values};
 use gradalign::import::{FinalActivation, Given, ImportOptions, import, lower};
@@ -220,7 +220,8 @@ fn run(folder: &Path, name: &str, engines: &[Box<dyn Engine>]) -> Verdict {
     let mut ran = Vec::new();
     for engine in engines {
         let name = engine.describe().name;
-        let got = emit_bytes(&graph).and_then(|bytes| engine.load(&bytes)?.run(&at));
+        let got =
+            emit_bytes(&graph).and_then(|bytes| engine.load(&Compiled::from_onnx(bytes))?.run(&at));
         ran.push(match got {
             Ok(got) => match compare(&got) {
                 Ok(()) => Ok(()),
@@ -371,7 +372,8 @@ fn gradient(
     let scale = at.iter().map(magnitude).fold(1.0, f64::max) / 20.0;
     let scale = want.iter().map(magnitude).fold(scale, f64::max);
     for engine in engines {
-        let got = emit_bytes(&dy).and_then(|bytes| engine.load(&bytes)?.run(&inputs));
+        let got = emit_bytes(&dy)
+            .and_then(|bytes| engine.load(&Compiled::from_onnx(bytes))?.run(&inputs));
         // Where an engine lacks something, that is said of the value already.
         let Ok(got) = got else { continue };
         for (got, want) in got.iter().zip(&want) {
@@ -707,7 +709,11 @@ fn light_models() {
         // tract takes as long again as all other tests together.
         for engine in engines.iter().filter(|e| e.describe().name != "tract") {
             let bytes = emit_bytes(&imported.graph).unwrap();
-            let got = engine.load(&bytes).unwrap().run(std::slice::from_ref(&ramp)).unwrap();
+            let got = engine
+                .load(&Compiled::from_onnx(bytes))
+                .unwrap()
+                .run(std::slice::from_ref(&ramp))
+                .unwrap();
             let got = got[0].to_f64();
             let shift = if is_softmax { got.mean().unwrap() - want.mean().unwrap() } else { 0.0 };
             let scale = got.iter().fold(0.0, |m: f64, v| m.max(v.abs()));

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use gradalign::data::{Dataset, Options};
 use gradalign::emit::emit_bytes;
-use gradalign::engine::all_for_tests;
+use gradalign::engine::{Compiled, all_for_tests};
 use gradalign::error::Result;
 use gradalign::graph::eval;
 use gradalign::import::{ImportOptions, Imported, default_output, import};
@@ -161,7 +161,7 @@ fn gradients(
     let fed: Vec<Tensor> = inputs.iter().chain([labels]).cloned().collect();
     let engines = all_for_tests();
     let each = engines.iter().map(|engine| {
-        let results = engine.load(&bytes).unwrap().run(&fed).unwrap();
+        let results = engine.load(&Compiled::from_onnx(bytes.clone())).unwrap().run(&fed).unwrap();
         let named = graph.outputs().iter().zip(results);
         named.map(|(o, t)| (o.name.clone(), t.to_f64().into_iter().collect())).collect()
     });

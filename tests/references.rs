@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use gradalign::data::{Dataset, Options, Samples};
 use gradalign::emit::emit_bytes;
-use gradalign::engine::{Engine, all_for_tests};
+use gradalign::engine::{Compiled, Engine, all_for_tests};
 use gradalign::graph::Graph;
 use gradalign::metric;
 use gradalign::ops::BatchNormMode;
@@ -124,7 +124,7 @@ fn distance(a: &[f64; 16], b: &[f64; 16]) -> f64 {
 }
 
 fn run(engine: &dyn Engine, graph: &Graph, inputs: &[Tensor]) -> BTreeMap<String, Tensor> {
-    let mut session = engine.load(&emit_bytes(graph).unwrap()).unwrap();
+    let mut session = engine.load(&Compiled::from_onnx(emit_bytes(graph).unwrap())).unwrap();
     let outputs = session.run(inputs).unwrap();
     graph.outputs().iter().map(|o| o.name.clone()).zip(outputs).collect()
 }

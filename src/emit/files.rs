@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use prost::{Message, encode_length_delimiter, length_delimiter_len};
 
-use super::{Dialect, Weights, write};
+use super::{Standard, Weights, standard, write};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::onnx::proto::{ModelProto, StringStringEntryProto, TensorProto};
@@ -57,7 +57,7 @@ impl ExternalData {
 /// When an operation cannot be written, or the model has more than `most` bytes even without tensors.
 pub fn emit_files(graph: &Graph, beside: &str, most: u64) -> Result<Files> {
     let mut weights = Weights::new();
-    let model = write(graph, Dialect::Standard, Some((&mut weights, APART)))?;
+    let model = write(&standard(graph)?, &Standard, Some((&mut weights, APART)))?;
     match joined(model, &weights, most) {
         Ok(model) => Ok(Files { model, data: None }),
         Err(model) => parted(*model, weights, beside, most),

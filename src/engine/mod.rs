@@ -1,15 +1,18 @@
 //! Running ONNX graphs: one trait, two engines.
 //!
-//! An engine takes a standard ONNX model with fixed shapes and runs it on named tensors. It knows
-//! nothing of gradients or scores, and nothing outside this module names an engine's own types.
+//! An engine writes a graph as an ONNX model the way it runs it best ([`Engine::compile`]), and runs
+//! such a model, or any ONNX model with fixed shapes, on tensors. It knows nothing of gradients or
+//! scores. Nothing outside this module names an engine's own types, and what is peculiar to one, its
+//! fast forms and its faults, stands with it.
 //!
 //! ONNX Runtime is the engine for work. It is a shared library that the user installs; it is found
 //! and loaded at run time. tract is compiled in: it needs nothing, and gives a second opinion.
 
+pub(crate) mod compiled;
 mod doctor;
 mod guard;
 mod locate;
-mod ort;
+pub(crate) mod ort;
 #[cfg(test)]
 mod tests;
 mod tract;
@@ -19,10 +22,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+pub use compiled::Compiled;
 pub use doctor::{Doctor, EngineReport, LookedAt, doctor};
 
-use crate::emit::Dialect;
 use crate::error::{Error, Result};
+use crate::graph::Graph;
 use crate::tensor::Tensor;
 use guard::guarded;
 
@@ -45,11 +49,6 @@ pub trait Engine: Send + Sync {
     /// Name, version and device.
     fn describe(&self) -> Description;
 
-    /// The operators that it knows.
-    fn dialect(&self) -> Dialect {
-        Dialect::Standard
-    }
-
     /// How many of the CPU's threads one of its sessions computes with, at least 1.
     fn threads(&self) -> usize {
         1
@@ -61,15 +60,16 @@ pub trait Engine: Send + Sync {
         None
     }
 
-    /// Prepares a serialised `ModelProto`. Errs when the engine refuses or panics.
-    fn load(&self, model: &[u8]) -> Result<Box<dyn Session>> {
-        self.load_with(model, &[])
+    /// `graph` as a model for this engine: by default in standard operators.
+    ///
+    /// # Errors
+    /// When two inputs or outputs have one name, or an operation cannot be written.
+    fn compile(&self, graph: &Graph) -> Result<Compiled> {
+        Compiled::standard(graph)
     }
 
-    /// Prepares a serialised `ModelProto` whose initializers called as `weights` are external
-    /// data: their values are given here, by name, so that large ones are not copied through the
-    /// serialised form. Errs when the engine refuses or panics.
-    fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>>;
+    /// Prepares a model to be run. Errs when the engine refuses or panics.
+    fn load(&self, model: &Compiled) -> Result<Box<dyn Session>>;
 }
 
 /// A model made ready to run.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{ImportOptions, Imported, import};
 use crate::data::{Dataset, Options, Samples};
 use crate::emit::emit_bytes;
-use crate::engine::all_for_tests;
+use crate::engine::{Compiled, all_for_tests};
 use crate::metric;
 use crate::onnx::{
     Attribute, DataType, Dim, Graph, Initializer, Literal, Model, Node, Type, ValueInfo, load,
@@ -179,7 +179,7 @@ fn results(model: &Model, data: &Path) -> BTreeMap<String, Vec<f64>> {
     let mut results = BTreeMap::new();
     for engine in all_for_tests() {
         let at = |name: &str| format!("{} on {}", name, engine.describe().name);
-        let values = engine.load(&bytes).unwrap().run(&fed).unwrap();
+        let values = engine.load(&Compiled::from_onnx(bytes.clone())).unwrap().run(&fed).unwrap();
         for (output, value) in training.outputs().iter().zip(values) {
             results.insert(at(&output.name), value.to_f64().into_iter().collect());
         }

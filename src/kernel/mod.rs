@@ -3,7 +3,7 @@
 //!
 //! An engine offers them to the graph as operators of its own (see
 //! [`Dialect::Fused`](crate::emit::Dialect)); the standard operators that they stand for remain the
-//! portable form, and what tests compare them with. Vector instructions are those of the processor
+//! portable layout, and what tests compare them with. Vector instructions are those of the processor
 //! at hand, by `pulp`.
 
 mod conv;
@@ -16,7 +16,9 @@ use std::sync::{Mutex, PoisonError};
 
 pub use conv::ConvWeightGrad;
 pub use gram::{SignGram, packed_rows};
-pub use map::{Axis, Blocks, Elementwise, Form, Map, Operand, Output, Prepared, Source, Step};
+pub use map::{
+    Axis, Blocks, Elementwise, Map, MapOutput, Operand, OutputLayout, Prepared, Source, Step,
+};
 pub use winograd::Conv3x3;
 
 /// Runs a function for every index below a count, spread over threads.

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::engine::{Description, Engine, Session, all_for_tests};
+use crate::engine::{Compiled, Description, Engine, Session, all_for_tests};
 use crate::graph::{Builder, Fact, Graph};
 use crate::ops::{BatchNorm, Window};
 use crate::probe::{Batch, Memory};
@@ -276,9 +276,9 @@ impl Engine for Counting {
         self.inner.describe()
     }
 
-    fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
+    fn load(&self, model: &Compiled) -> Result<Box<dyn Session>> {
         self.sessions.fetch_add(1, Ordering::Relaxed);
-        self.inner.load_with(model, weights)
+        self.inner.load(model)
     }
 }
 

@@ -2,10 +2,12 @@
 
 use ndarray::{ArrayD, IxDyn, Zip};
 
-use super::{Cotangents, Derivative, Lane, Rule, Site, Unary, align, broadcast};
-use crate::emit::Emitter;
+use super::{
+    Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, Unary, Writer, align,
+    broadcast,
+};
 use crate::error::{Error, Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// An elementwise function of two operands.
@@ -252,7 +254,27 @@ impl Rule for Binary {
         self.through_reshape(b, p, q, out)
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        match self {
+            Add | Max | Min | Mod | Sub => Homogeneity::Joint(1),
+            And | Equal | Greater | GreaterOrEqual | Less | LessOrEqual | Or | Xor => {
+                Homogeneity::Joint(0)
+            }
+            Div => Homogeneity::Each(&[1.0, -1.0]),
+            Mul => Homogeneity::bilinear(),
+            Pow => Homogeneity::None,
+        }
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], out: &Fact) -> Result<String> {
         let (p, q) = (e.name(x[0]), e.name(x[1]));
         if *self == Mod && out.dtype.is_float() {
             // Mod of floats exists only with the sign of the dividend.
@@ -406,11 +428,6 @@ impl Builder {
         // What was not broadcast so far: a scalar cotangent that stands for a full one.
         let sum = if self.shape(sum).len() < shape.len() { self.expand(sum, shape)? } else { sum };
         self.reshape(sum, shape)
-    }
-
-    /// The number that all elements of a constant (or of a broadcast one) share.
-    pub(crate) fn as_uniform(&self, value: Value) -> Option<f64> {
-        self.graph().uniform(value)
     }
 
     /// `value`, which broadcasts to `outer`, shaped so that it broadcasts alike to `inner`, where

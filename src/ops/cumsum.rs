@@ -2,10 +2,9 @@
 
 use ndarray::Axis;
 
-use super::{Cotangents, Lane, Rule, Site};
-use crate::emit::{Attr, Emitter, onnx_dtype};
+use super::{Attr, Builder, Cost, Cotangents, Homogeneity, Lane, Rule, Site, Writer};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// `yᵢ = Σ_{j ≤ i} xⱼ` along an axis.
@@ -53,18 +52,29 @@ impl Rule for CumSum {
         b.push(CumSum { axis: self.axis + 1, ..*self }, &[lanes[0].value])
     }
 
-    /// Sums of int64 are made in int32: tract has no others. What networks count is positions.
-    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::linear()
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    /// Sums of int64 are made in int32: not every runtime has others. What networks count is positions.
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], out: &Fact) -> Result<String> {
         let (mut x, axis) = (e.name(x[0]), e.scalar(DType::I64, self.axis as f64));
         let flag = |on: bool| Attr::Int(i64::from(on));
         let attrs = [("exclusive", flag(self.exclusive)), ("reverse", flag(self.reverse))];
-        let to = |dtype| [("to", Attr::Int(i64::from(onnx_dtype(dtype))))];
         if out.dtype != DType::I64 {
             return Ok(e.node("CumSum", &[&x, &axis], &attrs));
         }
-        x = e.node("Cast", &[&x], &to(DType::I32));
+        x = e.cast(&x, DType::I32);
         x = e.node("CumSum", &[&x, &axis], &attrs);
-        Ok(e.node("Cast", &[&x], &to(DType::I64)))
+        Ok(e.cast(&x, DType::I64))
     }
 }
 

@@ -2,10 +2,9 @@
 
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use super::{Cotangents, Lane, Rule, Site, unlaned};
-use crate::emit::{Attr, Emitter};
+use super::{Attr, Builder, Cost, Cotangents, Homogeneity, Lane, Rule, Site, Writer, unlaned};
 use crate::error::{Error, Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor, map_same};
 
 /// `y[…, i…, …] = x[…, indices[i…], …]` along `axis`. Operands: `x` and int64 `indices`, which
@@ -74,7 +73,19 @@ impl Rule for Gather {
         b.reshape(rows, &out.shape).map(Some)
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::Each(&[1.0, 0.0])
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let (x, i) = (e.name(x[0]), e.name(x[1]));
         Ok(e.node("Gather", &[&x, &i], &[("axis", Attr::Int(self.axis as i64))]))
     }
@@ -138,7 +149,19 @@ impl Rule for ScatterAdd {
         b.axis_to_front(y, self.axis)
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::Each(&[0.0, 1.0])
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], out: &Fact) -> Result<String> {
         let indices = e.fact(x[0]).clone();
         let (rows, updates) = (e.name(x[0]), e.name(x[1]));
         // ScatterElements wants as many indices as updates: [before…, rows, after…].

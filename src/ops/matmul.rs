@@ -2,11 +2,12 @@
 
 use ndarray::{Array3, IxDyn};
 
-use super::{ConvWeightGrad, Cotangents, Lane, Rule, Site, Window, align, broadcast};
-use crate::emit::{Attr, Emitter};
+use super::{
+    Attr, Builder, Cost, Cotangents, Homogeneity, Lane, Rule, Site, Writer, align, broadcast,
+};
 use crate::error::{Error, Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
-use crate::tensor::{DType, Tensor};
+use crate::ir::{Fact, Value};
+use crate::tensor::Tensor;
 
 /// `op(a) · op(b)`, where `op` may transpose the last two axes. Both operands have at least two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -124,11 +125,21 @@ impl Rule for MatMul {
         Ok(None)
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn cost(&self, x: &[&Fact], out: &Fact) -> Cost {
+        let (_, _, inner) = split(&x[0].shape, self.trans_a);
+        Cost { flops: (out.len() * inner) as u64, workspace: 0 }
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::bilinear()
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let (rank_p, rank_q) = (e.fact(x[0]).rank(), e.fact(x[1]).rank());
-        if e.is_packed() {
-            return Ok(self.emit_signs(e, x));
-        }
         let (mut p, mut q) = (e.name(x[0]), e.name(x[1]));
         let MatMul { trans_a, trans_b } = *self;
         if (trans_a || trans_b) && rank_p == 2 && rank_q == 2 {
@@ -140,32 +151,10 @@ impl Rule for MatMul {
             if transposed {
                 let mut perm: Vec<usize> = (0..rank).collect();
                 perm.swap(rank - 1, rank - 2);
-                *name = e.node("Transpose", &[name], &[("perm", Attr::from(perm.as_slice()))]);
+                *name = e.transpose(name, &perm);
             }
         }
         Ok(e.node("MatMul", &[&p, &q], &[]))
-    }
-}
-
-impl MatMul {
-    /// Whether the signs alone can be computed: of `aᵀ·b` for float32 `a` `[n, k, r]` and `b`
-    /// `[n, k, c]`, as the gradients of `n` samples in a matrix are.
-    pub(crate) fn has_signs(&self, a: &Fact, b: &Fact) -> bool {
-        let is_float32 = a.dtype == DType::F32 && a.rank() == 3 && b.rank() == 3;
-        is_float32 && self.trans_a && !self.trans_b && a.shape[0] == b.shape[0]
-    }
-
-    /// The packed signs, in any order: those of the gradient of a convolution whose kernel has one
-    /// position.
-    fn emit_signs(&self, e: &mut Emitter, x: &[Value]) -> String {
-        let mut channels_first = |v: Value| {
-            let (name, shape) = (e.name(v), e.fact(v).shape.clone());
-            let perm = [("perm", Attr::from([0, 2, 1].as_slice()))];
-            (e.node("Transpose", &[&name], &perm), [shape[0], shape[2], shape[1]])
-        };
-        let ((a, a_shape), (b, b_shape)) = (channels_first(x[0]), channels_first(x[1]));
-        let op = ConvWeightGrad { window: Window::plain(1), kernel: vec![1], lanes: a_shape[0] };
-        op.emit_kernel(e, [&a, &b], &a_shape, &b_shape)
     }
 }
 

@@ -1,6 +1,9 @@
 //! The primitive operations, one family a file: shape rule, gradient rule, batching rule, meaning
 //! and emission stand side by side, with their tests below.
 //!
+//! Rules are written with a [`Builder`] and write themselves to a [`Writer`]; they know no engine. What
+//! an engine computes in another way is its own business.
+//!
 //! The set is small and closed: every gradient and batching rule is written in terms of the same
 //! primitives, so both transformations can be applied again to their own results. Everything else
 //! that ONNX knows is lowered to these at import.
@@ -12,6 +15,8 @@ mod gather;
 mod matmul;
 mod norm;
 mod pool;
+mod properties;
+mod range;
 mod reduce;
 mod select;
 mod shape;
@@ -22,18 +27,18 @@ mod softmax;
 pub(crate) mod tails;
 mod topk;
 mod unary;
+mod writer;
 #[cfg(test)]
 mod zeros;
 
-use std::sync::Arc;
-
 pub use binary::Binary;
-pub use conv::{Conv, ConvInputGrad, ConvWeightGrad, Window};
+pub use conv::{AsConv, Conv, ConvInputGrad, ConvWeightGrad, Window};
 pub use cumsum::CumSum;
 pub use gather::{Gather, ScatterAdd};
 pub use matmul::MatMul;
 pub use norm::{BatchNorm, BatchNormMode};
 pub use pool::{AveragePool, MaxPool, MaxPoolIndices};
+pub use properties::{Cost, Homogeneity};
 pub use reduce::{Reduce, Reduction};
 pub use select::{Cast, Detach, Where};
 pub use shape::{Expand, Reshape, Transpose};
@@ -42,24 +47,24 @@ pub use slice::{Concat, Pad, Slice};
 pub use softmax::Softmax;
 pub use topk::TopK;
 pub use unary::Unary;
+pub use writer::{Attr, Writer};
 
-use crate::emit::{Dialect, Emitter};
 use crate::error::{Error, Result};
-use crate::graph::{Builder, Fact, Parameter, Value};
+use crate::ir::{self, Fact, Operation, Value};
 use crate::tensor::Tensor;
 
+/// A graph of primitives.
+pub type Graph = ir::Graph<Primitive>;
+
+/// Makes graphs of primitives. The methods beside those of [`ir::Builder`] stand in the files of the
+/// primitives that they apply.
+pub type Builder = ir::Builder<Primitive>;
+
+/// A node of a graph of primitives.
+pub type Node = ir::Node<Primitive>;
+
 /// What a node is: a leaf, or a primitive applied to operands.
-#[derive(Clone, Debug)]
-pub enum Op {
-    /// A named tensor given at run time.
-    Input(Arc<str>),
-    /// A trainable tensor of the model.
-    Parameter(Parameter),
-    /// A tensor that is known and not trained.
-    Constant(Tensor),
-    /// A primitive operation.
-    Apply(Primitive),
-}
+pub type Op = ir::Op<Primitive>;
 
 /// The operands and the result at which a rule is applied.
 pub struct Site<'a> {
@@ -145,14 +150,24 @@ pub trait Rule {
         Ok(None)
     }
 
-    /// The same computation in other primitives, for an operation that `dialect` has no operator
-    /// for.
-    fn decompose(&self, _: &mut Builder, _: &[Value], _: Dialect) -> Result<Option<Value>> {
+    /// The same computation in other primitives, for an operation that standard ONNX has no operator
+    /// for, or none that is exact.
+    fn decompose(&self, _: &mut Builder, _: &[Value]) -> Result<Option<Value>> {
         Ok(None)
     }
 
-    /// Writes the operation as ONNX nodes and returns the name of the result.
-    fn emit(&self, e: &mut Emitter, inputs: &[Value], output: &Fact) -> Result<String>;
+    /// What a run costs, for operands and a result of these dtypes and shapes.
+    fn cost(&self, inputs: &[&Fact], output: &Fact) -> Cost;
+
+    /// How the result scales with the operands.
+    fn homogeneity(&self) -> Homogeneity;
+
+    /// Whether the result holds elements of the only operand, all or some of them, in places that do
+    /// not depend on their values.
+    fn moves(&self) -> bool;
+
+    /// Writes the operation as nodes of standard ONNX and returns the name of the result.
+    fn emit(&self, e: &mut dyn Writer, inputs: &[Value], output: &Fact) -> Result<String>;
 }
 
 /// Declares [`Primitive`] as the sum of the op families, each reachable as a [`Rule`].
@@ -166,6 +181,10 @@ macro_rules! primitives {
         }
 
         impl Primitive {
+            /// The names of all families, sorted.
+            #[cfg(test)]
+            pub(crate) const FAMILIES: &[&str] = &[$(stringify!($family)),*];
+
             /// The rules of the operation.
             pub fn rule(&self) -> &dyn Rule {
                 match self {
@@ -187,6 +206,28 @@ macro_rules! primitives {
             }
         })*
     };
+}
+
+impl Operation for Primitive {
+    fn name(&self) -> &'static str {
+        self.name()
+    }
+
+    fn infer(&self, inputs: &[&Fact]) -> Result<Fact> {
+        self.rule().infer(inputs)
+    }
+
+    fn eval(&self, inputs: &[&Tensor], output: &Fact) -> Result<Tensor> {
+        self.rule().eval(inputs, output)
+    }
+
+    fn simplify(&self, b: &mut Builder, inputs: &[Value], output: &Fact) -> Result<Option<Value>> {
+        self.rule().simplify(b, inputs, output)
+    }
+
+    fn is_broadcast(&self) -> bool {
+        matches!(self, Primitive::Expand(_))
+    }
 }
 
 primitives!(

@@ -5,10 +5,11 @@
 //! statistics of the whole batch it couples the lanes of `vmap`, and it is `vmap` that takes it
 //! apart.
 
-use super::{Cotangents, Derivative, Float, Lane, Rule, Site};
-use crate::emit::Emitter;
+use super::{
+    Attr, Builder, Cost, Cotangents, Derivative, Float, Homogeneity, Lane, Rule, Site, Writer,
+};
 use crate::error::{Error, Result, bail_shape};
-use crate::graph::{Builder, Fact, Value, eval};
+use crate::ir::{Fact, Value, eval};
 use crate::tensor::Tensor;
 
 /// Which mean and variance batch normalisation uses.
@@ -138,13 +139,25 @@ impl Rule for BatchNorm {
         }
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::None
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         if self.mode != BatchNormMode::Running {
             return Err(Error::Shape("batch normalisation is taken apart before emission".into()));
         }
         let names: Vec<String> = x.iter().map(|&v| e.name(v)).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let epsilon = crate::emit::Attr::Float(self.epsilon.get() as f32);
+        let epsilon = Attr::Float(self.epsilon.get() as f32);
         Ok(e.node("BatchNormalization", &names, &[("epsilon", epsilon)]))
     }
 }

@@ -2,10 +2,9 @@
 
 use ndarray::{ArrayD, IxDyn};
 
-use super::{Cotangents, Derivative, Lane, Rule, Site};
-use crate::emit::{Attr, Dialect, Emitter};
+use super::{Attr, Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, Writer};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// The mean over windows of `x` `[N, C, S…]`, where padding counts as zeros: always divided by the
@@ -133,33 +132,7 @@ impl MaxPool {
         (best, at)
     }
 
-    /// The row-major indices of the maxima, by ONNX's MaxPool; the paddings are smaller than the kernel.
-    fn emit_winners(&self, e: &mut Emitter, x: &str) -> String {
-        let rank = self.kernel.len();
-        if e.dialect() != Dialect::Cuda || rank < 2 {
-            let attrs = self.attrs(&self.pads_begin, &self.pads_end);
-            return e.nodes("MaxPool", &[x], 2, &attrs).swap_remove(1);
-        }
-        // CUDA looks through a window along the first axis first, and so would choose another of equal
-        // elements: not so with the axes in reverse. Their column-major indices are what is wanted.
-        let turn: Vec<usize> = [0, 1].into_iter().chain((2..rank + 2).rev()).collect();
-        let turn = [("perm", Attr::from(turn.as_slice()))];
-        let reversed = |list: &[usize]| list.iter().rev().copied().collect::<Vec<_>>();
-        let turned = MaxPool {
-            kernel: reversed(&self.kernel),
-            strides: reversed(&self.strides),
-            dilations: reversed(&self.dilations),
-            pads_begin: reversed(&self.pads_begin),
-            pads_end: reversed(&self.pads_end),
-        };
-        let mut attrs = turned.attrs(&turned.pads_begin, &turned.pads_end);
-        attrs.push(("storage_order", Attr::Int(1)));
-        let x = e.node("Transpose", &[x], &turn);
-        let at = e.nodes("MaxPool", &[&x], 2, &attrs).swap_remove(1);
-        e.node("Transpose", &[&at], &turn)
-    }
-
-    fn attrs(&self, begin: &[usize], end: &[usize]) -> Vec<(&'static str, Attr)> {
+    pub(crate) fn attrs(&self, begin: &[usize], end: &[usize]) -> Vec<(&'static str, Attr)> {
         vec![
             ("kernel_shape", Attr::from(self.kernel.as_slice())),
             ("strides", Attr::from(self.strides.as_slice())),
@@ -215,7 +188,19 @@ impl Rule for AveragePool {
         pooled_lanes(b, lanes[0].value, |b, x| b.push(self.clone(), &[x]))
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::linear()
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], out: &Fact) -> Result<String> {
         let name = e.name(x[0]);
         let (name, begin, end) = self.geometry().padded(e, name, out.dtype, 0.0);
         let pads = [begin, end].concat();
@@ -254,7 +239,19 @@ impl Rule for MaxPool {
         pooled_lanes(b, lanes[0].value, |b, x| b.push(self.clone(), &[x]))
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::linear()
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let dtype = e.fact(x[0]).dtype;
         let lowest = if dtype == DType::F64 { f64::MIN } else { f64::from(f32::MIN) };
         let name = e.name(x[0]);
@@ -292,17 +289,45 @@ impl Rule for MaxPoolIndices {
         b.sub(y, offsets)
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::Each(&[0.0])
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
+        self.emit_with(e, x[0], |pool, e, x| {
+            let attrs = pool.attrs(&pool.pads_begin, &pool.pads_end);
+            Ok(e.nodes("MaxPool", &[x], 2, &attrs).swap_remove(1))
+        })
+    }
+}
+
+impl MaxPoolIndices {
+    /// Writes the indices of the maxima of `x`, where `winners` does so for paddings that are smaller
+    /// than the kernel.
+    pub(crate) fn emit_with<W: Writer + ?Sized>(
+        &self,
+        e: &mut W,
+        x: Value,
+        winners: impl FnOnce(&MaxPool, &mut W, &str) -> Result<String>,
+    ) -> Result<String> {
         let pool = &self.0;
         let Geometry { begin, end, kernel, .. } = pool.geometry();
         let fits = |pads: &[usize]| pads.iter().zip(kernel).all(|(p, k)| p < k);
-        let name = e.name(x[0]);
+        let name = e.name(x);
         if fits(begin) && fits(end) {
-            return Ok(pool.emit_winners(e, &name));
+            return winners(pool, e, &name);
         }
         // Padding done outside of MaxPool would count in its indices: look up those of the
         // elements themselves, padded by −1, at the winners of the padded input.
-        let shape = e.fact(x[0]).shape.clone();
+        let shape = e.fact(x).shape.clone();
         let numbers = Tensor::index(0..shape.iter().product::<usize>() as i64).reshape(&shape)?;
         let numbers = e.tensor(&numbers);
         let pads = [&[0, 0], pool.pads_begin.as_slice(), &[0, 0], &pool.pads_end].concat();
@@ -312,12 +337,12 @@ impl Rule for MaxPoolIndices {
         let numbers = e.node("Pad", &[&numbers, &pads, &minus_one], &mode);
         let flat = e.i64s(&[-1]);
         let numbers = e.node("Reshape", &[&numbers, &flat], &[]);
-        let dtype = e.fact(x[0]).dtype;
+        let dtype = e.fact(x).dtype;
         let lowest = e.scalar(dtype, f64::from(f32::MIN));
         let padded = e.node("Pad", &[&name, &pads, &lowest], &mode);
         let none = vec![0; pool.kernel.len()];
         let bare = MaxPool { pads_begin: none.clone(), pads_end: none, ..pool.clone() };
-        let at = bare.emit_winners(e, &padded);
+        let at = winners(&bare, e, &padded)?;
         Ok(e.node("Gather", &[&numbers, &at], &[("axis", Attr::Int(0))]))
     }
 }
@@ -400,7 +425,7 @@ impl Geometry<'_> {
     /// smaller than the kernel, others are done before.
     fn padded(
         &self,
-        e: &mut Emitter,
+        e: &mut dyn Writer,
         name: String,
         dtype: DType,
         value: f64,
@@ -420,7 +445,6 @@ impl Geometry<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::emit::emit_split;
     use crate::graph::{Graph, eval};
     use crate::testing::Case;
     use proptest::prelude::*;
@@ -518,8 +542,8 @@ mod tests {
     fn winners(op: &MaxPool, spatial: &[usize]) {
         let (graph, ties, expected) = indices(op, spatial, |i, _| i * i / 3 % 3);
         for engine in crate::engine::all_for_tests() {
-            let (model, weights) = emit_split(&graph, engine.dialect()).unwrap();
-            let found = engine.load_with(&model, &weights).unwrap().run(&ties).unwrap();
+            let compiled = engine.compile(&graph).unwrap();
+            let found = engine.load(&compiled).unwrap().run(&ties).unwrap();
             assert_eq!(found, expected, "{op:?} on {:?}", engine.describe());
         }
     }
@@ -534,26 +558,5 @@ mod tests {
             &MaxPool::new(&[2, 2, 3], &[1, 2, 1], &[1, 1, 1], &[0, 0, 1], &[1, 0, 0]),
             &[3, 4, 5],
         );
-    }
-
-    /// As CUDA is asked for maxima, ONNX Runtime on the CPU finds the same.
-    #[test]
-    fn indices_of_axes_in_reverse_are_the_same() {
-        let forms: [(&[usize], MaxPool); 3] = [
-            (&[5, 6], MaxPool::new(&[3, 2], &[1, 2], &[1, 2], &[1, 0], &[2, 1])),
-            (&[4, 7], MaxPool::new(&[2, 2], &[3, 3], &[1, 1], &[0, 0], &[2, 2])),
-            (&[3, 4, 5], MaxPool::new(&[2, 2, 3], &[1, 2, 1], &[1, 1, 1], &[0, 0, 1], &[1, 0, 0])),
-        ];
-        for (spatial, op) in forms {
-            let (graph, x, expected) = indices(&op, spatial, |i, size| i * 89 % size);
-            let (model, weights) = emit_split(&graph, Dialect::Cuda).unwrap();
-            for engine in crate::engine::all_for_tests() {
-                // tract has no such indices.
-                if engine.describe().name == "onnxruntime" {
-                    let found = engine.load_with(&model, &weights).unwrap().run(&x).unwrap();
-                    assert_eq!(found, expected);
-                }
-            }
-        }
     }
 }

@@ -2,10 +2,12 @@
 
 use ndarray::{ArrayD, Axis};
 
-use super::{Binary, Cotangents, Lane, Op, Primitive, Rule, Site, Unary};
-use crate::emit::{Attr, Dialect, Emitter};
+use super::{
+    Attr, Binary, Builder, Cost, Cotangents, Graph, Homogeneity, Lane, Op, Primitive, Rule, Site,
+    Unary, Writer,
+};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Graph, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// So many values are looked at for whether terms add up to zero: those that a gradient of a
@@ -133,19 +135,24 @@ impl Rule for Reduce {
         Ok(None)
     }
 
-    // Not among the simplifications: what is summed up is a landmark of the network.
-    fn decompose(&self, b: &mut Builder, x: &[Value], dialect: Dialect) -> Result<Option<Value>> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
         match self.kind {
-            Reduction::Sum | Reduction::Mean
-                if dialect == Dialect::Fused && b.dtype(x[0]).is_float() =>
-            {
-                self.without_factor(b, x[0])
+            Reduction::Max | Reduction::Mean | Reduction::Min | Reduction::Sum => {
+                Homogeneity::linear()
             }
-            _ => Ok(None),
+            Reduction::Prod => Homogeneity::None,
         }
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], out: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         let op = format!("Reduce{:?}", self.kind);
         // Opset 17: the axes of ReduceSum are an input, those of the others an attribute.
@@ -163,13 +170,12 @@ impl Rule for Reduce {
         if !out.dtype.is_float() {
             return Ok(y);
         }
-        // tract takes the maximum of infinities, as they stand in masks, for the least finite
+        // Some runtimes take the maximum of infinities, as they stand in masks, for the least finite
         // number. No element reaches that.
         let missed = e.node(beyond, &[&x, &y], &[]);
-        let to = i64::from(crate::emit::onnx_dtype(out.dtype));
-        let missed = e.node("Cast", &[&missed], &[("to", Attr::Int(to))]);
+        let missed = e.cast(&missed, out.dtype);
         let all = e.node("ReduceMin", &[&missed], &axes());
-        let all = e.node("Cast", &[&all], &[("to", Attr::Int(9))]);
+        let all = e.cast(&all, DType::Bool);
         let nothing = e.scalar(out.dtype, nothing);
         Ok(e.node("Where", &[&all, &nothing, &y], &[]))
     }
@@ -208,30 +214,6 @@ impl Reduce {
             cotangent = b.concat(&all[..if size > half { 3 } else { 2 }], axis)?;
         }
         Ok(cotangent)
-    }
-
-    /// `Σ c·x` as `c·Σ x`, where `c` is the same along the axes.
-    fn without_factor(&self, b: &mut Builder, x: Value) -> Result<Option<Value>> {
-        let node = b.graph().node(x);
-        let (Op::Apply(Primitive::Binary(Binary::Mul)), &[p, q]) =
-            (&node.op, node.inputs.as_slice())
-        else {
-            return Ok(None);
-        };
-        let shape = &node.fact.shape;
-        let factor = |v: Value, other: Value| {
-            let mut v = v;
-            while let Op::Apply(Primitive::Expand(_)) = b.graph().node(v).op {
-                v = b.graph().node(v).inputs[0];
-            }
-            let fits = self.is_one_along(b.graph().shape(v), shape.len());
-            (fits && b.graph().shape(other) == shape).then_some((v, other))
-        };
-        let Some((factor, terms)) = factor(p, q).or_else(|| factor(q, p)) else {
-            return Ok(None);
-        };
-        let sum = b.push(self.clone(), &[terms])?;
-        b.mul(sum, factor).map(Some)
     }
 
     /// The sum without terms that add up to zero: `Σ c·(x − mean x)`, as the gradient of a
@@ -321,7 +303,7 @@ impl Reduce {
     }
 
     /// Whether `shape`, broadcast to rank `rank`, has one place along the axes.
-    fn is_one_along(&self, shape: &[usize], rank: usize) -> bool {
+    pub(crate) fn is_one_along(&self, shape: &[usize], rank: usize) -> bool {
         self.axes
             .iter()
             .all(|&axis| (axis + shape.len()).checked_sub(rank).is_none_or(|i| shape[i] == 1))
@@ -416,28 +398,6 @@ mod tests {
         let square = b.mul(centred, centred).unwrap();
         let sum = b.reduce_sum(square, &[2]).unwrap();
         assert_eq!(b.graph().node(sum).inputs, [square]);
-    }
-
-    #[test]
-    fn a_factor_is_taken_out_of_a_sum() {
-        let shapes: [&[usize]; 4] = [&[3, 1], &[2, 1, 1], &[1], &[]];
-        for kind in [Reduction::Sum, Reduction::Mean] {
-            for (shape, repeated) in shapes.iter().flat_map(|&s| [(s, false), (s, true)]) {
-                Case::new(format!("{kind:?} {shape:?} {repeated}"))
-                    .input(&[2, 3, 4], 0.5, 1.5)
-                    .input(shape, 0.5, 1.5)
-                    .check(|b, x| {
-                        let factor = if repeated { b.expand(x[1], &[2, 3, 4])? } else { x[1] };
-                        let scaled = b.mul(x[0], factor)?;
-                        let reduce = Reduce { kind, axes: vec![2] };
-                        let sum = reduce.decompose(b, &[scaled], Dialect::Fused)?;
-                        let plain = b.reduce(kind, x[0], &[2])?;
-                        assert_eq!(sum, Some(b.mul(plain, x[1])?));
-                        // Engines find what the operation itself is.
-                        b.push(reduce, &[scaled])
-                    });
-            }
-        }
     }
 
     #[test]

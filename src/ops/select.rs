@@ -2,10 +2,11 @@
 
 use ndarray::{ArrayD, IxDyn, Zip};
 
-use super::{Cotangents, Derivative, Lane, Rule, Site, align, broadcast};
-use crate::emit::{Attr, Emitter};
+use super::{
+    Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, Writer, align, broadcast,
+};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// `condition ? a : b`, elementwise and broadcast.
@@ -66,7 +67,19 @@ impl Rule for Where {
         b.push(*self, &x)
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::Joint(1)
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let (c, p, q) = (e.name(x[0]), e.name(x[1]), e.name(x[2]));
         Ok(e.node("Where", &[&c, &p, &q], &[]))
     }
@@ -105,9 +118,24 @@ impl Rule for Cast {
         Ok((b.dtype(x[0]) == self.to).then_some(x[0]))
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        match self.to.is_float() {
+            true => Homogeneity::linear(),
+            false => Homogeneity::None,
+        }
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let x = e.name(x[0]);
-        Ok(e.node("Cast", &[&x], &[("to", Attr::Int(i64::from(crate::emit::onnx_dtype(self.to))))]))
+        Ok(e.cast(&x, self.to))
     }
 }
 
@@ -136,8 +164,20 @@ impl Rule for Detach {
         b.push(*self, &[lanes[0].value])
     }
 
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::linear()
+    }
+
+    fn moves(&self) -> bool {
+        true
+    }
+
     /// The name of the operand itself: nothing is computed.
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         Ok(e.name(x[0]))
     }
 }

@@ -2,10 +2,11 @@
 
 use ndarray::IxDyn;
 
-use super::{Cotangents, Lane, Op, Primitive, Rule, Site};
-use crate::emit::{Attr, Emitter};
+use super::{
+    Builder, Cost, Cotangents, Graph, Homogeneity, Lane, Op, Primitive, Rule, Site, Writer,
+};
 use crate::error::{Error, Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{Tensor, map_same};
 
 /// The same elements in row-major order under another shape.
@@ -48,7 +49,19 @@ impl Rule for Reshape {
         }
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::linear()
+    }
+
+    fn moves(&self) -> bool {
+        true
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         Ok(e.reshape(&x, &self.shape))
     }
@@ -109,9 +122,21 @@ impl Rule for Transpose {
         Ok(None)
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::linear()
+    }
+
+    fn moves(&self) -> bool {
+        true
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let x = e.name(x[0]);
-        Ok(e.node("Transpose", &[&x], &[("perm", Attr::from(self.perm.as_slice()))]))
+        Ok(e.transpose(&x, &self.perm))
     }
 }
 
@@ -164,7 +189,19 @@ impl Rule for Expand {
         }
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::linear()
+    }
+
+    fn moves(&self) -> bool {
+        true
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let (x, shape) = (e.name(x[0]), e.i64s_of(&self.shape));
         Ok(e.node("Expand", &[&x, &shape], &[]))
     }
@@ -186,10 +223,27 @@ impl Builder {
         self.push(Expand { shape: shape.to_vec() }, &[x])
     }
 
+    /// A tensor of zeros, by broadcasting a scalar where the shape is large.
+    pub fn zeros(&mut self, fact: &Fact) -> Result<Value> {
+        let zero = self.scalar(fact.dtype, 0.0);
+        self.expand(zero, &fact.shape)
+    }
+
     /// What `value` is a reshape of, if it is one.
     pub(crate) fn as_reshape(&self, value: Value) -> Option<Value> {
         let node = self.graph().node(value);
         matches!(node.op, Op::Apply(Primitive::Reshape(_))).then(|| node.inputs[0])
+    }
+}
+
+impl Graph {
+    /// The value that `value` holds in another shape. What reads a reshaped value may read this one
+    /// instead, but never the other way round.
+    pub(crate) fn behind_reshapes(&self, mut value: Value) -> Value {
+        while let Op::Apply(Primitive::Reshape(_)) = &self.node(value).op {
+            value = self.node(value).inputs[0];
+        }
+        value
     }
 }
 

@@ -2,10 +2,9 @@
 
 use ndarray::{Array3, ArrayD};
 
-use super::{Cotangents, Derivative, Lane, Rule, Site};
-use crate::emit::{Attr, Dialect, Emitter};
+use super::{Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, Writer};
 use crate::error::{Error, Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// Float32 holds integers exactly up to here.
@@ -13,12 +12,6 @@ const EXACT: usize = 1 << 24;
 
 /// Operands with fewer columns than this are laid side by side and multiplied together.
 const SMALL: usize = 1 << 14;
-
-/// As many operands go to a kernel, and what the kernels give is added up behind the last of them. ONNX
-/// Runtime runs first what the last node needs by its latest input: so a few gradients are multiplied
-/// soon after they are there, and what they are made of makes room. With one kernel for all, gradients
-/// would be computed only after the whole backward pass, in twice the memory.
-const TOGETHER: usize = 3;
 
 /// `y[g, i, j] = Σ_k sign(x[g·size + i, k]) · sign(x[g·size + j, k])` in float64, for `x` of all
 /// operands `[groups·size, k]` laid side by side; NaN where a row holds a value that is not finite.
@@ -80,10 +73,7 @@ impl Rule for SignGram {
         b.reshape(y, &[n, self.groups, self.size, self.size])
     }
 
-    fn decompose(&self, b: &mut Builder, x: &[Value], dialect: Dialect) -> Result<Option<Value>> {
-        if dialect == Dialect::Fused && x.iter().all(|&v| b.dtype(v) == DType::F32) {
-            return Ok(None);
-        }
+    fn decompose(&self, b: &mut Builder, x: &[Value]) -> Result<Option<Value>> {
         let mut terms = Vec::new();
         let mut small = Vec::new();
         for &rows in x {
@@ -108,22 +98,20 @@ impl Rule for SignGram {
         Ok(Some(total))
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
-        if !e.is_fused() {
-            return Err(Error::Shape("products of signs are taken apart before emission".into()));
-        }
-        let names: Vec<String> = x.iter().map(|&v| e.name(v)).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let attrs =
-            [("groups", Attr::Int(self.groups as i64)), ("size", Attr::Int(self.size as i64))];
-        let terms: Vec<String> =
-            names.chunks(TOGETHER).map(|names| e.kernel("SignGram", names, &attrs)).collect();
-        let mut terms = terms.into_iter();
-        let mut total = terms.next().unwrap_or_default();
-        for term in terms {
-            total = e.node("Add", &[&total, &term], &[]);
-        }
-        Ok(total)
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::Joint(0)
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, _: &mut dyn Writer, _: &[Value], _: &Fact) -> Result<String> {
+        Err(Error::Shape("products of signs are taken apart before emission".into()))
     }
 }
 
@@ -166,13 +154,8 @@ impl Builder {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message;
-
     use super::*;
-    use crate::emit::emit_split;
-    use crate::engine::all_for_tests;
     use crate::graph::eval;
-    use crate::onnx::proto::{ModelProto, NodeProto};
     use crate::testing::Case;
 
     #[test]
@@ -188,10 +171,7 @@ mod tests {
         let mut b = Builder::default();
         let x = b.input("x", Fact::new(DType::F32, [4, 3]));
         let whole = b.sign_gram(&[x], 2, 2).unwrap();
-        let parts = SignGram { groups: 2, size: 2 }
-            .decompose(&mut b, &[x], Dialect::Standard)
-            .unwrap()
-            .unwrap();
+        let parts = SignGram { groups: 2, size: 2 }.decompose(&mut b, &[x]).unwrap().unwrap();
         b.output("whole", whole);
         b.output("parts", parts);
         let values = vec![1., -2., 0., -3., -0.5, 2., f32::NAN, 1., 1., 0., 0., 1.];
@@ -202,29 +182,5 @@ mod tests {
             assert!(got[4..7].iter().all(|v| v.is_nan()));
             assert_eq!(got[7], 1.0);
         }
-    }
-
-    /// What a sum is made of stands before all of the sum, and the sum is the same.
-    #[test]
-    fn many_operands_are_products_of_a_few() {
-        let sizes = [3, 1, 40, 7, 2, 9, 5, 11];
-        let mut b = Builder::default();
-        let rows = sizes.map(|k| b.input(format!("x{k}"), Fact::new(DType::F32, [4, k])));
-        let gram = b.sign_gram(&rows, 2, 2).unwrap();
-        b.output("gram", gram);
-        let graph = b.finish();
-        let value = |i: usize| ((i * 7919 + 13) % 101) as f32 / 50.0 - 1.0;
-        let inputs = sizes.map(|k| Tensor::f32(&[4, k], (0..4 * k).map(value).collect()).unwrap());
-        let want = eval(&graph, &inputs).unwrap().swap_remove(0).to_f64();
-        for engine in all_for_tests() {
-            let (model, weights) = emit_split(&graph, engine.dialect()).unwrap();
-            let got = engine.load_with(&model, &weights).unwrap().run(&inputs).unwrap();
-            assert_eq!(got[0].to_f64(), want);
-        }
-        let (model, _) = emit_split(&graph, Dialect::Fused).unwrap();
-        let nodes = ModelProto::decode(model.as_slice()).unwrap().graph.unwrap().node;
-        let ops: Vec<&str> = nodes.iter().map(NodeProto::op_type).collect();
-        let terms = sizes.len().div_ceil(TOGETHER);
-        assert_eq!(ops, [vec!["SignGram"; terms], vec!["Add"; terms - 1]].concat());
     }
 }

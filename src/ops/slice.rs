@@ -2,10 +2,11 @@
 
 use ndarray::{ArrayViewD, Axis, IxDyn, Slice as NdSlice};
 
-use super::{Cotangents, Float, Lane, Op, Primitive, Rule, Site};
-use crate::emit::{Attr, Emitter};
+use super::{
+    Attr, Builder, Cost, Cotangents, Float, Homogeneity, Lane, Op, Primitive, Rule, Site, Writer,
+};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{Tensor, map_same};
 
 /// The elements `starts, starts + steps, …` before `ends`, along every axis.
@@ -76,7 +77,19 @@ impl Rule for Slice {
         Ok((b.fact(x[0]).shape == out.shape).then_some(x[0]))
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::linear()
+    }
+
+    fn moves(&self) -> bool {
+        true
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let shape = &e.fact(x[0]).shape;
         let axes: Vec<usize> = (0..shape.len())
             .filter(|&i| self.starts[i] != 0 || self.ends[i] != shape[i] || self.steps[i] != 1)
@@ -150,7 +163,22 @@ impl Rule for Pad {
         Ok((b.fact(x[0]).shape == out.shape).then_some(x[0]))
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        match self.value.get() == 0.0 {
+            true => Homogeneity::linear(),
+            false => Homogeneity::None,
+        }
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], out: &Fact) -> Result<String> {
         let pads = [self.before.as_slice(), &self.after].concat();
         let (x, pads) = (e.name(x[0]), e.i64s_of(&pads));
         let value = e.scalar(out.dtype, self.value.get());
@@ -239,7 +267,19 @@ impl Rule for Concat {
         b.concat(&full, self.axis).map(Some)
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::Joint(1)
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let names: Vec<String> = x.iter().map(|&v| e.name(v)).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         Ok(e.node("Concat", &names, &[("axis", Attr::Int(self.axis as i64))]))

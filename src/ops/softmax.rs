@@ -2,10 +2,9 @@
 
 use ndarray::Axis;
 
-use super::{Cotangents, Lane, Rule, Site, Unary};
-use crate::emit::{Attr, Dialect, Emitter};
+use super::{Attr, Builder, Cost, Cotangents, Homogeneity, Lane, Rule, Site, Writer};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::Tensor;
 
 /// `softmax(x)ᵢ = eˣⁱ / Σⱼ eˣʲ` over an axis, or its logarithm.
@@ -58,21 +57,19 @@ impl Rule for Softmax {
         b.push(Softmax { axis: self.axis + 1, ..*self }, &[lanes[0].value])
     }
 
-    /// tract takes the logarithm of the softmax, which may be 0.
-    fn decompose(&self, b: &mut Builder, x: &[Value], dialect: Dialect) -> Result<Option<Value>> {
-        if !self.log || dialect != Dialect::Tract {
-            return Ok(None);
-        }
-        let axis = [self.axis];
-        let max = b.reduce_max(x[0], &axis)?;
-        let shifted = b.sub(x[0], max)?;
-        let exp = b.exp(shifted)?;
-        let sum = b.reduce_sum(exp, &axis)?;
-        let log = b.unary(Unary::Log, sum)?;
-        b.sub(shifted, log).map(Some)
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::None
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         let op = if self.log { "LogSoftmax" } else { "Softmax" };
         Ok(e.node(op, &[&x], &[("axis", Attr::Int(self.axis as i64))]))

@@ -2,8 +2,7 @@
 //! against the interpreter in float64.
 
 use super::Unary;
-use crate::emit::{Dialect, emit_split};
-use crate::engine::all_for_tests;
+use crate::engine::{Compiled, all_for_tests};
 use crate::error::Result;
 use crate::graph::{Builder, Fact, Graph, Value, eval};
 use crate::tensor::{DType, Tensor};
@@ -54,7 +53,7 @@ pub(crate) fn derivatives(
 /// to what rounding of the operand makes of them: in proportion to the derivative of each, and to itself
 /// times `sensitivity`. The second derivative has to be finite.
 pub(crate) fn check(
-    name: &str,
+    function: &str,
     at: &[f64],
     sensitivity: f64,
     f: impl Fn(&mut Builder, Value) -> Result<Value>,
@@ -71,11 +70,14 @@ pub(crate) fn check(
     };
     let mut wrong = Vec::new();
     for engine in all_for_tests() {
+        let name = engine.describe().name;
+        let mut forms = vec![("its own", engine.compile(&graph).unwrap())];
         // tract is known to be wrong in the operators that it is not given.
-        let standard = (engine.dialect() != Dialect::Tract).then_some(Dialect::Standard);
-        for dialect in standard.into_iter().chain([engine.dialect()]) {
-            let (model, weights) = emit_split(&graph, dialect).unwrap();
-            let mut session = engine.load_with(&model, &weights).unwrap();
+        if name != "tract" {
+            forms.push(("standard", Compiled::standard(&graph).unwrap()));
+        }
+        for (form, compiled) in forms {
+            let mut session = engine.load(&compiled).unwrap();
             let got = values(session.run(&[x.cast(DType::F32)]).unwrap());
             for (order, got) in got.iter().enumerate() {
                 for (i, &got) in got.iter().enumerate() {
@@ -89,9 +91,8 @@ pub(crate) fn check(
                     let off = (got - want_).abs();
                     let right = off <= TOLERANCE * want_.abs() + rounding + LEAST;
                     if !(right || order == 2 && got.is_finite()) {
-                        let engine = engine.describe().name;
                         wrong.push(format!(
-                            "{engine}, {dialect:?}: derivative {order} at {}: {got} for {want_}",
+                            "{name}, {form}: derivative {order} at {}: {got} for {want_}",
                             at[i]
                         ));
                     }
@@ -99,7 +100,7 @@ pub(crate) fn check(
             }
         }
     }
-    assert!(wrong.is_empty(), "{name}: {} wrong\n{}", wrong.len(), wrong.join("\n"));
+    assert!(wrong.is_empty(), "{function}: {} wrong\n{}", wrong.len(), wrong.join("\n"));
 }
 
 macro_rules! functions {
@@ -130,8 +131,7 @@ fn bounded_functions_reach_their_bounds() {
         b.output("y", y);
         let graph = b.finish();
         for engine in all_for_tests() {
-            let (model, weights) = emit_split(&graph, engine.dialect()).unwrap();
-            let mut session = engine.load_with(&model, &weights).unwrap();
+            let mut session = engine.load(&engine.compile(&graph).unwrap()).unwrap();
             let got = session.run(std::slice::from_ref(&x)).unwrap()[0].to_f64();
             for (i, &got) in got.iter().enumerate() {
                 let bound = if i % 2 == 0 { 1.0 } else { low };

@@ -2,10 +2,9 @@
 
 use ndarray::Axis;
 
-use super::{Cotangents, Derivative, Lane, Rule, Site};
-use crate::emit::{Attr, Emitter};
+use super::{Attr, Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, Writer};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// The int64 indices along an axis of its `count` largest (or smallest) elements, in order; of
@@ -58,7 +57,19 @@ impl Rule for TopK {
         b.push(TopK { axis: self.axis + 1, ..*self }, &[lanes[0].value])
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], _: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        Homogeneity::Each(&[0.0])
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let (x, count) = (e.name(x[0]), e.i64s_of(&[self.count]));
         let attrs = [
             ("axis", Attr::Int(self.axis as i64)),

@@ -1,9 +1,8 @@
 //! Elementwise functions of one operand.
 
-use super::{Cotangents, Derivative, Lane, Rule, Site};
-use crate::emit::{Dialect, Emitter};
+use super::{Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, Writer};
 use crate::error::{Result, bail_shape};
-use crate::graph::{Builder, Fact, Value};
+use crate::ir::{Fact, Value};
 use crate::tensor::{DType, Tensor};
 
 /// An elementwise function.
@@ -241,24 +240,36 @@ impl Rule for Unary {
         }
     }
 
-    fn decompose(&self, b: &mut Builder, x: &[Value], dialect: Dialect) -> Result<Option<Value>> {
+    fn decompose(&self, b: &mut Builder, x: &[Value]) -> Result<Option<Value>> {
         match self {
             Sigmoid => logistic(b, x[0]).map(Some),
-            Softplus if dialect == Dialect::Tract => softplus(b, x[0]).map(Some),
-            Erf if dialect == Dialect::Tract => error_function(b, x[0]).map(Some),
-            // A function of the engine's own is not taken apart again.
-            Tanh if dialect == Dialect::Tract => {
-                let y = b.unary(Tanh, x[0])?;
-                level_off(b, x[0], y, 9.02).map(Some)
-            }
             _ => Ok(None),
         }
     }
 
-    fn emit(&self, e: &mut Emitter, x: &[Value], out: &Fact) -> Result<String> {
+    fn cost(&self, _: &[&Fact], _: &Fact) -> Cost {
+        Cost::default()
+    }
+
+    fn homogeneity(&self) -> Homogeneity {
+        match self {
+            Abs | Neg | Relu => Homogeneity::linear(),
+            Sqrt => Homogeneity::Each(&[0.5]),
+            Reciprocal => Homogeneity::Each(&[-1.0]),
+            IsInf | IsNaN | Not | Sign => Homogeneity::Each(&[0.0]),
+            Acos | Acosh | Asin | Asinh | Atan | Atanh | Ceil | Cos | Cosh | Erf | Exp | Floor
+            | Log | Round | Sigmoid | Sin | Sinh | Softplus | Tan | Tanh => Homogeneity::None,
+        }
+    }
+
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn emit(&self, e: &mut dyn Writer, x: &[Value], out: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         if *self == Softplus {
-            // An engine may compute ln(1 + eˣ) as it stands, which overflows where it is x.
+            // Computed as it stands, ln(1 + eˣ) overflows where it is x.
             let level = e.scalar(out.dtype, SOFTPLUS_IS_IDENTITY);
             let low = e.node("Min", &[&x, &level], &[]);
             let y = e.node("Softplus", &[&low], &[]);
@@ -278,55 +289,13 @@ fn logistic_density(b: &mut Builder, x: Value) -> Result<Value> {
     b.div(tail, square)
 }
 
-/// `σ(x) = 1 / (1 + e⁻ˣ)` as it stands: where engines have it as an operator, they take a rational
-/// approximation with an absolute error, which has no tail.
+/// `σ(x) = 1 / (1 + e⁻ˣ)` as it stands: runtimes take a rational approximation with an absolute error
+/// for the operator, which has no tail.
 fn logistic(b: &mut Builder, x: Value) -> Result<Value> {
     let negated = b.neg(x)?;
     let exp = b.exp(negated)?;
     let whole = b.shift(exp, 1.0)?;
     b.unary(Reciprocal, whole)
-}
-
-/// `ln(1 + eˣ) = max(x, 0) + ln(1 + t)` with `t = e^{−|x|}` and `ln(1 + t) = 2 artanh(t / (2 + t))`.
-fn softplus(b: &mut Builder, x: Value) -> Result<Value> {
-    let size = b.unary(Abs, x)?;
-    let negated = b.neg(size)?;
-    let tail = b.exp(negated)?;
-    let divisor = b.shift(tail, 2.0)?;
-    let ratio = b.div(tail, divisor)?;
-    let half = b.unary(Atanh, ratio)?;
-    let log = b.scale(half, 2.0)?;
-    let line = b.relu(x)?;
-    b.add(line, log)
-}
-
-/// The error function by its series near 0, where an engine's has an absolute error:
-/// `2/√π · (x − x³/3 + x⁵/10 − x⁷/42)` up to 1/4.
-fn error_function(b: &mut Builder, x: Value) -> Result<Value> {
-    let square = b.mul(x, x)?;
-    let mut sum = b.scalar_like(x, -1.0 / 42.0);
-    for coefficient in [0.1, -1.0 / 3.0, 1.0] {
-        let higher = b.mul(sum, square)?;
-        sum = b.shift(higher, coefficient)?;
-    }
-    let series = b.mul(sum, x)?;
-    let series = b.scale(series, std::f64::consts::FRAC_2_SQRT_PI)?;
-    let size = b.unary(Abs, x)?;
-    let quarter = b.scalar_like(x, 0.25);
-    let is_near = b.less(size, quarter)?;
-    let far = b.unary(Erf, x)?;
-    let far = level_off(b, x, far, 3.93)?;
-    b.select(is_near, series, far)
-}
-
-/// `y`, which is `sign(x)` in float32 where `|x|` is beyond `bound`: an engine's approximation may stay
-/// a unit in the last place below.
-fn level_off(b: &mut Builder, x: Value, y: Value, bound: f64) -> Result<Value> {
-    let size = b.unary(Abs, x)?;
-    let bound = b.scalar_like(x, bound);
-    let is_inside = b.less(size, bound)?;
-    let sign = b.unary(Sign, x)?;
-    b.select(is_inside, y, sign)
 }
 
 impl Builder {

@@ -4,8 +4,7 @@
 
 use super::tails::derivatives;
 use super::{Binary, Reduction, Unary};
-use crate::emit::{Dialect, emit_split};
-use crate::engine::all_for_tests;
+use crate::engine::{Compiled, all_for_tests};
 use crate::error::Result;
 use crate::graph::{Builder, Fact, Value, eval};
 use crate::tensor::{DType, Tensor};
@@ -27,12 +26,13 @@ fn check(name: &str, at: &[f64], want: &[f64], f: impl Fn(&mut Builder, Value) -
     };
     expect("interpreter", &eval(&graph, std::slice::from_ref(&x)).unwrap());
     for engine in all_for_tests() {
-        for dialect in [Dialect::Standard, engine.dialect()] {
-            for (graph, x) in [(&graph, &x), (&lanes, &two)] {
-                let (model, weights) = emit_split(graph, dialect).unwrap();
-                let mut session = engine.load_with(&model, &weights).unwrap();
+        for (graph, x) in [(&graph, &x), (&lanes, &two)] {
+            let own = engine.compile(graph).unwrap();
+            let standard = Compiled::standard(graph).unwrap();
+            for (form, compiled) in [("standard", standard), ("its own", own)] {
+                let mut session = engine.load(&compiled).unwrap();
                 let got = session.run(std::slice::from_ref(x)).unwrap();
-                expect(&format!("{}, {dialect:?}", engine.describe().name), &got);
+                expect(&format!("{}, {form}", engine.describe().name), &got);
             }
         }
     }

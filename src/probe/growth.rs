@@ -9,10 +9,11 @@ use super::{
     Batch, BatchView, Differentiated, GramKind, Memory, Pairs, Probe, Roles, SampleView, Selection,
     Subject, evaluate,
 };
-use crate::emit::{Dialect, emit_files};
-use crate::engine::{Description, Engine, Session};
+use crate::emit::emit_files;
+use crate::engine::ort::compile::{OperatorSet, compile};
+use crate::engine::{Compiled, Description, Engine, Session};
 use crate::error::{Error, Result};
-use crate::graph::looks;
+use crate::graph::{Graph, looks};
 use crate::import::{ImportOptions, import};
 use crate::onnx;
 use crate::onnx::proto::tensor_shape_proto::{Dimension, dimension};
@@ -168,7 +169,7 @@ fn doubled(n: usize) -> Vec<u8> {
 }
 
 /// An engine that is given graphs and does nothing with them.
-struct Idle(Dialect);
+struct Idle(OperatorSet);
 
 impl Engine for Idle {
     fn describe(&self) -> Description {
@@ -176,11 +177,11 @@ impl Engine for Idle {
         Description { name: "idle", version, device, note: None }
     }
 
-    fn dialect(&self) -> Dialect {
-        self.0
+    fn compile(&self, graph: &Graph) -> Result<Compiled> {
+        compile(graph, self.0)
     }
 
-    fn load_with(&self, _: &[u8], _: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
+    fn load(&self, _: &Compiled) -> Result<Box<dyn Session>> {
         Err(Error::Engine { engine: "idle", message: String::new() })
     }
 }
@@ -200,9 +201,9 @@ fn work(model: &[u8], mode: BatchNormMode) {
     let x = Tensor::full(DType::F32, &shape, 1.0);
     let targets = Tensor::index([0, 1]);
     let samples = Batch { inputs: vec![x.clone()], targets: targets.clone(), classes: vec![0, 0] };
-    for dialect in [Dialect::Standard, Dialect::Fused] {
+    for operators in [OperatorSet::Standard, OperatorSet::Kernels] {
         let is_idle = |error: Error| assert_eq!(error.kind(), "engine", "{error}");
-        let engine = Idle(dialect);
+        let engine = Idle(operators);
         let (loss, memory) = (Loss::CrossEntropy, Memory::default());
         let samples = &samples;
         let subject = |model, roles| Subject {
@@ -230,7 +231,9 @@ fn work(model: &[u8], mode: BatchNormMode) {
         let of_batch = Probe::of_batch(BatchView::samples(mode), |network| {
             let loss = network.mean_loss()?;
             let gradients = network.weight_gradients(loss)?;
-            gradients.iter().for_each(|&(_, gradient)| drop(network.tensor(gradient)));
+            for (_, gradient) in gradients {
+                network.tensor(gradient);
+            }
             let loss = network.tensor(loss);
             Ok(Box::new(move |results| Ok(results.get(loss)?.to_f64().sum())))
         });

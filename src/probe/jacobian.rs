@@ -4,12 +4,10 @@
 use super::combine::{Results, Run, Watched};
 use super::gradients::{Gradient, PairGradients, SampleGradients, Schedule};
 use super::gram::Places;
-use super::memory::{Need, peak_bytes};
-use super::runs::Emitted;
+use super::memory::Need;
 use super::sample_runs::{Look, Samples, is_finite};
 use super::size::parameters;
-use crate::emit::{Dialect, emit_split};
-use crate::engine::Engine;
+use crate::engine::{Compiled, Engine};
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Fact, Graph, Output, Value};
 use crate::tensor::Tensor;
@@ -36,7 +34,7 @@ pub(super) struct Jacobian {
 struct Rows {
     lanes: usize,
     graph: Graph,
-    emitted: Emitted,
+    compiled: Compiled,
     watched: Watched,
     counted: bool,
 }
@@ -51,8 +49,8 @@ impl Samples<'_> {
     pub fn run_coupled(&self, look: Look, engine: &dyn Engine) -> Result<Results> {
         let n = self.batch.len();
         let jacobian = self.jacobian()?;
-        let Rows { lanes, graph, emitted, mut watched, counted } =
-            self.rows(&jacobian, look, engine.dialect())?;
+        let Rows { lanes, graph, compiled, mut watched, counted } =
+            self.rows(&jacobian, look, engine)?;
         if watched.values().is_empty() {
             return watched.finish();
         }
@@ -65,8 +63,8 @@ impl Samples<'_> {
         for (&input, tensor) in graph.inputs().iter().zip(&inputs) {
             tensors.push(tensor.reshape(graph.shape(input))?);
         }
-        let mut session = engine.load_with(&emitted.0, &emitted.1)?;
-        drop(emitted);
+        let mut session = engine.load(&compiled)?;
+        drop(compiled);
         let given = tensors.len();
         let places = Places::of(&self.batch.classes);
         for start in (0..n).step_by(lanes) {
@@ -121,13 +119,12 @@ impl Samples<'_> {
     }
 
     /// The graph for as many rows at once as memory allows, up to [`LANES`].
-    fn rows(&self, jacobian: &Jacobian, look: Look, dialect: Dialect) -> Result<Rows> {
+    fn rows(&self, jacobian: &Jacobian, look: Look, engine: &dyn Engine) -> Result<Rows> {
         let samples = self.batch.len();
         let mut lanes = LANES.min(samples);
         loop {
-            let rows = self.rows_of(jacobian, lanes, look, dialect)?;
-            let values = peak_bytes(&rows.graph, dialect);
-            let need = Need { more: rows.watched.bytes(), ..Need::of(&rows.emitted, values, 1) };
+            let rows = self.rows_of(jacobian, lanes, look, engine)?;
+            let need = Need { more: rows.watched.bytes(), ..Need::of(&rows.compiled, 1) };
             match self.memory.check(need, "the gradients of all samples") {
                 Ok(()) => return Ok(rows),
                 Err(error) if lanes == 1 => return Err(error),
@@ -141,7 +138,7 @@ impl Samples<'_> {
         jacobian: &Jacobian,
         lanes: usize,
         look: Look,
-        dialect: Dialect,
+        engine: &dyn Engine,
     ) -> Result<Rows> {
         let choice: Vec<Value> = jacobian.graph.input(CHOICE).into_iter().collect();
         let graph = transform::vmap(&jacobian.graph, lanes, &choice)?;
@@ -162,8 +159,8 @@ impl Samples<'_> {
         let values = watched.values().iter().enumerate();
         let outputs = values.map(|(i, &value)| Output { name: format!("gradalign.{i}"), value });
         let graph = graph.with_outputs(outputs.collect());
-        let emitted = emit_split(&graph, dialect)?;
-        Ok(Rows { lanes, graph, emitted, watched, counted })
+        let compiled = engine.compile(&graph)?;
+        Ok(Rows { lanes, graph, compiled, watched, counted })
     }
 }
 
@@ -181,7 +178,7 @@ mod tests {
     use ndarray::Array2;
 
     use super::*;
-    use crate::engine::all_for_tests;
+    use crate::engine::{EngineChoice, EngineOptions, all_for_tests, open};
     use crate::graph::eval;
     use crate::ops::{BatchNorm, BatchNormMode};
     use crate::probe::{Batch, GramKind, Memory, Pairs, Roles, Selection};
@@ -333,7 +330,8 @@ mod tests {
             let mut look = |gradients: &mut PairGradients| {
                 gradients.grams(GramKind::Raw, Selection::Weights).unwrap();
             };
-            samples.rows(&jacobian, &mut look, Dialect::Standard).map(|rows| rows.lanes)
+            let engine = open(EngineChoice::Tract, &EngineOptions::default()).unwrap();
+            samples.rows(&jacobian, &mut look, &*engine).map(|rows| rows.lanes)
         };
         assert_eq!(lanes(Memory::up_to(64 << 30)).unwrap(), LANES);
         assert!(matches!(lanes(Memory::up_to(1)), Err(Error::Memory(_))));

@@ -2,12 +2,9 @@
 
 use std::num::NonZeroUsize;
 
-use super::runs::Emitted;
-use crate::emit::{Dialect, stored_bytes};
+use crate::engine::Compiled;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Value};
-use crate::ops::{Op, Primitive};
-use crate::tensor::DType;
+use crate::graph::Graph;
 
 /// What engines hold beside the values alive: memory freed but not given back, and packed operands.
 const SLACK: f64 = 1.3;
@@ -102,14 +99,13 @@ pub(crate) struct Need {
 }
 
 impl Need {
-    /// That of `sessions` sessions of the model `emitted`, each with runs whose values take `values`
-    /// bytes.
-    pub fn of(emitted: &Emitted, values: u64, sessions: usize) -> Self {
-        let (model, weights) = emitted;
+    /// That of `sessions` sessions of `model`, each with a run.
+    pub fn of(model: &Compiled, sessions: usize) -> Self {
+        let Compiled { model, weights, peak_bytes: values } = model;
         let weights = weights.iter().map(|(_, t)| (t.len() * t.dtype().size()) as u64);
         let weights = (COPIES * weights.sum::<u64>() as f64) as u64;
         let session = weights + NODES * model.len() as u64 + SESSION;
-        Need { session, values, sessions: sessions as u64, more: 0 }
+        Need { session, values: *values, sessions: sessions as u64, more: 0 }
     }
 
     /// All of it.
@@ -147,69 +143,4 @@ fn status(entry: &str) -> Option<u64> {
 fn kib(table: &str, entry: &str) -> Option<u64> {
     let line = table.lines().find_map(|line| line.strip_prefix(entry))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
-/// The largest total size in bytes of the values alive at one moment, when nodes run in graph
-/// order and a value is freed after its last use; parameters and constants are not counted. What an
-/// engine of `dialect` computes where it is used takes nothing, but keeps alive what it is made of.
-pub fn peak_bytes(graph: &Graph, dialect: Dialect) -> u64 {
-    let live = graph.live();
-    let stored = stored_bytes(graph, dialect);
-    let mut last_use = vec![0; graph.nodes().len()];
-    for (value, node) in graph.nodes() {
-        if live[value.index()] {
-            for input in &node.inputs {
-                last_use[input.index()] = value.index();
-            }
-        }
-    }
-    for output in graph.outputs() {
-        last_use[output.value.index()] = usize::MAX;
-    }
-    for (value, node) in graph.nodes().rev() {
-        if stored[value.index()].is_none() {
-            for source in node.inputs.iter().map(|v| v.index()) {
-                last_use[source] = last_use[source].max(last_use[value.index()]);
-            }
-        }
-    }
-    let mut dying: Vec<Vec<usize>> = vec![Vec::new(); graph.nodes().len()];
-    let (mut now, mut peak) = (0u64, 0u64);
-    for (value, _) in graph.nodes() {
-        let i = value.index();
-        if !live[i] {
-            continue;
-        }
-        now += stored[i].unwrap_or(0);
-        peak = peak.max(now + workspace(graph, value, dialect));
-        if last_use[i] < dying.len() {
-            dying[last_use[i].max(i)].push(i);
-        }
-        for dead in std::mem::take(&mut dying[i]) {
-            now -= stored[dead].unwrap_or(0);
-        }
-    }
-    peak
-}
-
-/// What a node needs beside its operands and result while it runs.
-fn workspace(graph: &Graph, value: Value, dialect: Dialect) -> u64 {
-    let node = graph.node(value);
-    match &node.op {
-        Op::Apply(Primitive::ConvWeightGrad(op)) => {
-            if dialect == Dialect::Fused && op.has_kernel(graph.fact(node.inputs[0])) {
-                return 0;
-            }
-            // The input unfolded over the kernel's positions.
-            let taps: usize = op.kernel.iter().product();
-            let cotangent = graph.fact(node.inputs[1]);
-            let channels = graph.shape(node.inputs[0])[1];
-            let columns = cotangent.len() / cotangent.shape[1].max(1) * channels * taps;
-            2 * (columns * DType::F32.size()) as u64
-        }
-        Op::Apply(Primitive::Conv(_) | Primitive::ConvInputGrad(_)) => {
-            (node.fact.len() * node.fact.dtype.size()) as u64
-        }
-        _ => 0,
-    }
 }

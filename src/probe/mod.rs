@@ -32,7 +32,7 @@ pub(crate) use evaluate::not_finite;
 pub use evaluate::{Probe, Reading, Subject, evaluate};
 pub use gradients::{Gradient, GradientForm, PairGradients, SampleGradients};
 pub use gram::{ClassGram, GramKind, Grams};
-pub use memory::{Memory, peak_bytes, peak_resident};
+pub use memory::{Memory, peak_resident};
 pub use moments::Moments;
 pub use network::{LayerValues, Network};
 pub(crate) use runs::STACK;

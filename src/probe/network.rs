@@ -9,11 +9,10 @@ use std::time::Instant;
 
 use super::combine::{Combine, Handle, Only, Results, Run, Watched};
 use super::gram::Places;
-use super::memory::{Memory, Need, peak_bytes};
+use super::memory::{Memory, Need};
 use super::size::parameters;
 use super::view::{BatchView, Features, Inputs, Parameters};
 use super::{Roles, Selection};
-use crate::emit::emit_split;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, Output, Value};
@@ -328,11 +327,10 @@ impl Network {
         }
         let graph = graph.without_unused_inputs();
         let start = Instant::now();
-        let emitted = emit_split(&graph, engine.dialect())?;
-        let values = peak_bytes(&graph, engine.dialect());
-        memory.check(Need::of(&emitted, values, 1), "all samples at once")?;
-        let mut session = engine.load_with(&emitted.0, &emitted.1)?;
-        drop(emitted);
+        let compiled = engine.compile(&graph)?;
+        memory.check(Need::of(&compiled, 1), "all samples at once")?;
+        let mut session = engine.load(&compiled)?;
+        drop(compiled);
         let loaded = start.elapsed();
         let results = session.run(&tensors)?;
         let (nodes, run) = (graph.nodes().len(), start.elapsed() - loaded);

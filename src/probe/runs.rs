@@ -6,16 +6,13 @@ use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crate::engine::Engine;
+use crate::engine::{Compiled, Engine};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
 /// Bytes of stack of a thread that reads or runs models: what the main thread has, as models may
 /// nest graphs.
 pub(crate) const STACK: usize = 8 << 20;
-
-/// A serialised model with the values of its weights.
-pub(crate) type Emitted = (Vec<u8>, Vec<(String, Tensor)>);
 
 /// Runs `model` `runs` times on what `inputs` gives for each, `side_by_side` at a time on sessions that
 /// share the threads of `engine`. `collect` is given the outputs in the order of the runs, whichever
@@ -24,7 +21,7 @@ pub(crate) type Emitted = (Vec<u8>, Vec<(String, Tensor)>);
 /// # Errors
 /// The error of the first run that has one, or of a session that cannot be made.
 pub(crate) fn run_all(
-    model: Emitted,
+    model: Compiled,
     runs: usize,
     side_by_side: usize,
     engine: &dyn Engine,
@@ -39,8 +36,8 @@ pub(crate) fn run_all(
     let helpers = shared.as_ref().map_or(0, |_| side_by_side - 1);
     let engine = shared.as_deref().unwrap_or(engine);
     let queue = Queue::new(runs, collect);
-    let work = |model: Arc<Emitted>| {
-        let loaded = engine.load_with(&model.0, &model.1);
+    let work = |model: Arc<Compiled>| {
+        let loaded = engine.load(&model);
         // The last session to be made frees what they are made of.
         drop(model);
         match loaded {
@@ -182,7 +179,7 @@ mod tests {
             Some(Box::new(Scripted { threads: threads.get(), ..self.clone() }))
         }
 
-        fn load_with(&self, _: &[u8], _: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
+        fn load(&self, _: &Compiled) -> Result<Box<dyn Session>> {
             self.sessions.fetch_add(1, Ordering::Relaxed);
             Ok(Box::new(Script(Arc::clone(&self.run))))
         }
@@ -210,7 +207,7 @@ mod tests {
     /// What is collected of `runs` runs, two at a time.
     fn collected(engine: &Scripted, runs: usize) -> Result<Vec<(usize, f64)>> {
         let mut all = Vec::new();
-        let model = (Vec::new(), Vec::new());
+        let model = Compiled::from_onnx(Vec::new());
         let inputs = |run| Ok(vec![number(run)]);
         run_all(model, runs, 2, engine, inputs, |run, outputs| {
             all.push((run, outputs[0].scalar().unwrap()));
@@ -276,14 +273,14 @@ mod tests {
                 self.0.describe()
             }
 
-            fn load_with(&self, m: &[u8], w: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
-                self.0.load_with(m, w)
+            fn load(&self, model: &Compiled) -> Result<Box<dyn Session>> {
+                self.0.load(model)
             }
         }
 
         let plain = Plain(engine(Ok));
         let inputs = |run| Ok(vec![number(run)]);
-        run_all((Vec::new(), Vec::new()), 3, 2, &plain, inputs, |_, _| Ok(())).unwrap();
+        run_all(Compiled::from_onnx(Vec::new()), 3, 2, &plain, inputs, |_, _| Ok(())).unwrap();
         assert_eq!(plain.0.sessions.load(Ordering::Relaxed), 1);
     }
 }

@@ -6,13 +6,12 @@ use std::num::NonZeroUsize;
 use super::combine::{Results, Run, Watched};
 use super::gradients::{Gradient, PairGradients, SampleGradients, Schedule};
 use super::gram::Places;
-use super::memory::{Memory, Need, copies, peak_bytes};
+use super::memory::{Memory, Need, copies};
 use super::plan::{Plan, Shares, beside_samples, members, plan};
-use super::runs::{Emitted, run_all};
+use super::runs::run_all;
 use super::size::{flops, parameters};
 use super::{Batch, Roles};
-use crate::emit::{Dialect, emit_split};
-use crate::engine::Engine;
+use crate::engine::{Compiled, Engine};
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Graph, Output};
 use crate::tensor::Tensor;
@@ -65,7 +64,7 @@ impl Samples<'_> {
         let groups = self.groups();
         let free = || self.memory.free();
         let shares = shares(self.model, free(), engine);
-        let prepared = self.build(&groups, look, &free, shares, engine.dialect())?;
+        let prepared = self.build(&groups, look, &free, shares, engine)?;
         let plan = prepared.plan.clone();
         match self.run_plan(prepared, &groups, engine)? {
             Some(results) => Ok(results),
@@ -91,7 +90,7 @@ impl Samples<'_> {
         groups: &[i64],
         engine: &dyn Engine,
     ) -> Result<Option<Results>> {
-        let Prepared { plan, emitted, mut watched, counted, .. } = prepared;
+        let Prepared { plan, compiled, mut watched, counted } = prepared;
         if watched.values().is_empty() {
             return watched.finish().map(Some);
         }
@@ -117,7 +116,7 @@ impl Samples<'_> {
             let (groups, first) = (&plan.runs[run], &first[run]);
             watched.add(&Run { size: plan.size, groups, first, places: &places }, values)
         };
-        run_all(emitted, plan.runs.len(), plan.side_by_side, engine, inputs, collect)?;
+        run_all(compiled, plan.runs.len(), plan.side_by_side, engine, inputs, collect)?;
         if !finite {
             return Ok(None);
         }
@@ -139,7 +138,7 @@ impl Samples<'_> {
         look: Look,
         free: &dyn Fn() -> Option<u64>,
         mut shares: Shares,
-        dialect: Dialect,
+        engine: &dyn Engine,
     ) -> Result<Prepared> {
         let largest = members(groups).values().map(Vec::len).max().unwrap_or(1);
         let mut most = largest.max(PREFERRED_LANES).min(groups.len().max(1));
@@ -147,9 +146,9 @@ impl Samples<'_> {
         let least = largest.clamp(1, 2);
         loop {
             let plan = plan(groups, most, shares)?;
-            let prepared = self.prepare(plan, look, dialect)?;
+            let prepared = self.prepare(plan, look, engine)?;
             let (side_by_side, lanes) = (prepared.plan.side_by_side, prepared.plan.lanes());
-            let need = prepared.need(dialect);
+            let need = prepared.need();
             let Some(free) = free() else { return Ok(prepared) };
             tracing::debug!(
                 "{side_by_side} runs of {lanes} samples take {} bytes of {free}: {need:?}",
@@ -180,7 +179,7 @@ impl Samples<'_> {
 
     /// The graph for a plan: the training graph with the outputs `gradalign.loss` `[n]` and, for each
     /// value watched, `gradalign.<i>`.
-    fn prepare(&self, plan: Plan, look: Look, dialect: Dialect) -> Result<Prepared> {
+    fn prepare(&self, plan: Plan, look: Look, engine: &dyn Engine) -> Result<Prepared> {
         let training =
             training_graph(self.model, self.objective, plan.lanes(), Reduction::PerSample)?;
         let loss = training.graph.output("loss")?;
@@ -197,8 +196,7 @@ impl Samples<'_> {
         let values = values.map(|(i, &v)| output(&format!("gradalign.{i}"), v));
         let outputs = [output("gradalign.loss", loss)].into_iter().chain(values);
         let graph = graph.with_outputs(outputs.collect());
-        let emitted = emit_split(&graph, dialect)?;
-        Ok(Prepared { plan, graph, emitted, watched, counted })
+        Ok(Prepared { plan, compiled: engine.compile(&graph)?, watched, counted })
     }
 
     /// The error that names the parameter whose gradient is not finite, found by running once more.
@@ -216,10 +214,9 @@ impl Samples<'_> {
             }
             let names: Vec<String> = outputs.iter().map(|o| o.name.clone()).collect();
             let graph = b.finish().with_outputs(outputs);
-            let emitted = emit_split(&graph, engine.dialect())?;
-            let need = Need::of(&emitted, peak_bytes(&graph, engine.dialect()), 1);
-            self.memory.check(need, "whole gradients")?;
-            let mut session = engine.load_with(&emitted.0, &emitted.1)?;
+            let compiled = engine.compile(&graph)?;
+            self.memory.check(Need::of(&compiled, 1), "whole gradients")?;
+            let mut session = engine.load(&compiled)?;
             for run in &plan.runs {
                 let sums = session.run(&self.inputs(&slots(plan, run))?)?;
                 let bad = sums.iter().position(|sum| sum.to_f64().iter().any(|v| !v.is_finite()));
@@ -236,21 +233,19 @@ impl Samples<'_> {
     }
 }
 
-/// A graph with the schedule that it is built for.
+/// A compiled graph with the schedule that it is built for.
 struct Prepared {
     plan: Plan,
-    graph: Graph,
-    emitted: Emitted,
+    compiled: Compiled,
     watched: Watched,
     /// Whether its last input counts lanes.
     counted: bool,
 }
 
 impl Prepared {
-    fn need(&self, dialect: Dialect) -> Need {
-        let values = peak_bytes(&self.graph, dialect);
+    fn need(&self) -> Need {
         let more = self.watched.bytes();
-        Need { more, ..Need::of(&self.emitted, values, self.plan.side_by_side) }
+        Need { more, ..Need::of(&self.compiled, self.plan.side_by_side) }
     }
 }
 
@@ -439,11 +434,11 @@ mod tests {
         samples: &Samples,
         memory: Option<u64>,
         shares: Shares,
-        dialect: Dialect,
+        engine: &dyn Engine,
     ) -> Result<Ready> {
         let mut asked = Vec::new();
         let mut look = |gradients: &mut PairGradients| asked = ask(gradients);
-        let prepared = samples.build(&samples.groups(), &mut look, &|| memory, shares, dialect)?;
+        let prepared = samples.build(&samples.groups(), &mut look, &|| memory, shares, engine)?;
         Ok(Ready { prepared, asked })
     }
 
@@ -567,12 +562,11 @@ mod tests {
         let roles = Roles::of(&model);
         let samples = samples(&model, &roles, &batch);
         for engine in all_for_tests() {
-            let dialect = engine.dialect();
             let ready = |engine: &dyn Engine, memory| {
                 // As if the model had more work for each of its parameters.
                 let run = beside_samples(0, 1);
                 let shares = Shares { run, ..shares(&model, memory, engine) };
-                build(&samples, memory, shares, dialect).unwrap()
+                build(&samples, memory, shares, engine).unwrap()
             };
             let engine_of = |threads| engine.with_threads(NonZeroUsize::new(threads).unwrap());
             let (Some(one), Some(two)) = (engine_of(1), engine_of(2)) else {
@@ -586,10 +580,10 @@ mod tests {
             let plan = pair.prepared.plan.clone();
             assert_eq!(plan.side_by_side, 2);
             assert!(2 * plan.lanes() <= PREFERRED_LANES);
-            let half = pair.prepared.need(dialect).total() / 2;
+            let half = pair.prepared.need().total() / 2;
             expect_same(&expected, &run(&samples, pair, &*two));
             let limited = ready(&*two, Some(half));
-            assert!(limited.prepared.need(dialect).total() <= half);
+            assert!(limited.prepared.need().total() <= half);
             let samples_of = |plan: &Plan| plan.side_by_side * plan.lanes();
             let fewer = &limited.prepared.plan;
             assert!(samples_of(fewer) < samples_of(&plan), "{fewer:?}");
@@ -615,15 +609,15 @@ mod tests {
         let roles = Roles::of(&model);
         let samples = samples(&model, &roles, &batch);
         for engine in all_for_tests() {
-            let dialect = engine.dialect();
-            let build = |memory| build(&samples, memory, shares(&model, memory, &*engine), dialect);
+            let build =
+                |memory| build(&samples, memory, shares(&model, memory, &*engine), &*engine);
             let whole = build(None).unwrap();
-            let need = whole.prepared.need(dialect);
+            let need = whole.prepared.need();
             let third = Need { sessions: 1, values: need.values / 3, ..need }.total();
             let parts = build(Some(third)).unwrap();
             let (few, many) = (&whole.prepared.plan.runs, &parts.prepared.plan.runs);
             assert!(many.len() > few.len(), "{many:?}");
-            assert!(parts.prepared.need(dialect).total() <= third);
+            assert!(parts.prepared.need().total() <= third);
             assert!(matches!(build(Some(1)), Err(Error::Memory(_))));
             expect_same(&run(&samples, whole, &*engine), &run(&samples, parts, &*engine));
         }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::engine::{Description, Engine, Session, all_for_tests};
+use crate::engine::{Compiled, Description, Engine, Session, all_for_tests};
 use crate::error::{Error, Result};
 use crate::graph::{Builder, Fact, Graph, eval};
 use crate::ops::BatchNormMode;
@@ -138,9 +138,9 @@ impl Engine for Counting {
         self.inner.describe()
     }
 
-    fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
+    fn load(&self, model: &Compiled) -> Result<Box<dyn Session>> {
         self.sessions.fetch_add(1, Ordering::Relaxed);
-        self.inner.load_with(model, weights)
+        self.inner.load(model)
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::roles::{Role, roles};
 use crate::error::Result;
 use crate::graph::{Builder, Graph, Node, Parameter, Value};
-use crate::ops::{Binary, Op, Primitive, Reduction, Unary};
+use crate::ops::{Binary, Homogeneity, Op, Primitive};
 use crate::tensor::Tensor;
 
 /// A network of positive parameters.
@@ -54,8 +54,10 @@ pub fn linearise(graph: &Graph) -> Result<Linearised> {
                 .zip(&node.inputs)
                 .map(|(&value, old)| Scaled { value, exponent: exponents[old.index()] })
                 .collect();
-            let degree = node.inputs.iter().filter(|v| depends[v.index()]).count();
-            if degree > 0 && !is_homogeneous(op, degree) && node.fact.dtype.is_float() {
+            let is_scaled = |v: &Value| depends[v.index()] && graph.fact(*v).dtype.is_float();
+            let scaled: Vec<bool> = node.inputs.iter().map(is_scaled).collect();
+            if scaled.contains(&true) && node.fact.dtype.is_float() && !is_proportional(op, &scaled)
+            {
                 nonlinear.insert(name(op));
             }
             let result = apply(b, op, node, &operands)?;
@@ -105,18 +107,10 @@ fn gains(graph: &Graph) -> HashMap<Value, i32> {
     roles(graph).into_iter().filter_map(gain).collect()
 }
 
-/// Whether the result is proportional to those operands that are, of which there are `degree`.
-fn is_homogeneous(op: &Primitive, degree: usize) -> bool {
-    use Primitive as P;
-    match op {
-        P::Conv(_) | P::ConvInputGrad(_) | P::MatMul(_) | P::Binary(Binary::Mul) => degree == 1,
-        P::Unary(Unary::Abs | Unary::Neg | Unary::Relu) => true,
-        P::Binary(Binary::Add | Binary::Sub | Binary::Max | Binary::Min) => true,
-        P::Reduce(reduce) => reduce.kind != Reduction::Prod,
-        P::Pad(pad) => pad.value.get() == 0.0,
-        P::Unary(_) | P::Binary(_) | P::Softmax(_) => false,
-        _ => true,
-    }
+/// Whether the result is proportional to the operands that are `scaled`. Batch normalisation is, as it
+/// becomes the identity.
+fn is_proportional(op: &Primitive, scaled: &[bool]) -> bool {
+    matches!(op, Primitive::BatchNorm(_)) || op.rule().homogeneity().is_proportional(scaled)
 }
 
 fn name(op: &Primitive) -> String {
@@ -129,68 +123,52 @@ fn name(op: &Primitive) -> String {
 
 /// `op` on scaled operands.
 fn apply(b: &mut Builder, op: &Primitive, node: &Node, x: &[Scaled]) -> Result<Scaled> {
-    use Primitive as P;
     let operands: Vec<Value> = x.iter().map(|s| s.value).collect();
-    let as_they_are = |b: &mut Builder, exponent| -> Result<Scaled> {
-        Ok(Scaled { value: b.push(op.clone(), &operands)?, exponent })
-    };
-    match op {
-        P::BatchNorm(_) => return Ok(x[0]),
-        // The exponents of factors add up.
-        P::Conv(_) | P::ConvInputGrad(_) | P::MatMul(_) | P::Binary(Binary::Mul) => {
-            return as_they_are(b, x[0].exponent + x[1].exponent);
-        }
-        P::Binary(Binary::Div) => return as_they_are(b, x[0].exponent - x[1].exponent),
-        // A scale of the first operand passes; the others are positions.
-        P::AveragePool(_)
-        | P::CumSum(_)
-        | P::Detach(_)
-        | P::Expand(_)
-        | P::Gather(_)
-        | P::MaxPool(_)
-        | P::Reshape(_)
-        | P::Slice(_)
-        | P::Transpose(_)
-        | P::Unary(Unary::Abs | Unary::Neg | Unary::Relu) => return as_they_are(b, x[0].exponent),
-        P::Cast(cast) if cast.to.is_float() => return as_they_are(b, x[0].exponent),
-        P::Reduce(reduce) if reduce.kind != Reduction::Prod => {
-            return as_they_are(b, x[0].exponent);
-        }
-        P::Pad(pad) if pad.value.get() == 0.0 => return as_they_are(b, x[0].exponent),
-        P::ScatterAdd(_) => return as_they_are(b, x[1].exponent),
-        P::MaxPoolIndices(_) | P::Unary(Unary::Sign) => return as_they_are(b, 0),
-        P::Unary(Unary::Reciprocal) => return as_they_are(b, -x[0].exponent),
-        P::Unary(Unary::Sqrt) => {
+    let (degree, common) = match op.rule().homogeneity() {
+        _ if matches!(op, Primitive::BatchNorm(_)) => return Ok(x[0]),
+        Homogeneity::Each(&[0.5]) => {
             let half = x[0].exponent.div_euclid(2);
             let even = x[0].to(b, 2 * half)?;
             return Ok(Scaled { value: b.push(op.clone(), &[even])?, exponent: half });
         }
-        _ => {}
-    }
-    // What is added, compared or chosen between has to be of one scale; other functions take
-    // their operands as they stand.
-    let floats = x.iter().filter(|s| b.dtype(s.value).is_float());
-    let decides = |v: &Value| b.as_constant(*v).is_some_and(|t| !t.is_all(0.0));
-    let common = match op {
-        P::Binary(Binary::Pow | Binary::Mod) => 0,
-        // A bound, as of ReLU6, has its own scale, and so has what is bounded by it.
-        P::Where(_) if operands[1..].iter().any(decides) => 0,
-        P::Binary(f) if !matches!(f, Binary::Add | Binary::Sub) && operands.iter().any(decides) => {
-            0
+        // The exponents of factors add up.
+        Homogeneity::Each(degrees) => {
+            let exponents = degrees.iter().zip(x).map(|(degree, x)| *degree as i32 * x.exponent);
+            let exponent = exponents.sum();
+            return Ok(Scaled { value: b.push(op.clone(), &operands)?, exponent });
         }
-        P::Binary(_) | P::Concat(_) | P::Where(_) => floats.map(|s| s.exponent).max().unwrap_or(0),
-        _ => 0,
+        // What is added, compared or chosen between has to be of one scale.
+        Homogeneity::Joint(degree) => (degree, common_exponent(b, op, x)),
+        // Other functions take their operands as they stand.
+        Homogeneity::None => (1, 0),
     };
     let aligned = x.iter().map(|s| s.to(b, common)).collect::<Result<Vec<_>>>()?;
-    let exponent = if node.fact.dtype.is_float() { common } else { 0 };
+    let exponent = if node.fact.dtype.is_float() { degree * common } else { 0 };
     Ok(Scaled { value: b.push(op.clone(), &aligned)?, exponent })
+}
+
+/// The exponent to bring operands of one scale to.
+fn common_exponent(b: &Builder, op: &Primitive, x: &[Scaled]) -> i32 {
+    // A bound, as of ReLU6, has its own scale, and so has what is bounded by it.
+    let is_bound = |s: &Scaled| b.as_constant(s.value).is_some_and(|tensor| !tensor.is_all(0.0));
+    let is_bounded = match op {
+        Primitive::Where(_) => x[1..].iter().any(is_bound),
+        Primitive::Binary(Binary::Add | Binary::Sub) => false,
+        Primitive::Binary(_) => x.iter().any(is_bound),
+        _ => false,
+    };
+    let floats = x.iter().filter(|s| b.dtype(s.value).is_float());
+    match is_bounded {
+        true => 0,
+        false => floats.map(|s| s.exponent).max().unwrap_or(0),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::graph::{Fact, eval};
-    use crate::ops::{BatchNorm, BatchNormMode};
+    use crate::ops::{BatchNorm, BatchNormMode, Unary};
     use crate::tensor::DType;
 
     fn weight(rows: usize, columns: usize, scale: f64) -> Tensor {

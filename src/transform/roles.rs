@@ -62,13 +62,10 @@ pub(super) fn origins(graph: &Graph) -> Vec<Option<Value>> {
     for (value, node) in graph.nodes() {
         origin[value.index()] = match &node.op {
             Op::Parameter(_) => Some(value),
-            Op::Apply(
-                Primitive::Reshape(_)
-                | Primitive::Transpose(_)
-                | Primitive::Expand(_)
-                | Primitive::Slice(_)
-                | Primitive::Cast(_),
-            ) => origin[node.inputs[0].index()],
+            // As another dtype, they are still the parameter's.
+            Op::Apply(op) if op.rule().moves() || matches!(op, Primitive::Cast(_)) => {
+                origin[node.inputs[0].index()]
+            }
             _ => None,
         };
     }

@@ -193,7 +193,7 @@ fn with_flat_inputs(graph: &Graph, of_model: usize) -> Result<Graph> {
 mod tests {
     use super::*;
     use crate::emit::emit_bytes;
-    use crate::engine::{Engine, all_for_tests};
+    use crate::engine::{Compiled, Engine, all_for_tests};
     use crate::graph::eval;
     use crate::ops::BatchNormMode;
     use crate::probe::{
@@ -381,7 +381,7 @@ mod tests {
                 for engine in &engines {
                     check([&alone, &whole].map(|t| {
                         let bytes = emit_bytes(&t.graph).unwrap();
-                        engine.load(&bytes).unwrap().run(&fed).unwrap()
+                        engine.load(&Compiled::from_onnx(bytes)).unwrap().run(&fed).unwrap()
                     }));
                     let subject = subject(&model, &roles, &batch, loss, &**engine);
                     let grams = evaluate(&[&grams(GramKind::Raw)], &subject, &mut Vec::new());

@@ -14,15 +14,29 @@ use ort::operator::{
 use ort::value::TensorElementType;
 use ort::value::TensorElementType::{Float32, Float64, Int32};
 
-use crate::emit::KERNELS;
+use crate::emit::ModelWriter;
 use crate::kernel::{
-    Axis, Blocks, Conv3x3, ConvWeightGrad, Elementwise, Form, Map, Operand, Output, Prepared,
-    SignGram, Source, Step, packed_rows,
+    Axis, Blocks, Conv3x3, ConvWeightGrad, Elementwise, Map, MapOutput, Operand, OutputLayout,
+    Prepared, SignGram, Source, Step, packed_rows,
 };
+use crate::ops::Attr;
+
+/// The domain of the operators.
+pub(super) const DOMAIN: &str = "gradalign";
+
+/// Adds a node of one of the operators, with one output, and returns that output's name.
+pub(super) fn kernel(
+    w: &mut ModelWriter,
+    op: &str,
+    inputs: &[&str],
+    attrs: &[(&str, Attr)],
+) -> String {
+    w.nodes_of(Some(DOMAIN), op, inputs, 1, attrs).swap_remove(0)
+}
 
 /// All operators. A domain is made for each session: it cannot go from thread to thread.
 pub(super) fn domain() -> ort::Result<OperatorDomain> {
-    OperatorDomain::new(KERNELS)?
+    OperatorDomain::new(DOMAIN)?
         .add(Kernel { name: "Conv3x3", output: Float32, make: conv_3x3 })?
         .add(Kernel { name: "ConvWeightGrad", output: Float32, make: conv_weight_grad })?
         .add(Kernel { name: "ConvWeightGradSigns", output: Int32, make: conv_weight_signs })?
@@ -161,15 +175,15 @@ fn map(attributes: &Attributes) -> ort::Result<Compute> {
     let mut factors = factors.iter();
     let mut outputs = Vec::new();
     for &[from, outer, length, inner] in attributes.sizes("results")?.as_chunks::<4>().0 {
-        let form = match (length, inner) {
-            (0, _) => Form::Whole,
-            (_, 0) => Form::Row { length },
+        let layout = match (length, inner) {
+            (0, _) => OutputLayout::Whole,
+            (_, 0) => OutputLayout::Row { length },
             _ => {
                 let &scale = factors.next().ok_or_else(missing)?;
-                Form::Sum { blocks: Blocks { outer, length, inner }, scale }
+                OutputLayout::Sum { blocks: Blocks { outer, length, inner }, scale }
             }
         };
-        outputs.push(Output { source: source(from), form });
+        outputs.push(MapOutput { source: source(from), layout });
     }
     let constants = attributes.floats("constants");
     let truths = attributes.sizes("truths").unwrap_or_default();

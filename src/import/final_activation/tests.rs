@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::emit::emit_bytes;
-use crate::engine::{Engine, all_for_tests};
+use crate::engine::{Compiled, Engine, all_for_tests};
 use crate::graph::{Fact, eval};
 use crate::import::made::{Made, node};
 use crate::import::{ImportOptions, Imported, import};
@@ -83,7 +83,7 @@ fn gradients(
     let graph = training_graph(&imported.graph, loss, 2, Reduction::PerSample).unwrap().graph;
     let labels = labels.reshape(graph.shape(graph.input(LABELS).unwrap())).unwrap();
     let bytes = emit_bytes(&graph).unwrap();
-    let results = engine.load(&bytes).unwrap().run(&[x, labels]).unwrap();
+    let results = engine.load(&Compiled::from_onnx(bytes)).unwrap().run(&[x, labels]).unwrap();
     let named = graph.outputs().iter().zip(results);
     named.map(|(o, t)| (o.name.clone(), t.to_f64().into_iter().collect())).collect()
 }

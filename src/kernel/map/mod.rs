@@ -95,9 +95,9 @@ pub struct Axis {
     pub stride: usize,
 }
 
-/// What becomes of values.
+/// How computed values are laid out in a result.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Form {
+pub enum OutputLayout {
     /// They are written as they are.
     Whole,
     /// They are summed, times a factor.
@@ -149,11 +149,11 @@ impl Blocks {
 
 /// A result of a [`Map`].
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Output {
+pub struct MapOutput {
     /// The values.
     pub source: Source,
-    /// What becomes of them.
-    pub form: Form,
+    /// How they are laid out.
+    pub layout: OutputLayout,
 }
 
 /// Elementwise operations on `len` values, and their results.
@@ -170,7 +170,7 @@ pub struct Map {
     /// The operations.
     pub steps: Vec<Step>,
     /// The results. The blocks of all sums have the same size, which is that of rows.
-    pub outputs: Vec<Output>,
+    pub outputs: Vec<MapOutput>,
 }
 
 /// An operand of a [`Map`].
@@ -182,22 +182,22 @@ pub enum Operand<'a> {
     Bools(&'a [bool]),
 }
 
-impl Output {
+impl MapOutput {
     /// The number of elements, of a map of `len` values.
     fn len(&self, len: usize) -> usize {
-        match self.form {
-            Form::Whole => len,
-            Form::Sum { blocks, .. } => blocks.outer * blocks.inner,
-            Form::Row { length } => len / length,
+        match self.layout {
+            OutputLayout::Whole => len,
+            OutputLayout::Sum { blocks, .. } => blocks.outer * blocks.inner,
+            OutputLayout::Row { length } => len / length,
         }
     }
 
     /// The number of values that go into one or more whole elements.
     fn block(&self) -> usize {
-        match self.form {
-            Form::Whole => 1,
-            Form::Sum { blocks, .. } => blocks.size(),
-            Form::Row { length } => length,
+        match self.layout {
+            OutputLayout::Whole => 1,
+            OutputLayout::Sum { blocks, .. } => blocks.size(),
+            OutputLayout::Row { length } => length,
         }
     }
 }
@@ -205,7 +205,7 @@ impl Output {
 impl Map {
     /// The length of rows, where anything is made of sums over them.
     fn row(&self) -> Option<usize> {
-        let is_row = |output: &Output| matches!(output.form, Form::Row { .. });
+        let is_row = |output: &MapOutput| matches!(output.layout, OutputLayout::Row { .. });
         let sources = self.steps.iter().flat_map(|step| step.arguments);
         let mut sources = sources.chain(self.outputs.iter().map(|output| output.source));
         let has_rows = sources.any(|source| matches!(source, Source::Sum(_)));
@@ -220,7 +220,7 @@ impl Map {
 
     /// The values that no two threads may share.
     fn block(&self) -> usize {
-        self.outputs.iter().map(Output::block).max().unwrap_or(1).max(1)
+        self.outputs.iter().map(MapOutput::block).max().unwrap_or(1).max(1)
     }
 }
 
@@ -317,7 +317,7 @@ mod tests {
                     .collect(),
                 constants: vec![],
                 steps: vec![Step { op, arguments }],
-                outputs: vec![Output { source: Source::Step(0), form: Form::Whole }],
+                outputs: vec![MapOutput { source: Source::Step(0), layout: OutputLayout::Whole }],
             };
             for (i, &got) in run(&map, operands)[0].iter().enumerate() {
                 let expected = expected(i);
@@ -364,7 +364,7 @@ mod tests {
             truths: vec![],
             constants: vec![],
             steps: vec![Step { op: Elementwise::Exp, arguments: [Source::Operand(0); 3] }],
-            outputs: vec![Output { source: Source::Step(0), form: Form::Whole }],
+            outputs: vec![MapOutput { source: Source::Step(0), layout: OutputLayout::Whole }],
         };
         for (&x, &got) in x.iter().zip(&run(&map, &[Operand::Floats(&x)])[0]) {
             let want = f64::from(x).exp();
@@ -381,7 +381,7 @@ mod tests {
     /// `x·c + 2` with `x` `[n, channels, size]` and `c` `[channels, 1]`, whole and summed.
     fn scaled([n, channels, size]: [usize; 3], sums: Blocks) -> Map {
         let len = n * channels * size;
-        let form = Form::Sum { blocks: sums, scale: 0.5 };
+        let layout = OutputLayout::Sum { blocks: sums, scale: 0.5 };
         Map {
             len,
             views: vec![axes(&[(len, 1)]), axes(&[(n, 0), (channels, 1), (size, 0)])],
@@ -395,8 +395,8 @@ mod tests {
                 },
             ],
             outputs: vec![
-                Output { source: Source::Step(1), form: Form::Whole },
-                Output { source: Source::Step(1), form },
+                MapOutput { source: Source::Step(1), layout: OutputLayout::Whole },
+                MapOutput { source: Source::Step(1), layout },
             ],
         }
     }
@@ -446,9 +446,12 @@ mod tests {
                     op(Elementwise::Mul, [Source::Constant(0), sum, sum]),
                 ],
                 outputs: vec![
-                    Output { source: Source::Operand(0), form: Form::Sum { blocks, scale: 1.0 } },
-                    Output { source: step(1), form: Form::Whole },
-                    Output { source: step(2), form: Form::Row { length } },
+                    MapOutput {
+                        source: Source::Operand(0),
+                        layout: OutputLayout::Sum { blocks, scale: 1.0 },
+                    },
+                    MapOutput { source: step(1), layout: OutputLayout::Whole },
+                    MapOutput { source: step(2), layout: OutputLayout::Row { length } },
                 ],
             };
             let results = run(&map, &[Operand::Floats(&x), Operand::Floats(&c)]);
@@ -465,14 +468,15 @@ mod tests {
     #[test]
     fn what_is_not_finite_stays() {
         let values = [1.0, -1.0, 1e-7, 1.0, f32::NAN, 0.0];
-        let form = Form::Sum { blocks: Blocks { outer: 2, length: 3, inner: 1 }, scale: 1.0 };
+        let layout =
+            OutputLayout::Sum { blocks: Blocks { outer: 2, length: 3, inner: 1 }, scale: 1.0 };
         let map = Map {
             len: 6,
             views: vec![axes(&[(6, 1)])],
             truths: vec![],
             constants: vec![],
             steps: vec![],
-            outputs: vec![Output { source: Source::Operand(0), form }],
+            outputs: vec![MapOutput { source: Source::Operand(0), layout }],
         };
         let sums = run(&map, &[Operand::Floats(&values)]);
         assert!(sums[0][0] > 0.0 && sums[0][1].is_nan());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Axis, Blocks, Elementwise, Form, Map, PIECE, Source};
+use super::{Axis, Blocks, Elementwise, Map, OutputLayout, PIECE, Source};
 
 /// Where an instruction finds values.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -212,8 +212,8 @@ impl Compiler<'_> {
             if self.pass_of(output.source) != number {
                 continue;
             }
-            match output.form {
-                Form::Row { .. } => {
+            match output.layout {
+                OutputLayout::Row { .. } => {
                     let from = self.argument_of_rows(output.source, &mut pass.rows);
                     pass.rows.push(Instruction::Write { from, result });
                 }
@@ -232,7 +232,7 @@ impl Compiler<'_> {
             self.release(&mut kept, |last| last == i);
             let mut own: Vec<usize>;
             (own, outputs) = outputs.into_iter().partition(|&o| map.outputs[o].source == source);
-            let whole = own.iter().position(|&o| map.outputs[o].form == Form::Whole);
+            let whole = own.iter().position(|&o| map.outputs[o].layout == OutputLayout::Whole);
             let to = match whole {
                 Some(whole) => {
                     let result = own.swap_remove(whole);
@@ -321,7 +321,7 @@ impl Compiler<'_> {
     /// Adds what makes a result.
     fn put_out(&mut self, result: usize, kept: &mut Kept, pass: &mut Pass) {
         let output = self.map.outputs[result];
-        let Form::Sum { blocks, .. } = output.form else {
+        let OutputLayout::Sum { blocks, .. } = output.layout else {
             let from = self.argument(output.source, kept, pass);
             pass.values.push(Instruction::Write { from, result });
             return;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::program::{Argument, Instruction, Place, Program, Sum};
-use super::{Axis, Blocks, Elementwise, Form, Map, Operand, PIECE};
+use super::{Axis, Blocks, Elementwise, Map, Operand, OutputLayout, PIECE};
 
 /// A piece of values. Vectors of it never lie in two lines of the cache.
 #[derive(Clone)]
@@ -52,7 +52,7 @@ impl WithSimd for Task<'_, '_> {
         scratch.numbers.resize(registers, None);
         scratch.sums.resize_with(map.outputs.len(), Default::default);
         for (i, output) in map.outputs.iter().enumerate() {
-            let is_sum = matches!(output.form, Form::Sum { .. });
+            let is_sum = matches!(output.layout, OutputLayout::Sum { .. });
             let sums = &mut scratch.sums[i];
             sums.clear();
             sums.resize(if is_sum { results[i].len() } else { 0 }, 0.0);
@@ -77,7 +77,7 @@ impl WithSimd for Task<'_, '_> {
                 for sum in &pass.sums {
                     let all = 0..state.results[sum.result].len();
                     let own = if sum.register.is_some() { own.clone() } else { all };
-                    state.finish(map.outputs[sum.result].form, sum, own);
+                    state.finish(map.outputs[sum.result].layout, sum, own);
                 }
             }
         }
@@ -172,8 +172,13 @@ impl<S: Simd> State<'_, '_, S> {
     }
 
     /// Makes the results of so many sums.
-    fn finish(&mut self, form: Form, &Sum { result, sums, register }: &Sum, own: Range<usize>) {
-        let Form::Sum { scale, .. } = form else { return };
+    fn finish(
+        &mut self,
+        layout: OutputLayout,
+        &Sum { result, sums, register }: &Sum,
+        own: Range<usize>,
+    ) {
+        let OutputLayout::Sum { scale, .. } = layout else { return };
         let sums = &self.scratch.sums[sums][own.clone()];
         for (&sum, out) in sums.iter().zip(&mut self.results[result][own.clone()]) {
             *out = sum as f32 * scale;

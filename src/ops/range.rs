@@ -1,7 +1,7 @@
 //! What is known of the range of values before anything runs.
 
-use super::{Graph, Value};
-use crate::ops::{Binary, Op, Primitive, Unary};
+use super::{Binary, Graph, Op, Primitive, Unary};
+use crate::ir::Value;
 
 /// How far back the origin of a value is looked at.
 const DEPTH: usize = 8;

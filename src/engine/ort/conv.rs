@@ -1,9 +1,10 @@
-//! Convolutions where the graph is written for this project's kernels.
+//! Convolutions and their gradients by this project's kernels.
 
-use super::{ConvWeightGrad, Window};
-use crate::emit::{Attr, Dialect, Emitter};
+use super::operators::kernel;
+use crate::emit::ModelWriter;
 use crate::error::Result;
-use crate::graph::{Builder, Fact, Value};
+use crate::graph::{Builder, Fact, Node, Value};
+use crate::ops::{Attr, Conv, ConvInputGrad, ConvWeightGrad, Window, Writer};
 use crate::tensor::{DType, Tensor};
 
 /// What pays for the transforms of [`crate::kernel::Conv3x3`]: so many channels on both sides, not more
@@ -17,31 +18,19 @@ const FEWEST_TILES: usize = 32;
 const FEWEST_MIXED: usize = 64;
 const FEWEST_POSITIONS: usize = 16;
 
-impl Window {
-    /// Whether a kernel of spatial shape `kernel` mixes the channels at each position by itself.
-    pub(crate) fn is_pointwise(&self, kernel: &[usize]) -> bool {
-        let pads = self.pads_begin.iter().chain(&self.pads_end);
-        self.groups == 1
-            && self.is_unit_stride()
-            && kernel.iter().all(|&k| k == 1)
-            && pads.into_iter().all(|&p| p == 0)
-    }
-}
-
-/// A convolution that only mixes channels, or its input gradient, as a matrix product, where `dialect`
-/// has the neighbours of a convolution as kernels of their own. The engine's convolution may be as fast,
-/// but has images in another order of memory, to which they would go and come back each time.
+/// A convolution that only mixes channels, or its input gradient, as a matrix product: the
+/// neighbours of a convolution are kernels here. ONNX Runtime's convolution may be as fast, but has
+/// images in another order of memory, to which they would go and come back each time.
 pub(super) fn mix_channels(
     b: &mut Builder,
     x: &[Value],
     window: &Window,
     is_input_grad: bool,
-    dialect: Dialect,
 ) -> Result<Option<Value>> {
     let (image, kernel) = (b.shape(x[0]), b.shape(x[1]));
     let positions: usize = image[2..].iter().product();
     let pays = kernel[..2].iter().all(|&d| d >= FEWEST_MIXED) && positions >= FEWEST_POSITIONS;
-    if dialect != Dialect::Fused || !pays || !window.is_pointwise(&kernel[2..]) {
+    if !pays || !window.is_pointwise(&kernel[2..]) {
         return Ok(None);
     }
     let w = b.reshape(x[1], &kernel[..2])?;
@@ -52,8 +41,40 @@ pub(super) fn mix_channels(
     b.reshape(y, &shape).map(Some)
 }
 
+/// Writes a convolution as a kernel; `None` where that does not pay.
+pub(super) fn write_conv(w: &mut ModelWriter, op: &Conv, node: &Node) -> Result<Option<String>> {
+    let (x, kernel) = (node.inputs[0], w.fact(node.inputs[1]).shape.clone());
+    let Some(square) = Square::of(&op.window, w.fact(x), &kernel[2..], &node.fact) else {
+        return Ok(None);
+    };
+    let Some(values) = w.constant(node.inputs[1]).and_then(dense) else { return Ok(None) };
+    let c = kernel[1];
+    let values = square.arranged(|c_, tap, m_| values[(m_ * c + c_) * 9 + tap]);
+    let x = w.name(x);
+    square.write(w, &x, values).map(Some)
+}
+
+/// Writes the input gradient of a convolution as a kernel; `None` where that does not pay.
+pub(super) fn write_input_grad(
+    w: &mut ModelWriter,
+    op: &ConvInputGrad,
+    node: &Node,
+) -> Result<Option<String>> {
+    let (z, kernel) = (node.inputs[0], w.fact(node.inputs[1]).shape.clone());
+    let conv = op.as_conv(&w.fact(z).shape[2..], &kernel[2..]).filter(|conv| conv.crop.is_none());
+    let Some(conv) = conv else { return Ok(None) };
+    let Some(square) = Square::of(&conv.window, w.fact(z), &kernel[2..], &node.fact) else {
+        return Ok(None);
+    };
+    let Some(values) = w.constant(node.inputs[1]).and_then(dense) else { return Ok(None) };
+    let c = kernel[1];
+    let values = square.arranged(|m, tap, c_| values[(m * c + c_) * 9 + 8 - tap]);
+    let z = w.name(z);
+    square.write(w, &z, values).map(Some)
+}
+
 /// A convolution that [`crate::kernel::Conv3x3`] computes, and faster than an engine does.
-pub(super) struct Square {
+struct Square {
     samples: usize,
     channels: usize,
     outputs: usize,
@@ -64,15 +85,8 @@ pub(super) struct Square {
 
 impl Square {
     /// That of a kernel of spatial shape `kernel`, if it is one and worth its transforms.
-    pub(super) fn of(
-        e: &Emitter,
-        w: &Window,
-        x: &Fact,
-        kernel: &[usize],
-        out: &Fact,
-    ) -> Option<Square> {
-        let fits = e.is_fused()
-            && x.dtype == DType::F32
+    fn of(w: &Window, x: &Fact, kernel: &[usize], out: &Fact) -> Option<Square> {
+        let fits = x.dtype == DType::F32
             && kernel == [3, 3]
             && w.groups == 1
             && w.strides.iter().chain(&w.dilations).all(|&d| d == 1);
@@ -100,7 +114,7 @@ impl Square {
     }
 
     /// The kernel in the order `[C, 3, 3, M]`, its elements by channel, position and output.
-    pub(super) fn arranged(&self, element: impl Fn(usize, usize, usize) -> f32) -> Vec<f32> {
+    fn arranged(&self, element: impl Fn(usize, usize, usize) -> f32) -> Vec<f32> {
         let mut w = Vec::with_capacity(self.channels * 9 * self.outputs);
         for c in 0..self.channels {
             for tap in 0..9 {
@@ -110,9 +124,9 @@ impl Square {
         w
     }
 
-    pub(super) fn emit(&self, e: &mut Emitter, x: &str, w: Vec<f32>) -> Result<String> {
-        let w = Tensor::f32(&[self.channels, 3, 3, self.outputs], w)?;
-        let w = e.tensor(&w);
+    fn write(&self, w: &mut ModelWriter, x: &str, kernel_values: Vec<f32>) -> Result<String> {
+        let values = Tensor::f32(&[self.channels, 3, 3, self.outputs], kernel_values)?;
+        let values = w.tensor(&values);
         let int = |v: usize| Attr::Int(v as i64);
         let attrs = [
             ("samples", int(self.samples)),
@@ -122,50 +136,50 @@ impl Square {
             ("output", Attr::from(self.output.as_slice())),
             ("pads", Attr::from(self.pads.as_slice())),
         ];
-        Ok(e.kernel("Conv3x3", &[x, &w], &attrs))
+        Ok(kernel(w, "Conv3x3", &[x, &values], &attrs))
     }
 }
 
 /// The elements of a kernel none of which is zero. A zero takes positions of the input out of a result
 /// altogether; the transforms of [`crate::kernel::Conv3x3`] leave their rounding in it.
-pub(super) fn dense(kernel: &Tensor) -> Option<&[f32]> {
+fn dense(kernel: &Tensor) -> Option<&[f32]> {
     match kernel {
         Tensor::F32(values) => values.as_slice().filter(|values| !values.contains(&0.0)),
         _ => None,
     }
 }
 
-impl ConvWeightGrad {
-    /// Whether [`crate::kernel::ConvWeightGrad`] computes it: for float32, a gradient a sample.
-    pub(crate) fn has_kernel(&self, x: &Fact) -> bool {
-        x.dtype == DType::F32 && x.shape[0] == self.lanes && x.rank() > 2
-    }
+/// Whether [`crate::kernel::ConvWeightGrad`] computes a gradient: for float32, one a sample.
+pub(super) fn has_weight_grad_kernel(op: &ConvWeightGrad, x: &Fact) -> bool {
+    x.dtype == DType::F32 && x.shape[0] == op.lanes && x.rank() > 2
+}
 
-    /// As a kernel, of the tensors so called of shapes `x` and `z`.
-    pub(in crate::ops) fn emit_kernel(
-        &self,
-        e: &mut Emitter,
-        names: [&str; 2],
-        x: &[usize],
-        z: &[usize],
-    ) -> String {
-        let w = &self.window;
-        let int = |v: usize| Attr::Int(v as i64);
-        let attrs = [
-            ("samples", int(self.lanes)),
-            ("groups", int(w.groups)),
-            ("channels", int(x[1] / w.groups)),
-            ("outputs", int(z[1] / w.groups)),
-            ("input", Attr::from(&x[2..])),
-            ("output", Attr::from(&z[2..])),
-            ("kernel", Attr::from(self.kernel.as_slice())),
-            ("strides", Attr::from(w.strides.as_slice())),
-            ("dilations", Attr::from(w.dilations.as_slice())),
-            ("pads", Attr::from(w.pads_begin.as_slice())),
-        ];
-        let op = if e.is_packed() { "ConvWeightGradSigns" } else { "ConvWeightGrad" };
-        e.kernel(op, &names, &attrs)
-    }
+/// Writes a weight gradient as a kernel, of the tensors so called of shapes `x` and `z`; or its
+/// packed signs, where `signs_are_wanted` only.
+pub(super) fn write_weight_grad(
+    writer: &mut ModelWriter,
+    op: &ConvWeightGrad,
+    names: [&str; 2],
+    x: &[usize],
+    z: &[usize],
+    signs_are_wanted: bool,
+) -> String {
+    let w = &op.window;
+    let int = |v: usize| Attr::Int(v as i64);
+    let attrs = [
+        ("samples", int(op.lanes)),
+        ("groups", int(w.groups)),
+        ("channels", int(x[1] / w.groups)),
+        ("outputs", int(z[1] / w.groups)),
+        ("input", Attr::from(&x[2..])),
+        ("output", Attr::from(&z[2..])),
+        ("kernel", Attr::from(op.kernel.as_slice())),
+        ("strides", Attr::from(w.strides.as_slice())),
+        ("dilations", Attr::from(w.dilations.as_slice())),
+        ("pads", Attr::from(w.pads_begin.as_slice())),
+    ];
+    let name = if signs_are_wanted { "ConvWeightGradSigns" } else { "ConvWeightGrad" };
+    kernel(writer, name, &names, &attrs)
 }
 
 #[cfg(test)]
@@ -173,7 +187,8 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::emit::{Weights, emit_split};
+    use crate::engine::Compiled;
+    use crate::engine::ort::compile::{OperatorSet, compile};
     use crate::graph::Graph;
     use crate::onnx::proto::ModelProto;
 
@@ -187,8 +202,8 @@ mod tests {
         channels: usize,
         size: usize,
         values: Vec<f32>,
-        dialect: Dialect,
-    ) -> (Graph, Vec<u8>, Weights, Vec<String>) {
+        operators: OperatorSet,
+    ) -> (Graph, Compiled, Vec<String>) {
         let mut b = Builder::default();
         let [x, z] =
             ["x", "z"].map(|name| b.input(name, Fact::new(DType::F32, [10, channels, 9, 7])));
@@ -200,22 +215,23 @@ mod tests {
         b.output("y", y);
         b.output("dx", dx);
         let graph = b.finish();
-        let (model, weights) = emit_split(&graph, dialect).unwrap();
-        let proto = ModelProto::decode(model.as_slice()).unwrap().graph.unwrap();
+        let compiled = compile(&graph, operators).unwrap();
+        let proto = ModelProto::decode(compiled.model.as_slice()).unwrap().graph.unwrap();
         let mut ops: Vec<String> = proto.node.iter().filter_map(|n| n.op_type.clone()).collect();
         ops.retain(|op| op != "Reshape" && op != "Transpose");
-        (graph, model, weights, ops)
+        (graph, compiled, ops)
     }
 
-    /// The engines that know this project's kernels find what the interpreter does.
-    fn check_written(graph: &Graph, channels: usize, model: &[u8], weights: &Weights) {
+    /// ONNX Runtime on the CPU finds what the interpreter does.
+    fn check_written(graph: &Graph, channels: usize, compiled: &Compiled) {
         let inputs = [1, 2].map(|seed| {
             Tensor::f32(&[10, channels, 9, 7], noise(10 * channels * 63, seed)).unwrap()
         });
         let want = crate::graph::eval(graph, &inputs).unwrap();
         for engine in crate::engine::all_for_tests() {
-            if engine.dialect() == Dialect::Fused {
-                let mut session = engine.load_with(model, weights).unwrap();
+            let engine_is = engine.describe();
+            if engine_is.name == super::super::NAME && engine_is.device == "cpu" {
+                let mut session = engine.load(compiled).unwrap();
                 for (got, want) in session.run(&inputs).unwrap().iter().zip(&want) {
                     for (got, want) in got.to_f64().iter().zip(want.to_f64().iter()) {
                         assert!((got - want).abs() < 2e-4, "{got} {want}");
@@ -230,27 +246,27 @@ mod tests {
         let dense = noise(12 * 12 * 9, 5);
         let mut pruned = dense.clone();
         pruned[77] = 0.0;
-        assert_eq!(written(12, 3, dense, Dialect::Standard).3, ["Conv"; 2]);
-        assert_eq!(written(12, 3, pruned, Dialect::Fused).3, ["Conv"; 2]);
-        assert_eq!(written(4, 3, noise(4 * 4 * 9, 5), Dialect::Fused).3, ["Conv"; 2]);
+        assert_eq!(written(12, 3, dense, OperatorSet::Standard).2, ["Conv"; 2]);
+        assert_eq!(written(12, 3, pruned, OperatorSet::Kernels).2, ["Conv"; 2]);
+        assert_eq!(written(4, 3, noise(4 * 4 * 9, 5), OperatorSet::Kernels).2, ["Conv"; 2]);
         // The larger one is handed over beside the model.
         for channels in [12, 90] {
             let dense = noise(channels * channels * 9, 5);
-            let (graph, model, weights, ops) = written(channels, 3, dense, Dialect::Fused);
+            let (graph, compiled, ops) = written(channels, 3, dense, OperatorSet::Kernels);
             assert_eq!(ops, ["Conv3x3"; 2]);
-            check_written(&graph, channels, &model, &weights);
+            check_written(&graph, channels, &compiled);
         }
     }
 
     #[test]
     fn what_only_mixes_channels_is_a_product_where_there_are_many() {
-        let of = |channels: usize, dialect: Dialect| {
-            written(channels, 1, noise(channels * channels, 5), dialect)
+        let of = |channels: usize, operators: OperatorSet| {
+            written(channels, 1, noise(channels * channels, 5), operators)
         };
-        assert_eq!(of(64, Dialect::Standard).3, ["Conv"; 2]);
-        assert_eq!(of(8, Dialect::Fused).3, ["Conv"; 2]);
-        let (graph, model, weights, ops) = of(64, Dialect::Fused);
+        assert_eq!(of(64, OperatorSet::Standard).2, ["Conv"; 2]);
+        assert_eq!(of(8, OperatorSet::Kernels).2, ["Conv"; 2]);
+        let (graph, compiled, ops) = of(64, OperatorSet::Kernels);
         assert_eq!(ops, ["MatMul"; 2]);
-        check_written(&graph, 64, &model, &weights);
+        check_written(&graph, 64, &compiled);
     }
 }

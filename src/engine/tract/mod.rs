@@ -3,6 +3,8 @@
 //! tract has no stable interface and reports some failures by panicking, so everything that
 //! touches it is in this module and guarded.
 
+mod numerics;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,9 +14,11 @@ use tract_onnx::prelude::{
     TypedModel, TypedRunnableModel,
 };
 
-use super::{Description, Device, Engine, EngineOptions, Session, guarded};
-use crate::emit::Dialect;
+use super::compiled::{self, peak_bytes, specialised};
+use super::{Compiled, Description, Device, Engine, EngineOptions, Session, guarded};
+use crate::emit;
 use crate::error::{Error, Result};
+use crate::graph::Graph;
 use crate::tensor::{Tensor, dispatch};
 
 pub(super) const NAME: &str = "tract";
@@ -60,14 +64,16 @@ impl Engine for TractEngine {
         }
     }
 
-    fn dialect(&self) -> Dialect {
-        Dialect::Tract
+    fn compile(&self, graph: &Graph) -> Result<Compiled> {
+        let written = specialised(graph, numerics::decompose)?;
+        Compiled::new(&written, &emit::Standard, peak_bytes(graph, &compiled::Standard))
     }
 
-    fn load_with(&self, model: &[u8], weights: &[(String, Tensor)]) -> Result<Box<dyn Session>> {
+    fn load(&self, compiled: &Compiled) -> Result<Box<dyn Session>> {
+        let Compiled { model, weights, .. } = compiled;
         guarded(NAME, || {
             let onnx = tract_onnx::onnx();
-            let mut proto = onnx.proto_model_for_read(&mut &*model).map_err(failed)?;
+            let mut proto = onnx.proto_model_for_read(&mut model.as_slice()).map_err(failed)?;
             let weights: HashMap<&str, &Tensor> =
                 weights.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
             for initializer in proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
@@ -152,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_version_is_the_pinned_one() {
-        let manifest = include_str!("../../Cargo.toml");
+        let manifest = include_str!("../../../Cargo.toml");
         assert!(manifest.contains(&format!("tract-onnx = \"={VERSION}\"")));
     }
 }

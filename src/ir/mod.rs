@@ -2,21 +2,63 @@
 //!
 //! A [`Graph`] is in topological order by construction: a node's inputs stand before it. Graphs
 //! are made and extended by a [`Builder`]; transformations take a graph and return a new one.
+//!
+//! Graphs are generic in their operations. The rules of an operation (its gradient, its form for
+//! lanes, its simplifications) are written with a [`Builder`], so operations stand above graphs; what
+//! a graph has to know of its operations in turn is the trait [`Operation`]. The graphs that the rest
+//! of the crate works with are those of [`Primitive`](crate::ops::Primitive), which
+//! [`graph`](crate::graph) names.
 
 mod builder;
 mod eval;
 mod known;
-mod range;
 
 use std::fmt;
+use std::hash::Hash;
 use std::sync::Arc;
 
 pub use builder::Builder;
 pub use eval::{eval, eval_values};
 
 use crate::error::{Error, Result};
-use crate::ops::{Op, Primitive};
 use crate::tensor::{DType, Tensor};
+
+/// An operation that graphs can be built of.
+pub trait Operation: Clone + fmt::Debug + Eq + Hash {
+    /// Its name.
+    fn name(&self) -> &'static str;
+
+    /// Dtype and shape of the result. Errs when the operands do not fit.
+    fn infer(&self, inputs: &[&Fact]) -> Result<Fact>;
+
+    /// The result, computed plainly.
+    fn eval(&self, inputs: &[&Tensor], output: &Fact) -> Result<Tensor>;
+
+    /// An operand or a simpler operation that equals this one, if there is one.
+    fn simplify(
+        &self,
+        b: &mut Builder<Self>,
+        inputs: &[Value],
+        output: &Fact,
+    ) -> Result<Option<Value>>;
+
+    /// Whether the result repeats its only operand along axes, as what reads the result could
+    /// do by itself.
+    fn is_broadcast(&self) -> bool;
+}
+
+/// What a node is: a leaf, or an operation applied to operands.
+#[derive(Clone, Debug)]
+pub enum Op<P> {
+    /// A named tensor given at run time.
+    Input(Arc<str>),
+    /// A trainable tensor of the model.
+    Parameter(Parameter),
+    /// A tensor that is known and not trained.
+    Constant(Tensor),
+    /// An operation.
+    Apply(P),
+}
 
 /// A value of a graph: the output of one of its nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,6 +100,11 @@ impl Fact {
         self.shape.iter().product()
     }
 
+    /// The size of all elements in bytes.
+    pub fn bytes(&self) -> u64 {
+        (self.len() * self.dtype.size()) as u64
+    }
+
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -72,9 +119,9 @@ impl fmt::Display for Fact {
 
 /// An operation applied to earlier values.
 #[derive(Clone, Debug)]
-pub struct Node {
+pub struct Node<P> {
     /// What is computed, with its attributes parsed.
-    pub op: Op,
+    pub op: Op<P>,
     /// The operands.
     pub inputs: Vec<Value>,
     /// Dtype and shape of the result.
@@ -95,16 +142,22 @@ pub struct Output {
 }
 
 /// A computation: nodes in topological order, named inputs and outputs.
-#[derive(Clone, Debug, Default)]
-pub struct Graph {
-    pub(crate) nodes: Vec<Node>,
+#[derive(Clone, Debug)]
+pub struct Graph<P> {
+    pub(crate) nodes: Vec<Node<P>>,
     pub(crate) inputs: Vec<Value>,
     pub(crate) outputs: Vec<Output>,
 }
 
-impl Graph {
+impl<P> Default for Graph<P> {
+    fn default() -> Self {
+        Graph { nodes: Vec::new(), inputs: Vec::new(), outputs: Vec::new() }
+    }
+}
+
+impl<P: Operation> Graph<P> {
     /// The node that computes `value`.
-    pub fn node(&self, value: Value) -> &Node {
+    pub fn node(&self, value: Value) -> &Node<P> {
         #[cfg(test)]
         looks::add(1);
         &self.nodes[value.index()]
@@ -121,7 +174,7 @@ impl Graph {
     }
 
     /// All values with their nodes, in topological order.
-    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (Value, &Node)> + ExactSizeIterator {
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (Value, &Node<P>)> + ExactSizeIterator {
         #[cfg(test)]
         looks::add(self.nodes.len());
         self.nodes.iter().enumerate().map(|(i, node)| (Value(i as u32), node))
@@ -175,6 +228,15 @@ impl Graph {
         }
     }
 
+    /// The tensor that `value` is known to be: a constant or a parameter.
+    pub(crate) fn known(&self, value: Value) -> Option<&Tensor> {
+        match &self.node(value).op {
+            Op::Constant(tensor) => Some(tensor),
+            Op::Parameter(parameter) => Some(&parameter.tensor),
+            _ => None,
+        }
+    }
+
     /// The number that all elements of `value` are, where it is a small constant or such a one
     /// broadcast.
     pub(crate) fn uniform(&self, value: Value) -> Option<f64> {
@@ -183,18 +245,9 @@ impl Graph {
                 tensor.to_f64().first().copied().filter(|&v| tensor.is_all(v))
             }
             // A broadcast of a broadcast is one.
-            Op::Apply(Primitive::Expand(_)) => self.uniform(self.node(value).inputs[0]),
+            Op::Apply(op) if op.is_broadcast() => self.uniform(self.node(value).inputs[0]),
             _ => None,
         }
-    }
-
-    /// The value that `value` holds in another shape. What reads a reshaped value may read this one
-    /// instead, but never the other way round.
-    pub(crate) fn behind_reshapes(&self, mut value: Value) -> Value {
-        while let Op::Apply(Primitive::Reshape(_)) = &self.node(value).op {
-            value = self.node(value).inputs[0];
-        }
-        value
     }
 
     /// For each value, whether an output depends on it.
@@ -232,28 +285,28 @@ impl Graph {
     }
 
     /// The graph with only the given outputs, and only the nodes these depend on. Inputs stay.
-    pub fn with_outputs(&self, outputs: Vec<Output>) -> Graph {
+    pub fn with_outputs(&self, outputs: Vec<Output>) -> Graph<P> {
         self.reduced(&outputs)
     }
 
     /// The graph with only the given outputs. All nodes stay, and values keep their identity.
-    pub fn with_outputs_kept(self, outputs: Vec<Output>) -> Graph {
+    pub fn with_outputs_kept(self, outputs: Vec<Output>) -> Graph<P> {
         Graph { outputs, ..self }
     }
 
     /// The graph without the inputs that no output depends on.
-    pub fn without_unused_inputs(mut self) -> Graph {
+    pub fn without_unused_inputs(mut self) -> Graph<P> {
         let live = self.live();
         self.inputs.retain(|input| live[input.index()]);
         self.pruned()
     }
 
     /// The graph without the nodes that no output depends on. Inputs stay.
-    pub fn pruned(&self) -> Graph {
+    pub fn pruned(&self) -> Graph<P> {
         self.reduced(&self.outputs)
     }
 
-    fn reduced(&self, outputs: &[Output]) -> Graph {
+    fn reduced(&self, outputs: &[Output]) -> Graph<P> {
         let mut keep = self.needed(outputs);
         for input in &self.inputs {
             keep[input.index()] = true;

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::known::Known;
-use super::{Fact, Graph, Node, Output, Parameter, Value};
+use super::{Fact, Graph, Node, Op, Operation, Output, Parameter, Value};
 use crate::error::{Error, Result};
-use crate::ops::{Op, Primitive};
 use crate::tensor::{DType, Tensor};
 
 /// Constant results larger than this many elements are left to the engine to compute.
@@ -25,22 +24,22 @@ const SHARE_LIMIT: usize = 64;
 /// Extends a graph. An operation equal to an earlier one yields the earlier value, one whose
 /// operands are all constants is computed, and identities (`x + 0`, a reshape to the same shape)
 /// yield their operand.
-pub struct Builder {
-    graph: Graph,
+pub struct Builder<P> {
+    graph: Graph<P>,
     known: Known,
     constants: HashMap<(DType, Vec<usize>, Vec<u64>), Value>,
     scope: Arc<str>,
 }
 
-impl Default for Builder {
+impl<P: Operation> Default for Builder<P> {
     fn default() -> Self {
         Builder::new(Graph::default())
     }
 }
 
-impl Builder {
+impl<P: Operation> Builder<P> {
     /// Starts from `graph`; its values keep their identity.
-    pub fn new(graph: Graph) -> Self {
+    pub fn new(graph: Graph<P>) -> Self {
         let mut constants = HashMap::new();
         for (value, node) in graph.nodes() {
             if let Op::Constant(tensor) = &node.op
@@ -53,12 +52,12 @@ impl Builder {
     }
 
     /// The graph so far.
-    pub fn graph(&self) -> &Graph {
+    pub fn graph(&self) -> &Graph<P> {
         &self.graph
     }
 
     /// Ends building.
-    pub fn finish(self) -> Graph {
+    pub fn finish(self) -> Graph<P> {
         self.graph
     }
 
@@ -125,15 +124,14 @@ impl Builder {
         self.scalar(dtype, value)
     }
 
-    /// A tensor of zeros, by broadcasting a scalar where the shape is large.
-    pub fn zeros(&mut self, fact: &Fact) -> Result<Value> {
-        let zero = self.scalar(fact.dtype, 0.0);
-        self.expand(zero, &fact.shape)
-    }
-
     /// The constant that `value` is, if it is one.
     pub fn as_constant(&self, value: Value) -> Option<&Tensor> {
         self.graph.constant(value)
+    }
+
+    /// The number that all elements of a constant (or of a broadcast one) share.
+    pub(crate) fn as_uniform(&self, value: Value) -> Option<f64> {
+        self.graph.uniform(value)
     }
 
     /// Names `value` as an output.
@@ -142,15 +140,15 @@ impl Builder {
     }
 
     /// Applies `op` to `inputs`. Errs when their shapes or dtypes do not fit.
-    pub fn push(&mut self, op: impl Into<Primitive>, inputs: &[Value]) -> Result<Value> {
+    pub fn push(&mut self, op: impl Into<P>, inputs: &[Value]) -> Result<Value> {
         let op = op.into();
         let facts: Vec<&Fact> = inputs.iter().map(|&v| self.graph.fact(v)).collect();
-        let fact = op.rule().infer(&facts)?;
+        let fact = op.infer(&facts)?;
         if fact.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1))).is_none_or(too_many)
         {
             return Err(Error::Shape(format!("a result of shape {:?} is too large", fact.shape)));
         }
-        if let Some(value) = op.rule().simplify(self, inputs, &fact)? {
+        if let Some(value) = op.simplify(self, inputs, &fact)? {
             return Ok(value);
         }
         if let Some(value) = self.fold(&op, inputs, &fact)? {
@@ -172,24 +170,24 @@ impl Builder {
         }
     }
 
-    fn fold(&mut self, op: &Primitive, inputs: &[Value], fact: &Fact) -> Result<Option<Value>> {
+    fn fold(&mut self, op: &P, inputs: &[Value], fact: &Fact) -> Result<Option<Value>> {
         if inputs.is_empty() || fact.len() > FOLD_LIMIT {
             return Ok(None);
         }
         // A broadcast scalar stays one: what uses it broadcasts by itself.
-        if matches!(op, Primitive::Expand(_)) && fact.len() > SHARE_LIMIT {
+        if op.is_broadcast() && fact.len() > SHARE_LIMIT {
             return Ok(None);
         }
         let operands: Option<Vec<&Tensor>> =
             inputs.iter().map(|&v| self.graph.constant(v)).collect();
         let Some(operands) = operands else { return Ok(None) };
-        let tensor = op.rule().eval(&operands, fact)?;
+        let tensor = op.eval(&operands, fact)?;
         debug_assert_eq!(Fact::of(&tensor), *fact, "{op:?} evaluates to its inferred fact");
         Ok(Some(self.constant(tensor)))
     }
 
     /// Adds a node as it is, without the checks and simplifications of [`Builder::push`].
-    pub(crate) fn append(&mut self, op: Op, inputs: Vec<Value>, fact: Fact) -> Value {
+    pub(crate) fn append(&mut self, op: Op<P>, inputs: Vec<Value>, fact: Fact) -> Value {
         let value = Value(self.graph.nodes.len() as u32);
         let scope = self.scope.clone();
         self.graph.nodes.push(Node { op, inputs, fact, scope, copies: 1 });
@@ -201,8 +199,8 @@ impl Builder {
     /// values to the new. Inputs are declared again, outputs are not.
     pub(crate) fn import(
         &mut self,
-        graph: &Graph,
-        mut replace: impl FnMut(&mut Builder, Value, &Node, &[Value]) -> Result<Option<Value>>,
+        graph: &Graph<P>,
+        mut replace: impl FnMut(&mut Self, Value, &Node<P>, &[Value]) -> Result<Option<Value>>,
     ) -> Result<Vec<Option<Value>>> {
         let mut live = graph.live();
         for input in graph.inputs() {
@@ -240,7 +238,7 @@ impl Builder {
     }
 
     /// Names as outputs what the outputs of `graph` became under the map of [`Builder::import`].
-    pub(crate) fn copy_outputs(&mut self, graph: &Graph, map: &[Option<Value>]) -> Result<()> {
+    pub(crate) fn copy_outputs(&mut self, graph: &Graph<P>, map: &[Option<Value>]) -> Result<()> {
         for output in graph.outputs() {
             let value = map[output.value.index()]
                 .ok_or_else(|| Error::Shape(format!("output '{}' is missing", output.name)))?;

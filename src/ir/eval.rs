@@ -2,24 +2,27 @@
 //!
 //! It folds constants at import and is the oracle that derivatives and engines are tested against.
 
-use super::{Graph, Value};
+use super::{Graph, Op, Operation, Output, Value};
 use crate::error::{Error, Result};
-use crate::ops::Op;
 use crate::tensor::Tensor;
 
 /// The outputs of `graph` for `inputs`, both in declaration order.
-pub fn eval(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+pub fn eval<P: Operation>(graph: &Graph<P>, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
     let outputs: Vec<Value> = graph.outputs().iter().map(|o| o.value).collect();
     eval_values(graph, inputs, &outputs)
 }
 
 /// The tensors of `wanted` for `inputs` in declaration order.
-pub fn eval_values(graph: &Graph, inputs: &[Tensor], wanted: &[Value]) -> Result<Vec<Tensor>> {
+pub fn eval_values<P: Operation>(
+    graph: &Graph<P>,
+    inputs: &[Tensor],
+    wanted: &[Value],
+) -> Result<Vec<Tensor>> {
     if inputs.len() != graph.inputs().len() {
         let (want, have) = (graph.inputs().len(), inputs.len());
         return Err(Error::Data(format!("the graph has {want} inputs, {have} were given")));
     }
-    let outputs = wanted.iter().map(|&value| super::Output { name: String::new(), value });
+    let outputs = wanted.iter().map(|&value| Output { name: String::new(), value });
     let live = graph.needed(&outputs.collect::<Vec<_>>());
     let mut values: Vec<Option<Tensor>> = vec![None; graph.nodes.len()];
     for (&input, tensor) in graph.inputs().iter().zip(inputs) {
@@ -47,7 +50,7 @@ pub fn eval_values(graph: &Graph, inputs: &[Tensor], wanted: &[Value]) -> Result
                     node.inputs.iter().map(|v| values[v.index()].as_ref()).collect();
                 let operands = operands
                     .ok_or_else(|| Error::Shape("a node reads a value not yet computed".into()))?;
-                op.rule().eval(&operands, &node.fact)?
+                op.eval(&operands, &node.fact)?
             }
         };
         values[value.index()] = Some(tensor);

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-use super::{Node, Value};
-use crate::ops::{Op, Primitive};
+use super::{Node, Op, Operation, Value};
 
 /// The operations of a graph by their hashes. The graph itself holds what they are, so that
 /// nothing is stored twice.
@@ -16,7 +15,7 @@ pub(super) struct Known {
 
 impl Known {
     /// The operations of `nodes`; of equal ones the first.
-    pub(super) fn of(nodes: &[Node]) -> Self {
+    pub(super) fn of<P: Operation>(nodes: &[Node<P>]) -> Self {
         let operations = nodes.iter().enumerate().filter_map(|(i, node)| match &node.op {
             Op::Apply(op) => Some((Value(i as u32), op, &node.inputs)),
             _ => None,
@@ -32,10 +31,10 @@ impl Known {
     }
 
     /// The value among `nodes` that is `op` of `inputs`, or the place to add one at.
-    pub(super) fn find(
+    pub(super) fn find<P: Operation>(
         &self,
-        nodes: &[Node],
-        op: &Primitive,
+        nodes: &[Node<P>],
+        op: &P,
         inputs: &[Value],
     ) -> Result<Value, u64> {
         let mut place = self.hasher.hash_one((op, inputs));

@@ -1,0 +1,11 @@
+//! Graphs of primitive operations: what models are imported as, and what all transformations take and
+//! return.
+//!
+//! The data structure is [`ir`](crate::ir), which is generic in its operations; here it has those
+//! of [`ops`](crate::ops).
+
+pub use crate::ir::{Fact, Output, Parameter, Value, eval, eval_values};
+pub use crate::ops::{Builder, Graph, Node, Op};
+
+#[cfg(test)]
+pub(crate) use crate::ir::looks;
