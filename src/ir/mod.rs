@@ -10,8 +10,10 @@
 //! [`graph`](crate::graph) names.
 
 mod builder;
+mod display;
 mod eval;
 mod known;
+mod verify;
 
 use std::fmt;
 use std::hash::Hash;
@@ -26,7 +28,10 @@ use crate::tensor::{DType, Tensor};
 /// An operation that graphs can be built of.
 pub trait Operation: Clone + fmt::Debug + Eq + Hash {
     /// Its name.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> String;
+
+    /// Its attributes as text; empty where it has none.
+    fn attributes(&self) -> String;
 
     /// Dtype and shape of the result. Errs when the operands do not fit.
     fn infer(&self, inputs: &[&Fact]) -> Result<Fact>;

@@ -31,6 +31,8 @@ mod writer;
 #[cfg(test)]
 mod zeros;
 
+use std::fmt;
+
 pub use binary::Binary;
 pub use conv::{AsConv, Conv, ConvInputGrad, ConvWeightGrad, Window};
 pub use cumsum::CumSum;
@@ -193,9 +195,16 @@ macro_rules! primitives {
             }
 
             /// The family's name.
-            pub fn name(&self) -> &'static str {
+            fn family(&self) -> &'static str {
                 match self {
                     $(Primitive::$family(_) => stringify!($family)),*
+                }
+            }
+
+            /// The operation with its attributes.
+            fn described(&self) -> String {
+                match self {
+                    $(Primitive::$family(op) => format!("{op:?}")),*
                 }
             }
         }
@@ -208,9 +217,26 @@ macro_rules! primitives {
     };
 }
 
+impl Primitive {
+    /// The name of the operation: that of the function, for an elementwise one, else the family's.
+    pub fn name(&self) -> String {
+        match self {
+            Primitive::Binary(f) => format!("{f:?}"),
+            Primitive::Unary(f) => format!("{f:?}"),
+            op => op.family().to_owned(),
+        }
+    }
+}
+
 impl Operation for Primitive {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> String {
         self.name()
+    }
+
+    fn attributes(&self) -> String {
+        let debug = self.described();
+        let at = debug.find([' ', '(']).unwrap_or(debug.len());
+        debug[at..].trim_start().to_owned()
     }
 
     fn infer(&self, inputs: &[&Fact]) -> Result<Fact> {
@@ -260,8 +286,14 @@ primitives!(
 );
 
 /// A float attribute that can be compared and hashed: by its bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Float(u64);
+
+impl fmt::Debug for Float {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
 
 impl From<f64> for Float {
     fn from(value: f64) -> Self {

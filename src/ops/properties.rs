@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn every_primitive_has_an_example() {
-        let mut names: Vec<&str> = examples().iter().map(|(op, _)| op.name()).collect();
+        let mut names: Vec<&str> = examples().iter().map(|(op, _)| op.family()).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names, Primitive::FAMILIES);

@@ -44,7 +44,7 @@ pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Graph, Vec<Stri
         norm.in_primitives(b, inputs, 1).map(Some)
     })?;
     b.copy_outputs(graph, &map)?;
-    Ok((without_shifts(&b.finish())?, warnings))
+    Ok((without_shifts(&b.finish().verified())?, warnings))
 }
 
 #[cfg(test)]

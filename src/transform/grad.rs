@@ -63,7 +63,7 @@ pub fn grad(graph: &Graph, of: Value, wrt: &[Value]) -> Result<(Graph, Vec<Optio
         }
     }
     let wanted = wrt.iter().map(|v| cotangents[v.index()]).collect();
-    Ok((b.finish(), wanted))
+    Ok((b.finish().verified(), wanted))
 }
 
 /// For each value, whether a derivative with respect to one of `wrt` passes through it.

@@ -106,7 +106,7 @@ fn with_fresh_statistics(graph: &Graph) -> Result<Graph> {
         b.push(*norm, &[inputs[0], inputs[1], inputs[2], mean, variance]).map(Some)
     })?;
     b.copy_outputs(graph, &map)?;
-    Ok(b.finish())
+    Ok(b.finish().verified())
 }
 
 /// The values of one parameter, or `None` to keep them.

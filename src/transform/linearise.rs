@@ -58,7 +58,7 @@ pub fn linearise(graph: &Graph) -> Result<Linearised> {
             let scaled: Vec<bool> = node.inputs.iter().map(is_scaled).collect();
             if scaled.contains(&true) && node.fact.dtype.is_float() && !is_proportional(op, &scaled)
             {
-                nonlinear.insert(name(op));
+                nonlinear.insert(op.name());
             }
             let result = apply(b, op, node, &operands)?;
             exponents[value.index()] = result.exponent;
@@ -67,7 +67,7 @@ pub fn linearise(graph: &Graph) -> Result<Linearised> {
     })?;
     b.copy_outputs(graph, &map)?;
     let exponents = graph.outputs().iter().map(|o| exponents[o.value.index()]).collect();
-    Ok(Linearised { graph: b.finish(), exponents, nonlinear })
+    Ok(Linearised { graph: b.finish().verified(), exponents, nonlinear })
 }
 
 /// A power of two that float32 holds with room for the value it is multiplied with.
@@ -111,14 +111,6 @@ fn gains(graph: &Graph) -> HashMap<Value, i32> {
 /// becomes the identity.
 fn is_proportional(op: &Primitive, scaled: &[bool]) -> bool {
     matches!(op, Primitive::BatchNorm(_)) || op.rule().homogeneity().is_proportional(scaled)
-}
-
-fn name(op: &Primitive) -> String {
-    match op {
-        Primitive::Unary(f) => format!("{f:?}"),
-        Primitive::Binary(f) => format!("{f:?}"),
-        op => op.name().to_owned(),
-    }
 }
 
 /// `op` on scaled operands.

@@ -167,7 +167,7 @@ pub fn loss(graph: &Graph, loss: Loss) -> Result<(Graph, Value)> {
             mean(&mut b, terms)?
         }
     };
-    Ok((b.finish(), scalar))
+    Ok((b.finish().verified(), scalar))
 }
 
 /// The mean over positions of `−log softmax(logits)_label`, for logits with the classes along `axis`

@@ -89,7 +89,7 @@ pub(super) fn without_shifts(graph: &Graph) -> Result<Graph> {
         }
     })?;
     b.copy_outputs(graph, &map)?;
-    Ok(b.finish())
+    Ok(b.finish().verified())
 }
 
 /// The value and axes of which `mean(x²) − mean(x)²` is the variance.

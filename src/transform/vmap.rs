@@ -54,5 +54,5 @@ pub fn vmap(graph: &Graph, n: usize, batched: &[Value]) -> Result<Graph> {
         let value = lane.spread(&mut b, n)?;
         b.output(output.name.clone(), value);
     }
-    Ok(b.finish())
+    Ok(b.finish().verified())
 }

@@ -30,7 +30,7 @@ pub fn widen(graph: &Graph) -> Result<Graph> {
     })?;
     b.set_scope("");
     b.copy_outputs(graph, &map)?;
-    Ok(b.finish())
+    Ok(b.finish().verified())
 }
 
 #[cfg(test)]
