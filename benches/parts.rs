@@ -258,8 +258,8 @@ fn time_score(
 
 /// `model` for all samples at once, its statistics those in the file.
 fn forward_graph(model: &Graph, samples: usize) -> Result<Graph> {
-    let (model, _) = transform::batch_norm(model, BatchNormMode::Running)?;
-    transform::vmap(&model, samples, model.inputs())
+    let model = transform::batch_norm(model, BatchNormMode::Running)?.0;
+    transform::vmap(&model.graph, samples, model.graph.inputs()).map(|batched| batched.graph)
 }
 
 /// Seconds of each of `runs` forward passes, after one that is not counted.

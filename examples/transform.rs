@@ -22,7 +22,7 @@ fn main() -> gradalign::Result<()> {
     let dw = cotangents[0].ok_or_else(|| gradalign::Error::Usage("f depends on w".into()))?;
     let graph = graph.with_outputs(vec![Output { name: "dw".into(), value: dw }]);
     let x = graph.inputs()[1];
-    let batched = vmap(&graph, 5, &[x])?;
+    let batched = vmap(&graph, 5, &[x])?.graph;
 
     let engine = open(EngineChoice::Auto, &EngineOptions::default())?;
     let mut session = engine.load(&engine.compile(&batched)?)?;

@@ -109,13 +109,13 @@ impl Case {
         }
         for batched in subsets {
             let stage = format!("vmap(value and gradient) over {:?}", names(&both, &batched));
-            let lanes = self.must(&stage, vmap(&both, LANES, &batched));
+            let lanes = self.must(&stage, vmap(&both, LANES, &batched).map(|d| d.graph));
             self.engines(&stage, &lanes, &mut rng);
         }
         let ddy = self.pullback("float32 second derivative", &dy);
         self.engines("second derivative", &ddy, &mut rng);
         let stage = "vmap(second derivative)";
-        let lanes = self.must(stage, vmap(&ddy, LANES, ddy.inputs()));
+        let lanes = self.must(stage, vmap(&ddy, LANES, ddy.inputs()).map(|d| d.graph));
         self.engines(stage, &lanes, &mut rng);
     }
 
@@ -129,7 +129,7 @@ impl Case {
         self.engines("value", &y, &mut rng);
         for batched in every_subset(y.inputs()) {
             let stage = format!("vmap(value) over {:?}", names(&y, &batched));
-            let lanes = self.must(&stage, vmap(&y, LANES, &batched));
+            let lanes = self.must(&stage, vmap(&y, LANES, &batched).map(|d| d.graph));
             self.engines(&stage, &lanes, &mut rng);
         }
     }
@@ -175,7 +175,7 @@ impl Case {
     fn lanes(&self, stage: &str, graph: &Graph, subsets: &[Vec<Value>], rng: &mut ChaCha8Rng) {
         for batched in subsets {
             let stage = format!("{stage} over {:?}", names(graph, batched));
-            let vectorised = self.must(&stage, vmap(graph, LANES, batched));
+            let vectorised = self.must(&stage, vmap(graph, LANES, batched).map(|d| d.graph));
             let (stacked, each) = self.draw_lanes(graph, batched, rng);
             let got = self.eval(&stage, &vectorised, &stacked);
             let each: Vec<Vec<Tensor>> =
@@ -192,7 +192,7 @@ impl Case {
     fn gradient_of_lanes(&self, y: &Graph, dy: &Graph, rng: &mut ChaCha8Rng) {
         for batched in every_subset(y.inputs()) {
             let stage = format!("gradient of vmap over {:?}", names(y, &batched));
-            let vectorised = self.must(&stage, vmap(y, LANES, &batched));
+            let vectorised = self.must(&stage, vmap(y, LANES, &batched).map(|d| d.graph));
             let gradient = self.pullback(&stage, &vectorised);
             let with_cotangent = [batched.as_slice(), &dy.inputs()[y.inputs().len()..]].concat();
             let (stacked, each) = self.draw_lanes(dy, &with_cotangent, rng);

@@ -186,7 +186,7 @@ fn run(folder: &Path, name: &str, engines: &[Box<dyn Engine>]) -> Verdict {
     };
     // Only then it can be differentiated.
     let graph = match batch_norm(&graph, BatchNormMode::Running) {
-        Ok((graph, _)) => graph,
+        Ok((decided, _)) => decided.graph,
         Err(error) => return Verdict::Wrong(error.to_string()),
     };
     let mut given = HashMap::new();

@@ -148,7 +148,7 @@ fn per_sample_gradients_are_those_of_pytorch() {
         let (model, batch, loss) = load(&reference.model, &reference.data);
         for (name, expected) in &reference.bn {
             let n = expected.loss.len();
-            let (graph, _) = batch_norm(&model, mode(name)).unwrap();
+            let graph = batch_norm(&model, mode(name)).unwrap().0.graph;
             let training = training_graph(&graph, loss, n, Reduction::PerSample).unwrap();
             for engine in all_for_tests() {
                 let at =
@@ -181,7 +181,7 @@ fn batch_gradients_are_those_of_pytorch() {
         let (model, batch, loss) = load(&reference.model, &reference.data);
         for (name, expected) in &reference.bn {
             let n = expected.loss.len();
-            let (graph, _) = batch_norm(&model, mode(name)).unwrap();
+            let graph = batch_norm(&model, mode(name)).unwrap().0.graph;
             let training = training_graph(&graph, loss, n, Reduction::Mean).unwrap();
             for engine in all_for_tests() {
                 let at =

@@ -30,7 +30,8 @@ pub(super) fn run(args: args::Grad) -> anyhow::Result<Outcome> {
         )
         .into());
     }
-    let (graph, notes) = batch_norm(&imported.graph, mode)?;
+    let (decided, notes) = batch_norm(&imported.graph, mode)?;
+    let graph = decided.graph;
     let reduction = if args.mean { Reduction::Mean } else { Reduction::PerSample };
     let training = training_graph(&graph, loss, args.batch.get(), reduction)?;
     let training = training.with_batch_axes(&imported.batch_axes)?;

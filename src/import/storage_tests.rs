@@ -172,7 +172,7 @@ fn results(model: &Model, data: &Path) -> BTreeMap<String, Vec<f64>> {
         ..Settings::default()
     };
     let (imported, batch, loss, _) = prepare(model, &dataset, &settings).unwrap();
-    let (graph, _) = batch_norm(&imported.graph, BatchNormMode::Running).unwrap();
+    let graph = batch_norm(&imported.graph, BatchNormMode::Running).unwrap().0.graph;
     let training = training_graph(&graph, loss, 4, Reduction::PerSample).unwrap().graph;
     let fed: Vec<Tensor> = batch.inputs.iter().chain([&batch.targets]).cloned().collect();
     let bytes = emit_bytes(&training).unwrap();

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use ndarray::{ArrayD, IxDyn};
 
 use super::importer::Importer;
-use super::{ImportOptions, scan};
+use super::made::Made;
+use super::{ImportOptions, import, scan};
 use crate::error::Result;
 use crate::graph::{Graph, eval};
 use crate::onnx::{Model, read};
@@ -89,6 +90,59 @@ fn check(case: &Case) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Rectifiers are tagged by what they are in the model, through whatever is done to it.
+#[test]
+fn rectifiers_are_tagged() {
+    use crate::graph::RectifierKind::{Leaky, Relu, Relu6};
+    use crate::ops::BatchNormMode;
+    use crate::transform::{batch_norm, vmap};
+
+    let found = |lines: &str| -> Vec<_> {
+        let model = Made::new(&[0, 4])
+            .weight("w", &[4, 4])
+            .weight("slope", &[4])
+            .scalar("zero", 0.0)
+            .scalar("one", 1.0)
+            .scalar("six", 6.0)
+            .nodes("MatMul x w -> z")
+            .nodes(lines)
+            .output("y");
+        let graph = import(&model, &ImportOptions::default()).unwrap().graph;
+        let kinds = |graph: &Graph| {
+            let found = graph.rectifiers();
+            for rectifier in &found {
+                assert_eq!(graph.shape(rectifier.input).last(), Some(&4));
+            }
+            found.iter().map(|r| (r.kind, r.copies)).collect::<Vec<_>>()
+        };
+        let decided = batch_norm(&graph, BatchNormMode::Running).unwrap().0.graph;
+        let lanes = vmap(&decided, 3, decided.inputs()).unwrap().graph;
+        assert_eq!((kinds(&decided), kinds(&lanes)), (kinds(&graph), kinds(&graph)));
+        kinds(&graph)
+    };
+    for (lines, expected) in [
+        ("Relu z -> y", vec![(Relu, 1)]),
+        ("Clip z zero -> y", vec![(Relu, 1)]),
+        ("Clip z zero six -> y", vec![(Relu6, 1)]),
+        ("LeakyRelu z -> y", vec![(Leaky, 1)]),
+        ("PRelu z slope -> y", vec![(Leaky, 1)]),
+        // A ramp, and ramps inside other activations, are none.
+        ("Clip z zero one -> y", vec![]),
+        ("HardSigmoid z -> y", vec![]),
+        ("HardSwish z -> y", vec![]),
+        // The second changes nothing.
+        ("Relu z -> a\nRelu a -> y", vec![(Relu, 1)]),
+        // Two nodes on one value, and two on different ones.
+        ("Relu z -> a\nRelu z -> b\nAdd a b -> y", vec![(Relu, 2)]),
+        ("Relu z -> a\nNeg z -> n\nRelu n -> b\nAdd a b -> y", vec![(Relu, 1), (Relu, 1)]),
+        ("Relu z -> a\nClip z zero six -> b\nAdd a b -> y", vec![(Relu, 1), (Relu6, 1)]),
+        // The output does not depend on it.
+        ("Relu z -> a\nNeg z -> y", vec![]),
+    ] {
+        assert_eq!(found(lines), expected, "{lines}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::known::Known;
-use super::{Fact, Graph, Node, Op, Operation, Output, Parameter, Value};
+use super::{Fact, Graph, Node, Op, Operation, Output, Parameter, Tag, Value, ValueMap};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
 
@@ -134,6 +134,16 @@ impl<P: Operation> Builder<P> {
         self.graph.uniform(value)
     }
 
+    /// Notes what `value` is in the network. A tag that it has already counts one node more, where it
+    /// is set in another scope than that of the node.
+    pub fn tag(&mut self, value: Value, tag: Tag) {
+        let node = &mut self.graph.nodes[value.index()];
+        let is_new_node = node.scope != self.scope;
+        if !node.tags.iter_mut().any(|known| known.merge(tag, is_new_node)) {
+            node.tags.push(tag);
+        }
+    }
+
     /// Names `value` as an output.
     pub fn output(&mut self, name: impl Into<String>, value: Value) {
         self.graph.outputs.push(Output { name: name.into(), value });
@@ -155,13 +165,7 @@ impl<P: Operation> Builder<P> {
             return Ok(value);
         }
         match self.known.find(&self.graph.nodes, &op, inputs) {
-            Ok(value) => {
-                let known = &mut self.graph.nodes[value.index()];
-                if known.scope != self.scope {
-                    known.copies += 1;
-                }
-                Ok(value)
-            }
+            Ok(value) => Ok(value),
             Err(place) => {
                 let value = self.append(Op::Apply(op), inputs.to_vec(), fact);
                 self.known.add(place, value);
@@ -190,7 +194,7 @@ impl<P: Operation> Builder<P> {
     pub(crate) fn append(&mut self, op: Op<P>, inputs: Vec<Value>, fact: Fact) -> Value {
         let value = Value(self.graph.nodes.len() as u32);
         let scope = self.scope.clone();
-        self.graph.nodes.push(Node { op, inputs, fact, scope, copies: 1 });
+        self.graph.nodes.push(Node { op, inputs, fact, scope, tags: Vec::new() });
         value
     }
 
@@ -201,17 +205,17 @@ impl<P: Operation> Builder<P> {
         &mut self,
         graph: &Graph<P>,
         mut replace: impl FnMut(&mut Self, Value, &Node<P>, &[Value]) -> Result<Option<Value>>,
-    ) -> Result<Vec<Option<Value>>> {
+    ) -> Result<ValueMap> {
         let mut live = graph.live();
         for input in graph.inputs() {
             live[input.index()] = true;
         }
-        let mut map: Vec<Option<Value>> = vec![None; graph.nodes.len()];
+        let mut map = ValueMap::empty(graph.nodes.len());
         for (value, node) in graph.nodes() {
             if !live[value.index()] {
                 continue;
             }
-            let inputs: Option<Vec<Value>> = node.inputs.iter().map(|v| map[v.index()]).collect();
+            let inputs: Option<Vec<Value>> = node.inputs.iter().map(|&v| map.get(v)).collect();
             let inputs = inputs.ok_or_else(|| {
                 Error::Shape("a graph node stands before one of its operands".into())
             })?;
@@ -222,27 +226,21 @@ impl<P: Operation> Builder<P> {
                     Op::Input(name) => self.input(name.clone(), node.fact.clone()),
                     Op::Parameter(_) => self.append(node.op.clone(), vec![], node.fact.clone()),
                     Op::Constant(tensor) => self.constant(tensor.clone()),
-                    Op::Apply(op) => {
-                        let first = self.graph.nodes.len();
-                        let new = self.push(op.clone(), &inputs)?;
-                        if new.index() >= first {
-                            self.graph.nodes[new.index()].copies = node.copies;
-                        }
-                        new
-                    }
+                    Op::Apply(op) => self.push(op.clone(), &inputs)?,
                 },
             };
-            map[value.index()] = Some(new);
+            map.set(value, new);
+            for tag in node.tags.iter().filter_map(|tag| tag.mapped(&map)) {
+                self.tag(new, tag);
+            }
         }
         Ok(map)
     }
 
     /// Names as outputs what the outputs of `graph` became under the map of [`Builder::import`].
-    pub(crate) fn copy_outputs(&mut self, graph: &Graph<P>, map: &[Option<Value>]) -> Result<()> {
+    pub(crate) fn copy_outputs(&mut self, graph: &Graph<P>, map: &ValueMap) -> Result<()> {
         for output in graph.outputs() {
-            let value = map[output.value.index()]
-                .ok_or_else(|| Error::Shape(format!("output '{}' is missing", output.name)))?;
-            self.output(output.name.clone(), value);
+            self.output(output.name.clone(), map.of(output.value)?);
         }
         Ok(())
     }

@@ -13,6 +13,8 @@ mod builder;
 mod display;
 mod eval;
 mod known;
+mod map;
+mod tag;
 mod verify;
 
 use std::fmt;
@@ -21,6 +23,8 @@ use std::sync::Arc;
 
 pub use builder::Builder;
 pub use eval::{eval, eval_values};
+pub use map::ValueMap;
+pub use tag::{Rectifier, RectifierKind, Tag};
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
@@ -133,8 +137,8 @@ pub struct Node<P> {
     pub fact: Fact,
     /// Where the node comes from: the model's node name, under `grad/` for what `grad` adds.
     pub scope: Arc<str>,
-    /// How many equal nodes of the model it stands for.
-    pub copies: usize,
+    /// What the value is in the network.
+    pub tags: Vec<Tag>,
 }
 
 /// A named result of a graph.
@@ -291,7 +295,12 @@ impl<P: Operation> Graph<P> {
 
     /// The graph with only the given outputs, and only the nodes these depend on. Inputs stay.
     pub fn with_outputs(&self, outputs: Vec<Output>) -> Graph<P> {
-        self.reduced(&outputs)
+        self.reduced(&outputs).graph
+    }
+
+    /// As [`Graph::with_outputs`], with the map of the values.
+    pub fn mapped_to_outputs(&self, outputs: &[Output]) -> Derived<P> {
+        self.reduced(outputs)
     }
 
     /// The graph with only the given outputs. All nodes stay, and values keep their identity.
@@ -308,33 +317,49 @@ impl<P: Operation> Graph<P> {
 
     /// The graph without the nodes that no output depends on. Inputs stay.
     pub fn pruned(&self) -> Graph<P> {
-        self.reduced(&self.outputs)
+        self.reduced(&self.outputs).graph
     }
 
-    fn reduced(&self, outputs: &[Output]) -> Graph<P> {
+    fn reduced(&self, outputs: &[Output]) -> Derived<P> {
         let mut keep = self.needed(outputs);
         for input in &self.inputs {
             keep[input.index()] = true;
         }
-        let mut map = vec![Value(u32::MAX); self.nodes.len()];
+        let mut map = ValueMap::empty(self.nodes.len());
         let mut nodes = Vec::new();
         for (value, node) in self.nodes() {
             if keep[value.index()] {
-                map[value.index()] = Value(nodes.len() as u32);
-                let inputs = node.inputs.iter().map(|v| map[v.index()]).collect();
-                let (op, fact) = (node.op.clone(), node.fact.clone());
-                nodes.push(Node { op, inputs, fact, scope: node.scope.clone(), ..*node });
+                map.set(value, Value(nodes.len() as u32));
+                let inputs = node.inputs.iter().filter_map(|&v| map.get(v)).collect();
+                let tags = node.tags.iter().filter_map(|tag| tag.mapped(&map)).collect();
+                nodes.push(Node { inputs, tags, ..node.clone() });
             }
         }
-        Graph {
+        let output = |o: &Output| Some(Output { name: o.name.clone(), value: map.get(o.value)? });
+        let graph = Graph {
             nodes,
-            inputs: self.inputs.iter().map(|v| map[v.index()]).collect(),
-            outputs: outputs
-                .iter()
-                .map(|o| Output { name: o.name.clone(), value: map[o.value.index()] })
-                .collect(),
-        }
+            inputs: self.inputs.iter().filter_map(|&v| map.get(v)).collect(),
+            outputs: outputs.iter().filter_map(output).collect(),
+        };
+        Derived { graph, map }
     }
+
+    /// The rectifiers that an output depends on, in graph order.
+    pub fn rectifiers(&self) -> Vec<Rectifier> {
+        let live = self.live();
+        let nodes = self.nodes().filter(|(value, _)| live[value.index()]);
+        let rectified = nodes.flat_map(|(_, node)| &node.tags);
+        rectified.map(|&Tag::Rectified(rectifier)| rectifier).collect()
+    }
+}
+
+/// A graph derived from another one.
+#[derive(Clone, Debug)]
+pub struct Derived<P> {
+    /// The new graph.
+    pub graph: Graph<P>,
+    /// Where the values of the other one are in it.
+    pub map: ValueMap,
 }
 
 /// A trainable tensor of a model.

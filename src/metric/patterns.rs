@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::graph::Value;
+use crate::graph::{RectifierKind, Value};
 use crate::probe::Network;
 use crate::tensor::DType;
-use crate::transform::RectifierKind;
 
 /// Float32 counts exactly up to here.
 const EXACT: usize = 1 << 24;

@@ -2,7 +2,7 @@
 
 use super::{Builder, Cost, Cotangents, Derivative, Homogeneity, Lane, Rule, Site, Writer};
 use crate::error::{Result, bail_shape};
-use crate::ir::{Fact, Value};
+use crate::ir::{Fact, Rectifier, RectifierKind, Tag, Value};
 use crate::tensor::{DType, Tensor};
 
 /// An elementwise function.
@@ -337,9 +337,18 @@ impl Builder {
         self.unary(Exp, x)
     }
 
-    /// `max(x, 0)`.
+    /// `max(x, 0)` as an activation: the result is tagged as rectified.
     pub fn relu(&mut self, x: Value) -> Result<Value> {
-        self.unary(Relu, x)
+        let y = self.unary(Relu, x)?;
+        self.rectified(x, y, RectifierKind::Relu);
+        Ok(y)
+    }
+
+    /// Tags `y` as the result of a rectifier of the floats `x`, unless it is `x` itself or known.
+    pub fn rectified(&mut self, x: Value, y: Value, kind: RectifierKind) {
+        if x != y && self.dtype(x).is_float() && self.as_constant(y).is_none() {
+            self.tag(y, Tag::Rectified(Rectifier { input: x, kind, copies: 1 }));
+        }
     }
 
     /// `1 / (1 + e⁻ˣ)`.

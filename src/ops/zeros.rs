@@ -14,7 +14,7 @@ use crate::transform::vmap;
 /// as one of two lanes.
 fn check(name: &str, at: &[f64], want: &[f64], f: impl Fn(&mut Builder, Value) -> Result<Value>) {
     let graph = derivatives(&Fact::new(DType::F32, [at.len()]), f).unwrap();
-    let lanes = vmap(&graph, 2, graph.inputs()).unwrap();
+    let lanes = vmap(&graph, 2, graph.inputs()).unwrap().graph;
     let x = Tensor::f64(&[at.len()], at.to_vec()).unwrap().cast(DType::F32);
     let two = Tensor::f64(&[2, at.len()], [at, at].concat()).unwrap().cast(DType::F32);
     let expect = |who: &str, got: &[Tensor]| {

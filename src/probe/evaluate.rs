@@ -265,7 +265,8 @@ impl Subject<'_> {
         group: &[&Probe<T>],
         warnings: &mut Vec<String>,
     ) -> Result<Vec<Result<T>>> {
-        let (model, notes) = transform::batch_norm(self.model, view.batch_norm)?;
+        let (decided, notes) = transform::batch_norm(self.model, view.batch_norm)?;
+        let model = decided.graph;
         push_new(warnings, notes);
         let thinned;
         let batch = match view.samples {

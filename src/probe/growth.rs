@@ -192,7 +192,7 @@ fn work(model: &[u8], mode: BatchNormMode) {
     let drawn = initialise(&imported.graph, Init::KaimingNormal, 1).unwrap();
     linearise(&drawn).unwrap();
     let roles = Roles::of(&drawn);
-    let (graph, _) = batch_norm(&drawn, mode).unwrap();
+    let graph = batch_norm(&drawn, mode).unwrap().0.graph;
     for reduction in [Reduction::PerSample, Reduction::Mean] {
         let training = training_graph(&graph, Loss::CrossEntropy, 2, reduction).unwrap();
         emit_files(&training.graph, "data", u64::MAX).unwrap();

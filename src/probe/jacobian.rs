@@ -97,7 +97,7 @@ impl Samples<'_> {
         let output = Output { name: "objective".into(), value: objective };
         let model = model.with_outputs(vec![output]);
         let inputs = model.inputs().to_vec();
-        let batch = transform::vmap(&model, n, &inputs)?;
+        let batch = transform::vmap(&model, n, &inputs)?.graph;
         let objectives = batch.output("objective")?;
         let mut b = Builder::new(batch);
         let choice = b.input(CHOICE, Fact::new(b.dtype(objectives), [n]));
@@ -141,7 +141,7 @@ impl Samples<'_> {
         engine: &dyn Engine,
     ) -> Result<Rows> {
         let choice: Vec<Value> = jacobian.graph.input(CHOICE).into_iter().collect();
-        let graph = transform::vmap(&jacobian.graph, lanes, &choice)?;
+        let graph = transform::vmap(&jacobian.graph, lanes, &choice)?.graph;
         let outputs: Vec<Value> = graph.outputs().iter().map(|output| output.value).collect();
         let mut b = Builder::new(graph);
         let mut gradients = Vec::new();
@@ -233,7 +233,7 @@ mod tests {
                 }
             }
             let inputs = moved.inputs().to_vec();
-            let batched = transform::vmap(&moved, SAMPLES, &inputs).unwrap();
+            let batched = transform::vmap(&moved, SAMPLES, &inputs).unwrap().graph;
             let x = batch().inputs[0].reshape(&[SAMPLES, 1, 4]).unwrap();
             let y = eval(&batched, &[x]).unwrap()[0].to_f64();
             y.outer_iter().map(|row| row.sum()).collect()
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn it_is_the_gram_matrix_of_the_coupled_gradients() {
         let model = model();
-        let (decided, _) = transform::batch_norm(&model, BatchNormMode::Batch).unwrap();
+        let decided = transform::batch_norm(&model, BatchNormMode::Batch).unwrap().0.graph;
         let roles = Roles::of(&model);
         for (selection, names) in [
             (Selection::Weights, &["w", "v"][..]),
@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn each_row_counts_once() {
         let model = model();
-        let (decided, _) = transform::batch_norm(&model, BatchNormMode::Batch).unwrap();
+        let decided = transform::batch_norm(&model, BatchNormMode::Batch).unwrap().0.graph;
         let (roles, batch) = (Roles::of(&model), batch());
         let rows = differences(&decided, &["w"]);
         let samples = samples(&decided, &roles, &batch, Memory::default());
@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn little_memory_takes_fewer_lanes_and_then_is_refused() {
         let model = model();
-        let (decided, _) = transform::batch_norm(&model, BatchNormMode::Batch).unwrap();
+        let decided = transform::batch_norm(&model, BatchNormMode::Batch).unwrap().0.graph;
         let (roles, batch) = (Roles::of(&model), batch());
         let lanes = |memory| {
             let samples = samples(&decided, &roles, &batch, memory);

@@ -15,9 +15,9 @@ use super::view::{BatchView, Features, Inputs, Parameters};
 use super::{Roles, Selection};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::graph::{Builder, Graph, Output, Value};
+use crate::graph::{Builder, Derived, Graph, Output, Rectifier, Value};
 use crate::tensor::Tensor;
-use crate::transform::{self, Loss, Rectifier, first_output};
+use crate::transform::{self, Loss, first_output};
 
 /// A use of a weight in a [`Network`].
 #[derive(Clone, Debug)]
@@ -82,36 +82,36 @@ impl Network {
             }
             _ => (model.clone(), None),
         };
-        // The places are found in the model as it is, and followed through what is done to it as
-        // outputs.
+        // These values are found in the model as it is and kept as outputs, so that no transformation
+        // changes them; its maps say where they are afterwards.
+        let outputs = first_output(&model)?;
         let layers = transform::layers(&model);
-        let rectifiers = transform::rectifiers(&model);
+        let rectifiers = model.rectifiers();
         let normalised = transform::normalised(&model);
-        let mut places = vec![first_output(&model)?];
-        places.extend(scalar);
-        places.extend(layers.iter().flat_map(|layer| [layer.product, layer.activation]));
-        places.extend(rectifiers.iter().map(|rectifier| rectifier.input));
-        places.extend(&normalised);
-        if let Some(features) = &view.features {
-            let name = match features {
-                Features::Found => None,
-                Features::Named(name) => Some(name.as_str()),
-            };
-            places.push(transform::features(&model, name)?);
-        }
-        let outputs = places.iter().enumerate();
-        let outputs = outputs.map(|(i, &value)| Output { name: format!("place.{i}"), value });
-        let mut graph = model.with_outputs(outputs.collect());
+        let features = match &view.features {
+            None => None,
+            Some(Features::Found) => Some(transform::features(&model, None)?),
+            Some(Features::Named(name)) => Some(transform::features(&model, Some(name))?),
+        };
+        let mut kept = vec![outputs];
+        kept.extend(scalar);
+        kept.extend(layers.iter().flat_map(|layer| [layer.product, layer.activation]));
+        kept.extend(rectifiers.iter().map(|rectifier| rectifier.input));
+        kept.extend(&normalised);
+        kept.extend(features);
+        let kept = kept.iter().enumerate();
+        let kept = kept.map(|(i, &value)| Output { name: format!("kept.{i}"), value });
+        let Derived { mut graph, mut map } = model.mapped_to_outputs(&kept.collect::<Vec<_>>());
         let mut exponent = 0;
         match view.parameters {
             Parameters::Given | Parameters::Drawn(_) => {
                 let (decided, notes) = transform::batch_norm(&graph, view.batch_norm)?;
-                graph = decided;
+                (graph, map) = (decided.graph, map.then(&decided.map));
                 warnings.extend(notes);
             }
             Parameters::Magnitudes => {
                 let linear = transform::linearise(&graph)?;
-                graph = linear.graph;
+                (graph, map) = (linear.graph, map.then(&linear.map));
                 exponent = linear.exponents.first().copied().unwrap_or(0);
                 if !linear.nonlinear.is_empty() {
                     let names: Vec<_> = linear.nonlinear.into_iter().collect();
@@ -123,34 +123,31 @@ impl Network {
                 }
             }
         }
-        let inputs = graph.inputs().to_vec();
-        graph = transform::vmap(&graph, lanes, &inputs)?;
-        if lane_axes == 2 {
-            let inputs = graph.inputs().to_vec();
-            graph = transform::vmap(&graph, 2, &inputs)?;
+        for axis in (0..lane_axes).rev() {
+            let n = if axis + 1 == lane_axes { lanes } else { 2 };
+            let batched = transform::vmap(&graph, n, graph.inputs())?;
+            (graph, map) = (batched.graph, map.then(&batched.map));
         }
-        let mut found = graph.outputs().iter().map(|output| output.value);
-        let mut next =
-            || found.next().ok_or_else(|| Error::Shape("a place in the graph was lost".into()));
-        let outputs = next()?;
-        let losses = scalar.map(|_| next()).transpose()?;
+        let outputs = map.of(outputs)?;
+        let losses = scalar.map(|scalar| map.of(scalar)).transpose()?;
         let layers = layers
             .iter()
             .map(|layer| {
                 Ok(LayerValues {
                     size: layer.size,
-                    product: graph.behind_reshapes(next()?),
-                    activation: next()?,
+                    product: graph.behind_reshapes(map.of(layer.product)?),
+                    activation: map.of(layer.activation)?,
                     channel_axis: layer.channel_axis + lane_axes,
                 })
             })
             .collect::<Result<Vec<_>>>()?;
         let rectifiers = rectifiers
             .into_iter()
-            .map(|rectifier| Ok(Rectifier { input: next()?, ..rectifier }))
+            .map(|rectifier| Ok(Rectifier { input: map.of(rectifier.input)?, ..rectifier }))
             .collect::<Result<Vec<_>>>()?;
-        let normalised = normalised.iter().map(|_| next()).collect::<Result<Vec<_>>>()?;
-        let features = view.features.is_some().then(next).transpose()?;
+        let normalised =
+            normalised.into_iter().map(|value| map.of(value)).collect::<Result<Vec<_>>>()?;
+        let features = features.map(|features| map.of(features)).transpose()?;
         let names = graph.parameters().map(|(_, p)| p.name.to_string());
         let weights = names.filter(|name| roles.is_in(Selection::Weights, name)).collect();
         let mut b = Builder::new(graph.with_outputs_kept(Vec::new()));

@@ -43,7 +43,7 @@ pub(super) fn check(model: &Graph, inputs: &[Tensor], dataset: &Dataset) -> Resu
     if lookups.is_empty() || n == 0 {
         return Ok(());
     }
-    let batch = vmap(&graph, n, graph.inputs())?;
+    let batch = vmap(&graph, n, graph.inputs())?.graph;
     let mut given = Vec::new();
     for (&input, tensor) in batch.inputs().iter().zip(inputs) {
         given.push(tensor.reshape(batch.shape(input))?);

@@ -196,7 +196,7 @@ pub(crate) fn check(model: &Graph, loss: Loss) -> Result<()> {
     if let Some(why) = probe::not_finite(model) {
         return Err(Error::Score(why));
     }
-    let (model, _) = transform::batch_norm(model, BatchNormMode::Running)?;
+    let model = transform::batch_norm(model, BatchNormMode::Running)?.0.graph;
     transform::training_graph(&model, loss, 1, Reduction::PerSample).map(drop)
 }
 

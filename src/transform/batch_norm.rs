@@ -3,7 +3,7 @@
 use super::means::known_mean;
 use super::shifts::without_shifts;
 use crate::error::Result;
-use crate::graph::{Builder, Graph};
+use crate::graph::{Builder, Derived, Graph};
 use crate::ops::{BatchNorm, BatchNormMode, Op, Primitive};
 
 /// `graph` with its batch normalisations using the statistics of `mode`, and the warnings that
@@ -17,7 +17,7 @@ use crate::ops::{BatchNorm, BatchNormMode, Op, Primitive};
 /// before. Such summands are left out in front of every normalisation and softmax, so that their
 /// parameters have no gradient rather than one of rounding noise; with running statistics, so are
 /// means over positions of what another normalisation has centred over them.
-pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Graph, Vec<String>)> {
+pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Derived, Vec<String>)> {
     let mut warnings = Vec::new();
     let mut b = Builder::default();
     let map = b.import(graph, |b, _, node, inputs| {
@@ -44,7 +44,8 @@ pub fn batch_norm(graph: &Graph, mode: BatchNormMode) -> Result<(Graph, Vec<Stri
         norm.in_primitives(b, inputs, 1).map(Some)
     })?;
     b.copy_outputs(graph, &map)?;
-    Ok((without_shifts(&b.finish().verified())?, warnings))
+    let next = without_shifts(&b.finish().verified())?;
+    Ok((Derived { map: map.then(&next.map), graph: next.graph }, warnings))
 }
 
 #[cfg(test)]
@@ -72,7 +73,7 @@ mod tests {
     }
 
     fn run(mode: BatchNormMode) -> (Graph, Vec<f64>) {
-        let (graph, warnings) = batch_norm(&model(), mode).unwrap();
+        let (Derived { graph, .. }, warnings) = batch_norm(&model(), mode).unwrap();
         assert!(warnings.is_empty());
         let x = Tensor::f64(&[1, 2, 3], vec![0.0, 1.0, 2.0, 4.0, 4.0, 7.0]).unwrap();
         let y = eval(&graph, &[x]).unwrap();

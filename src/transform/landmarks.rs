@@ -1,14 +1,13 @@
-//! The places in a network that scores look at: its layers, its rectifiers, its normalisations,
-//! and the features before its head.
+//! The values of a network that scores look at: those of its layers and normalisations, and the
+//! features before its head. Rectifiers are [tags](crate::graph::Tag).
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
 use super::roles::{Role, layer_of, origins, role_of_use, roles};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
-use crate::ops::{Binary, Op, Primitive, Reduction, Unary};
+use crate::ops::{Binary, Op, Primitive, Reduction};
 
 /// A use of a weight: a convolution or matrix product with a trainable kernel.
 #[derive(Clone, Debug)]
@@ -23,38 +22,6 @@ pub struct Layer {
     pub activation: Value,
     /// The axis of `activation` along which its output channels lie.
     pub channel_axis: usize,
-}
-
-/// A piecewise linear activation with its kink at zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rectifier {
-    /// What it is applied to.
-    pub input: Value,
-    /// Which one it is.
-    pub kind: RectifierKind,
-    /// How many nodes of the model apply it to this input.
-    pub copies: usize,
-}
-
-/// The rectifiers told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RectifierKind {
-    /// `max(x, 0)`.
-    Relu,
-    /// `min(max(x, 0), 6)`.
-    Relu6,
-    /// A slope below zero, fixed or trained.
-    Leaky,
-}
-
-impl fmt::Display for RectifierKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            RectifierKind::Relu => "Relu",
-            RectifierKind::Relu6 => "Relu6",
-            RectifierKind::Leaky => "LeakyRelu or PRelu",
-        })
-    }
 }
 
 /// The layers of `graph` that an output depends on, in graph order. A weight with several uses
@@ -111,58 +78,6 @@ pub fn layers(graph: &Graph) -> Vec<Layer> {
         }
     }
     layers
-}
-
-/// The rectifiers of `graph` that an output depends on, in graph order. The ramps inside hard
-/// sigmoids, clipped from above at another bound than 6, are none.
-pub fn rectifiers(graph: &Graph) -> Vec<Rectifier> {
-    let live = graph.live();
-    let mut found: Vec<Option<Rectifier>> = Vec::new();
-    let mut of_result: HashMap<Value, usize> = HashMap::new();
-    for (value, node) in graph.nodes().filter(|(value, _)| live[value.index()]) {
-        match (&node.op, node.inputs.as_slice()) {
-            (Op::Apply(Primitive::Unary(Unary::Relu)), &[input]) => {
-                let kind = RectifierKind::Relu;
-                of_result.insert(value, found.len());
-                found.push(Some(Rectifier { input, kind, copies: node.copies }));
-            }
-            (Op::Apply(Primitive::Where(_)), &[condition, a, b]) => {
-                if let Some(bound) = upper_bound(graph, condition, a, b)
-                    && let Some(ramp) = of_result.get(&a).map(|&at| &mut found[at])
-                    && let Some(rectifier) = ramp
-                {
-                    match bound {
-                        6.0 => rectifier.kind = RectifierKind::Relu6,
-                        _ => *ramp = None,
-                    }
-                } else if is_leaky(graph, condition, a, b) {
-                    let kind = RectifierKind::Leaky;
-                    of_result.insert(value, found.len());
-                    found.push(Some(Rectifier { input: a, kind, copies: node.copies }));
-                }
-            }
-            _ => {}
-        }
-    }
-    found.into_iter().flatten().collect()
-}
-
-/// The `c` of `a < c ? a : c`.
-fn upper_bound(graph: &Graph, condition: Value, a: Value, b: Value) -> Option<f64> {
-    let test = graph.node(condition);
-    let is_less = matches!(test.op, Op::Apply(Primitive::Binary(Binary::Less)));
-    (is_less && test.inputs == [a, b]).then(|| graph.constant(b)?.scalar()).flatten()
-}
-
-/// Whether this is `a > 0 ? a : a · slope`.
-fn is_leaky(graph: &Graph, condition: Value, a: Value, b: Value) -> bool {
-    let (test, product) = (graph.node(condition), graph.node(b));
-    let is_zero = |v: Value| graph.constant(v).is_some_and(|t| t.is_all(0.0));
-    matches!(test.op, Op::Apply(Primitive::Binary(Binary::Greater)))
-        && test.inputs[0] == a
-        && is_zero(test.inputs[1])
-        && matches!(product.op, Op::Apply(Primitive::Binary(Binary::Mul)))
-        && product.inputs.contains(&a)
 }
 
 /// The operands of the batch normalisations that an output depends on, in graph order.

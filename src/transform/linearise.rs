@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::roles::{Role, roles};
 use crate::error::Result;
-use crate::graph::{Builder, Graph, Node, Parameter, Value};
+use crate::graph::{Builder, Graph, Node, Parameter, Value, ValueMap};
 use crate::ops::{Binary, Homogeneity, Op, Primitive};
 use crate::tensor::Tensor;
 
@@ -14,6 +14,8 @@ use crate::tensor::Tensor;
 pub struct Linearised {
     /// The graph, with the outputs of the original.
     pub graph: Graph,
+    /// Where the values of the original are in it.
+    pub map: ValueMap,
     /// For each output the `e` by which it is too small: it stands for `2ᵉ` times its value.
     pub exponents: Vec<i32>,
     /// Operations because of which the output is not proportional to the input.
@@ -67,7 +69,7 @@ pub fn linearise(graph: &Graph) -> Result<Linearised> {
     })?;
     b.copy_outputs(graph, &map)?;
     let exponents = graph.outputs().iter().map(|o| exponents[o.value.index()]).collect();
-    Ok(Linearised { graph: b.finish().verified(), exponents, nonlinear })
+    Ok(Linearised { graph: b.finish().verified(), map, exponents, nonlinear })
 }
 
 /// A power of two that float32 holds with room for the value it is multiplied with.

@@ -142,7 +142,7 @@ mod tests {
     use crate::transform::{batch_norm, grad};
 
     fn without_centred_means(graph: &Graph) -> Graph {
-        batch_norm(graph, BatchNormMode::Running).unwrap().0
+        batch_norm(graph, BatchNormMode::Running).unwrap().0.graph
     }
 
     /// `γ·(x − mean x)/σ + β`, a convolution of one position with bias, a second branch, and the mean.

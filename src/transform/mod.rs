@@ -13,7 +13,7 @@
 //! let cube = b.mul(square, x)?;
 //! let (graph, cotangents) = grad(&b.finish(), cube, &[x])?;
 //! let slope = Output { name: "slope".into(), value: cotangents[0].expect("f depends on x") };
-//! let slopes = vmap(&graph.with_outputs(vec![slope]), 3, &[x])?;
+//! let slopes = vmap(&graph.with_outputs(vec![slope]), 3, &[x])?.graph;
 //!
 //! let points = Tensor::f64(&[3], vec![0.0, 1.0, 2.0])?;
 //! assert_eq!(eval(&slopes, &[points])?[0], Tensor::f64(&[3], vec![0.0, 3.0, 12.0])?);
@@ -27,6 +27,8 @@ mod initialise;
 mod landmarks;
 mod linearise;
 mod loss;
+#[cfg(test)]
+mod maps;
 mod means;
 mod roles;
 mod shifts;
@@ -37,7 +39,7 @@ mod widen;
 pub use batch_norm::batch_norm;
 pub use grad::grad;
 pub use initialise::{Init, initialise};
-pub use landmarks::{Layer, Rectifier, RectifierKind, features, layers, normalised, rectifiers};
+pub use landmarks::{Layer, features, layers, normalised};
 pub use linearise::{Linearised, linearise};
 pub use loss::{LABELS, Loss, loss, target_name};
 pub use roles::{Role, roles};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::means::mean_axes;
 use crate::error::Result;
-use crate::graph::{Builder, Graph, Output, Parameter, Value};
+use crate::graph::{Builder, Derived, Graph, Output, Parameter, Value};
 use crate::ops::{BatchNorm, BatchNormMode, Binary, Op, Primitive, Softmax, Unary};
 
 /// What is added to the operand of a softmax to leave it out is at most this.
@@ -19,7 +19,7 @@ const DEPTH: usize = 64;
 /// is added to its operand along these axes: the bias of a convolution in front of an instance
 /// normalisation, the bias of the keys of an attention. The gradient of such a parameter is zero in
 /// exact arithmetic and rounding noise in float32. Without the summand the parameter has no gradient.
-pub(super) fn without_shifts(graph: &Graph) -> Result<Graph> {
+pub(super) fn without_shifts(graph: &Graph) -> Result<Derived> {
     let mut uses = vec![0; graph.nodes().len()];
     let mut statistics = uses.clone();
     for (_, node) in graph.nodes() {
@@ -89,7 +89,7 @@ pub(super) fn without_shifts(graph: &Graph) -> Result<Graph> {
         }
     })?;
     b.copy_outputs(graph, &map)?;
-    Ok(b.finish().verified())
+    Ok(Derived { graph: b.finish().verified(), map })
 }
 
 /// The value and axes of which `mean(x²) − mean(x)²` is the variance.
@@ -460,7 +460,7 @@ mod tests {
         let y = b.sum_all(y).unwrap();
         b.output("y", y);
         let graph = b.finish();
-        let without = without_shifts(&graph).unwrap();
+        let without = without_shifts(&graph).unwrap().graph;
         let left: Vec<_> = without.pruned().parameters().map(|(_, p)| p.name.to_string()).collect();
         let expected: &[&str] = if is_free { &["scale"] } else { &["scale", "shift"] };
         assert_eq!(left, expected, "{what}");
@@ -653,7 +653,7 @@ mod tests {
                 let norm = BatchNorm { epsilon: 0.5.into(), mode: BatchNormMode::Batch };
                 let y = b.push(norm, &[y, ones, ones, ones, ones]).unwrap();
                 b.output("y", y);
-                let graph = without_shifts(&b.finish()).unwrap().pruned();
+                let graph = without_shifts(&b.finish()).unwrap().graph.pruned();
                 let left: Vec<_> = graph.parameters().map(|(_, p)| p.name.to_string()).collect();
                 assert_eq!(left, expected, "{own} {reshaped}");
             }

@@ -117,14 +117,14 @@ pub fn training_graph(
         Reduction::PerSample => {
             let with_gradients = append_gradients(&graph, value, &parameters)?;
             let inputs = with_gradients.inputs().to_vec();
-            vmap(&with_gradients, n, &inputs)?
+            vmap(&with_gradients, n, &inputs)?.graph
         }
         Reduction::Mean => {
             let output = Output { name: "loss".into(), value };
             // Parameters are found again by name: pruning renumbers values.
             let lone = graph.with_outputs(vec![output]);
             let inputs = lone.inputs().to_vec();
-            let batch = vmap(&lone, n, &inputs)?;
+            let batch = vmap(&lone, n, &inputs)?.graph;
             let losses = batch.output("loss")?;
             let mut b = Builder::new(batch);
             let total = b.sum_all(losses)?;

@@ -1,16 +1,17 @@
 //! Vectorisation: one graph for many samples.
 
 use crate::error::{Error, Result};
-use crate::graph::{Builder, Fact, Graph, Value};
+use crate::graph::{Builder, Derived, Fact, Graph, Value};
 use crate::ops::{Lane, Op};
 
 /// `graph` for `n` lanes at once: the inputs in `batched` get a new leading axis of length `n`,
 /// and so does every output (an output that is the same for all lanes is broadcast). Inputs and
-/// outputs keep their order and names.
+/// outputs keep their order and names. In the map, values that depend on no batched input, unless they
+/// are outputs, stand for what is the same in all lanes.
 ///
 /// # Errors
 /// When a value of `batched` is not an input, or an operation has no form for lanes.
-pub fn vmap(graph: &Graph, n: usize, batched: &[Value]) -> Result<Graph> {
+pub fn vmap(graph: &Graph, n: usize, batched: &[Value]) -> Result<Derived> {
     if let Some(stray) = batched.iter().find(|&&v| !matches!(graph.node(v).op, Op::Input(_))) {
         return Err(Error::Usage(format!("vmap over {stray:?}, which is not an input")));
     }
@@ -19,7 +20,7 @@ pub fn vmap(graph: &Graph, n: usize, batched: &[Value]) -> Result<Graph> {
     }
     let depends = graph.dependents(batched);
     let mut b = Builder::default();
-    let map = b.import(graph, |b, value, node, inputs| {
+    let mut map = b.import(graph, |b, value, node, inputs| {
         if !depends[value.index()] {
             return Ok(None);
         }
@@ -47,12 +48,15 @@ pub fn vmap(graph: &Graph, n: usize, batched: &[Value]) -> Result<Graph> {
         }
     })?;
     b.set_scope("");
+    let mut spread = Vec::new();
     for output in graph.outputs() {
-        let value = map[output.value.index()]
-            .ok_or_else(|| Error::Shape(format!("output '{}' is missing", output.name)))?;
-        let lane = Lane { value, batched: depends[output.value.index()] };
+        let lane = Lane { value: map.of(output.value)?, batched: depends[output.value.index()] };
         let value = lane.spread(&mut b, n)?;
         b.output(output.name.clone(), value);
+        spread.push((output.value, value));
     }
-    Ok(b.finish().verified())
+    for (old, new) in spread {
+        map.set(old, new);
+    }
+    Ok(Derived { graph: b.finish().verified(), map })
 }

@@ -2,9 +2,9 @@
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
-use super::elementwise::clamp;
+use super::elementwise::{clamp, clip_to};
 use crate::error::Result;
-use crate::graph::Value;
+use crate::graph::{RectifierKind, Value};
 use crate::import::call::Call;
 use crate::import::table::{Entry, MICROSOFT, rule};
 use crate::ops::{Binary, Unary};
@@ -61,14 +61,18 @@ fn leaky_relu(c: &mut Call) -> Result<Value> {
 fn leaky(c: &mut Call, x: Value, alpha: f64) -> Result<Value> {
     let positive = is_positive(c, x)?;
     let leak = c.scale(x, alpha)?;
-    c.select(positive, x, leak)
+    let y = c.select(positive, x, leak)?;
+    c.rectified(x, y, RectifierKind::Leaky);
+    Ok(y)
 }
 
 fn prelu(c: &mut Call) -> Result<Value> {
     let (x, slope) = (c.operand(0)?, c.weight(1)?);
     let positive = is_positive(c, x)?;
     let leak = c.mul(x, slope)?;
-    c.select(positive, x, leak)
+    let y = c.select(positive, x, leak)?;
+    c.rectified(x, y, RectifierKind::Leaky);
+    Ok(y)
 }
 
 /// `x > 0 ? x : α(e^{x/β} − 1)`. The exponential is never taken of positive values: where it overflows,
@@ -285,7 +289,7 @@ pub(super) fn named_activation(c: &mut Call, x: Value, parameters: &[f64]) -> Re
     let name = c.text("activation", "")?.to_lowercase();
     match (name.as_str(), parameters) {
         ("", _) => Ok(x),
-        ("clip", &[low, high]) => clamp(c, x, Some(low), Some(high)),
+        ("clip", &[low, high]) => clip_to(c, x, Some(low), Some(high)),
         _ => {
             let parameter = |i: usize| parameters.get(i).copied();
             Activation::new(name, parameter(0), parameter(1)).apply(c, x)

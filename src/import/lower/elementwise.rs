@@ -1,7 +1,7 @@
 //! Arithmetic, comparisons, logic, casts and selection.
 
 use crate::error::Result;
-use crate::graph::Value;
+use crate::graph::{RectifierKind, Value};
 use crate::import::call::Call;
 use crate::import::importer::Binding;
 use crate::import::literal::Role;
@@ -186,7 +186,7 @@ pub(super) fn clamp(c: &mut Call, x: Value, low: Option<f64>, high: Option<f64>)
     let mut y = x;
     if let Some(low) = low.filter(|&low| low > -f64::from(f32::MAX)) {
         y = if low == 0.0 && c.dtype(y).is_float() {
-            c.relu(y)?
+            c.unary(Unary::Relu, y)?
         } else {
             let bound = c.scalar_like(y, low);
             let above = c.greater(y, bound)?;
@@ -201,11 +201,36 @@ pub(super) fn clamp(c: &mut Call, x: Value, low: Option<f64>, high: Option<f64>)
     Ok(y)
 }
 
+/// [`clamp`] as an activation: with the bounds 0 and 6, or 0 and none, it is a rectifier.
+pub(super) fn clip_to(
+    c: &mut Call,
+    x: Value,
+    low: Option<f64>,
+    high: Option<f64>,
+) -> Result<Value> {
+    let y = clamp(c, x, low, high)?;
+    let is_finite = |bound: f64| bound < f64::from(f32::MAX);
+    match (low, high.filter(|&high| is_finite(high))) {
+        (Some(0.0), None) => c.rectified(x, y, RectifierKind::Relu),
+        (Some(0.0), Some(6.0)) => c.rectified(x, y, RectifierKind::Relu6),
+        _ => {}
+    }
+    Ok(y)
+}
+
 fn clip(c: &mut Call) -> Result<Value> {
     let x = c.operand(0)?;
     if c.opset < 11 {
         let (low, high) = (c.optional_float("min")?, c.optional_float("max")?);
-        return clamp(c, x, low, high);
+        return clip_to(c, x, low, high);
+    }
+    let known = |c: &mut Call, i: usize| match c.has(i) {
+        true => Ok(c.known(i)?.and_then(|bound| bound.scalar())),
+        false => Ok(None),
+    };
+    let (low, high) = (known(c, 1)?, known(c, 2)?);
+    if low.is_some() == c.has(1) && high.is_some() == c.has(2) {
+        return clip_to(c, x, low, high);
     }
     let mut y = x;
     for (i, is_low) in [(1, true), (2, false)] {
