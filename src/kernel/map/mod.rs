@@ -1,8 +1,8 @@
-//! Elementwise functions of many operations at once, and their sums.
+//! Fused chains of elementwise operations and sums.
 //!
-//! The values go by in pieces that stay in the processor's nearest cache: all operations are applied
-//! to one piece before the next is read, and only what is asked for is written to memory. What is
-//! computed from sums over rows of values is computed row by row, while the row is in the cache.
+//! The values are processed in pieces that stay in the L1 cache: all operations are applied to one piece
+//! before the next is read, and only the results are written to memory. Operations on sums over rows are
+//! computed row by row, while the row is in the cache.
 
 mod program;
 mod task;
@@ -16,16 +16,16 @@ use self::program::Program;
 use self::task::{Scratch, Task};
 use super::ParallelFor;
 
-/// Values that go by together: few enough that what is computed of them stays in a core's own cache,
-/// enough that deciding what to do takes less time than doing it.
+/// The number of values in a piece: few enough that all intermediate values stay in the cache, and enough
+/// that the overhead of interpreting the program is small.
 const PIECE: usize = 1024;
 
-/// Values that are worth a thread's while.
+/// The minimum number of values for a task of its own.
 const TASK: usize = 1 << 12;
 
 macro_rules! elementwise {
     ($($name:ident),* $(,)?) => {
-        /// An elementwise operation on float32. Truth is 1 and its absence 0.
+        /// An elementwise operation on float32. True is 1 and false is 0.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[allow(missing_docs)]
         pub enum Elementwise {
@@ -33,7 +33,7 @@ macro_rules! elementwise {
         }
 
         impl Elementwise {
-            /// All operations; the position of each is its number.
+            /// All operations. The index of an operation is its number in attributes.
             pub const ALL: &[Elementwise] = &[$(Elementwise::$name),*];
         }
     };
@@ -64,7 +64,7 @@ elementwise!(
     Sub,
 );
 
-/// Where values come from.
+/// The source of an argument or output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// An operand.
@@ -73,16 +73,16 @@ pub enum Source {
     Constant(usize),
     /// An earlier step.
     Step(usize),
-    /// An earlier output that is a sum over rows: for each value, that of its row.
+    /// An earlier output that is a sum over rows. Each value gets the sum of its row.
     Sum(usize),
 }
 
 /// An operation of a [`Map`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// What is computed.
+    /// The operation.
     pub op: Elementwise,
-    /// Of what; an operation of fewer than three does not look at the others.
+    /// Its arguments. Operations with fewer than three ignore the rest.
     pub arguments: [Source; 3],
 }
 
@@ -91,44 +91,44 @@ pub struct Step {
 pub struct Axis {
     /// Its length.
     pub length: usize,
-    /// The distance of neighbouring elements; 0 where the operand is repeated.
+    /// The distance of neighbouring elements; 0 for a broadcast axis.
     pub stride: usize,
 }
 
-/// What becomes of values.
+/// The form in which values are written.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Form {
-    /// They are written as they are.
+    /// All values.
     Whole,
-    /// They are summed, times a factor.
+    /// Their sums times a factor.
     Sum {
-        /// How values lie.
+        /// Which values are summed.
         blocks: Blocks,
         /// The factor.
         scale: f32,
     },
-    /// They are the same throughout each row of `length` values, and written once a row.
+    /// One value per row, for values that are constant along each row.
     Row {
-        /// Values of a row.
+        /// The number of values in a row.
         length: usize,
     },
 }
 
-/// Values as `[outer, length, inner]`, of which the middle axis is summed over.
+/// Values as `[outer, length, inner]`. The sum is over the middle axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocks {
-    /// Sums that lie apart.
+    /// The length of the outer axis.
     pub outer: usize,
-    /// Terms of a sum.
+    /// The number of terms of a sum.
     pub length: usize,
-    /// Sums that lie side by side.
+    /// The length of the inner axis.
     pub inner: usize,
 }
 
 impl Blocks {
-    /// A shape with the axes summed over in one piece, where they are one.
+    /// The blocks of a sum over `axes` of a tensor of `shape`, if these axes are adjacent.
     pub fn new(shape: &[usize], axes: &[usize]) -> Option<Self> {
-        // Axes of length 1 may count as summed over or not.
+        // It does not matter whether an axis of length 1 is summed.
         let summed: Vec<usize> = axes.iter().copied().filter(|&i| shape[i] != 1).collect();
         let (first, last) = (*summed.first()?, *summed.last()?);
         let kept = (first..=last).any(|i| shape[i] != 1 && !summed.contains(&i));
@@ -141,7 +141,7 @@ impl Blocks {
         (!kept).then_some(blocks)
     }
 
-    /// The number of values that lie together.
+    /// The number of values in a block.
     pub fn size(&self) -> usize {
         self.length * self.inner
     }
@@ -152,38 +152,38 @@ impl Blocks {
 pub struct Output {
     /// The values.
     pub source: Source,
-    /// What becomes of them.
+    /// The form in which they are written.
     pub form: Form,
 }
 
-/// Elementwise operations on `len` values, and their results.
+/// A chain of elementwise operations on `len` values, with its results.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Map {
     /// The number of values.
     pub len: usize,
-    /// How each operand is repeated to `len` values.
+    /// How each operand is broadcast to `len` values.
     pub views: Vec<Vec<Axis>>,
-    /// The operands that are truth values.
+    /// The boolean operands.
     pub truths: Vec<usize>,
-    /// Numbers that operations use.
+    /// The constants.
     pub constants: Vec<f32>,
-    /// The operations.
+    /// The operations, in order.
     pub steps: Vec<Step>,
-    /// The results. The blocks of all sums have the same size, which is that of rows.
+    /// The results. The blocks of all sums have the same size, the length of a row.
     pub outputs: Vec<Output>,
 }
 
 /// An operand of a [`Map`].
 #[derive(Clone, Copy, Debug)]
 pub enum Operand<'a> {
-    /// Numbers.
+    /// float32 values.
     Floats(&'a [f32]),
-    /// Truth values.
+    /// Booleans.
     Bools(&'a [bool]),
 }
 
 impl Output {
-    /// The number of elements, of a map of `len` values.
+    /// The number of elements of the output in a map of `len` values.
     fn len(&self, len: usize) -> usize {
         match self.form {
             Form::Whole => len,
@@ -192,7 +192,7 @@ impl Output {
         }
     }
 
-    /// The number of values that go into one or more whole elements.
+    /// The smallest number of consecutive values that make up whole elements.
     fn block(&self) -> usize {
         match self.form {
             Form::Whole => 1,
@@ -203,7 +203,7 @@ impl Output {
 }
 
 impl Map {
-    /// The length of rows, where anything is made of sums over them.
+    /// The length of rows, if any step or output uses sums over rows.
     fn row(&self) -> Option<usize> {
         let is_row = |output: &Output| matches!(output.form, Form::Row { .. });
         let sources = self.steps.iter().flat_map(|step| step.arguments);
@@ -212,13 +212,13 @@ impl Map {
         (has_rows || self.outputs.iter().any(is_row)).then(|| self.block())
     }
 
-    /// Whether the elements of an operand are the values in order.
+    /// Whether the elements of an operand are the values in order, without broadcasting.
     fn is_as_it_lies(&self, operand: usize) -> bool {
         matches!(self.views[operand][..], [Axis { stride: 1, .. }])
             && !self.truths.contains(&operand)
     }
 
-    /// The values that no two threads may share.
+    /// The number of consecutive values that one thread must process.
     fn block(&self) -> usize {
         self.outputs.iter().map(Output::block).max().unwrap_or(1).max(1)
     }
@@ -250,7 +250,7 @@ impl Prepared {
     /// Computes the results from the operands.
     ///
     /// # Panics
-    /// When a slice has another length than the views and outputs say, or a step refers to a later one.
+    /// When the length of a slice does not match the views and outputs, or a step refers to a later one.
     pub fn run(&self, operands: &[Operand], results: &mut [&mut [f32]], parallel: &ParallelFor) {
         let Prepared { map, program } = self;
         assert_eq!(results.len(), map.outputs.len(), "results");
@@ -351,7 +351,7 @@ mod tests {
         check(Sub, &both, &|i| x[i] - y[i]);
     }
 
-    /// To two units in the last place where results are normal numbers.
+    /// The error is at most two units in the last place for normal results.
     #[test]
     fn exponentials_of_all_magnitudes() {
         let mut x: Vec<f32> = (0..4000).map(|i| (i - 2000) as f32 * 0.0531).collect();
@@ -378,7 +378,7 @@ mod tests {
         }
     }
 
-    /// `x·c + 2` with `x` `[n, channels, size]` and `c` `[channels, 1]`, whole and summed.
+    /// `x·c + 2` with `x` `[n, channels, size]` and `c` `[channels, 1]`, all values and their sums.
     fn scaled([n, channels, size]: [usize; 3], sums: Blocks) -> Map {
         let len = n * channels * size;
         let form = Form::Sum { blocks: sums, scale: 0.5 };
@@ -426,7 +426,7 @@ mod tests {
         }
     }
 
-    /// `x·c / Σx` over rows, the sums, and three times those.
+    /// `x·c / Σx` over rows, the sums, and three times the sums.
     #[test]
     fn what_is_made_of_sums_over_rows() {
         let (op, step) = (|op, arguments| Step { op, arguments }, Source::Step);

@@ -1,4 +1,4 @@
-//! Running a program on a range of the values.
+//! Runs a program on a range of the values.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use pulp::{Simd, WithSimd};
 use super::program::{Argument, Instruction, Place, Program, Sum};
 use super::{Axis, Blocks, Elementwise, Form, Map, Operand, PIECE};
 
-/// A piece of values. Vectors of it never lie in two lines of the cache.
+/// A piece of values, aligned so that no vector crosses a cache line.
 #[derive(Clone)]
 #[repr(align(64))]
 struct Register([f32; PIECE]);
@@ -18,15 +18,15 @@ impl Default for Register {
     }
 }
 
-/// Memory of a thread, kept from one task to the next.
+/// The buffers of a thread, kept from one task to the next.
 #[derive(Default)]
 pub(super) struct Scratch {
     registers: Vec<Box<Register>>,
-    /// What goes into a register next.
+    /// The result of the current instruction, swapped with its register afterwards.
     next: Box<Register>,
-    /// For each register, the number that it holds at all places.
+    /// For each register, the constant that it holds, if it is constant.
     numbers: Vec<Option<f32>>,
-    /// For each output that is a sum: the sums.
+    /// For each output that is a sum, the sums.
     sums: Vec<Vec<f64>>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Task<'a, 'b> {
     pub program: &'a Program,
     pub operands: &'a [Operand<'a>],
     pub range: Range<usize>,
-    /// The part of each result that the range makes up.
+    /// The part of each result that belongs to the range.
     pub results: &'a mut [&'b mut [f32]],
     pub scratch: &'a mut Scratch,
 }
@@ -84,7 +84,7 @@ impl WithSimd for Task<'_, '_> {
     }
 }
 
-/// What instructions are executed on.
+/// The state that instructions operate on.
 struct State<'a, 'b, S> {
     simd: S,
     operands: &'a [Operand<'a>],
@@ -95,7 +95,7 @@ struct State<'a, 'b, S> {
 }
 
 impl<S: Simd> State<'_, '_, S> {
-    /// Executes an instruction on a piece, whose results are from place `at` on.
+    /// Executes an instruction on a piece whose results start at position `at`.
     #[inline(always)]
     fn execute(&mut self, instruction: &Instruction, piece: Range<usize>, at: usize) {
         let State { simd, operands, row, ref mut results, ref mut scratch } = *self;
@@ -171,7 +171,7 @@ impl<S: Simd> State<'_, '_, S> {
         }
     }
 
-    /// Makes the results of so many sums.
+    /// Writes the results of complete sums.
     fn finish(&mut self, form: Form, &Sum { result, sums, register }: &Sum, own: Range<usize>) {
         let Form::Sum { scale, .. } = form else { return };
         let sums = &self.scratch.sums[sums][own.clone()];
@@ -186,8 +186,8 @@ impl<S: Simd> State<'_, '_, S> {
     }
 }
 
-/// Writes the elements of an operand for the values from `start` on, or returns the one that all of
-/// them are.
+/// Writes the elements of an operand for the values from `start` on. If they are all the same element,
+/// returns it instead.
 #[inline(always)]
 fn spread(
     view: &[Axis],
@@ -223,11 +223,11 @@ fn spread(
     None
 }
 
-/// Adds values, the first of which is number `at` of its task, to their sums.
+/// Adds values to their sums. `at` is the index of the first value in the task.
 #[inline(always)]
 fn add_up<S: Simd>(simd: S, blocks: Blocks, at: usize, values: &[f32], sums: &mut [f64]) {
     let Blocks { length, inner, .. } = blocks;
-    // A row of `inner` sums after the other, or all terms of one sum.
+    // A run is one term of each of `inner` sums, or all terms of one sum.
     let run = if inner == 1 { length } else { inner };
     let (mut at, mut values) = (at, values);
     while !values.is_empty() {
@@ -264,7 +264,7 @@ fn total<S: Simd>(simd: S, values: &[f32]) -> f32 {
     simd.reduce_sum_f32s(sum) + tail.iter().sum::<f32>()
 }
 
-/// One operation on a piece. The loops are left to the compiler to make vectors of.
+/// Applies one operation to a piece. The compiler vectorises the loops.
 #[inline(always)]
 fn apply(op: Elementwise, [a, b, c]: [Piece; 3], out: &mut [f32]) {
     use Elementwise::*;
@@ -280,7 +280,7 @@ fn apply(op: Elementwise, [a, b, c]: [Piece; 3], out: &mut [f32]) {
         GreaterOrEqual => binary(a, b, out, |x, y| truth(x >= y)),
         Less => binary(a, b, out, |x, y| truth(x < y)),
         LessOrEqual => binary(a, b, out, |x, y| truth(x <= y)),
-        // NaN wins, as in ONNX Runtime.
+        // NaN propagates, as in ONNX Runtime.
         Max => binary(a, b, out, |x, y| if x > y || x.is_nan() { x } else { y }),
         Min => binary(a, b, out, |x, y| if x < y || x.is_nan() { x } else { y }),
         Mul => binary(a, b, out, |x, y| x * y),
@@ -299,9 +299,9 @@ fn apply(op: Elementwise, [a, b, c]: [Piece; 3], out: &mut [f32]) {
 /// The values of an argument for a piece.
 #[derive(Clone, Copy)]
 enum Piece<'a> {
-    /// One for each place.
+    /// One value per position.
     Each(&'a [f32]),
-    /// The same everywhere.
+    /// A constant.
     All(f32),
 }
 
@@ -337,15 +337,15 @@ fn select(a: Piece, b: Piece, c: Piece, out: &mut [f32]) {
     }
 }
 
-/// `eˣ` to two units in the last place: `2ᵏ·eʳ` with `|r| ≤ ln 2 / 2` and the polynomial of the Cephes
-/// library for `eʳ`. Made of what compilers make vectors of.
+/// `eˣ` with an error of at most two units in the last place: `2ᵏ·eʳ` with `|r| ≤ ln 2 / 2`, and the
+/// polynomial of the Cephes library for `eʳ`. Uses only operations that compilers vectorise.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    /// Adding it rounds to an integer, which is then in the low bits.
+    /// Adding this constant rounds to an integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts. Products of the first with integers up to 2⁸ are exact.
     const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
-    // Beyond these bounds the result is 0 or infinite, as it is at them.
+    // At and beyond these bounds the result is 0 or infinite.
     let x = x.clamp(-104.0, 89.0);
     let rounded = x * std::f32::consts::LOG2_E + ROUND;
     let k = rounded - ROUND;
@@ -355,7 +355,7 @@ fn exp(x: f32) -> f32 {
         p = p * r + c;
     }
     let y = p * r * r + r + 1.0;
-    // In two factors, since one alone may be out of range.
+    // Two factors, since 2ᵏ alone may be out of range.
     let k = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let low = k >> 1;
     let power = |k: i32| f32::from_bits((k.wrapping_add(127) as u32) << 23);
