@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 
 /// Element type of a tensor. Other ONNX types are widened to one of these at import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DType {
     /// 32-bit float.
     F32,
@@ -54,6 +55,7 @@ type Array<T> = ArcArray<T, IxDyn>;
 
 /// A dense tensor; cloning shares the data.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Tensor {
     /// 32-bit floats.
     F32(Array<f32>),

@@ -13,7 +13,7 @@ use crate::ops::Derivative;
 
 /// How an operator is lowered.
 #[derive(Clone, Copy)]
-pub(crate) enum Lowering {
+pub(super) enum Lowering {
     /// To one value.
     One(fn(&mut Call) -> Result<Value>),
     /// To several results, or to one that is not a value of the graph, such as a sequence.
@@ -34,7 +34,7 @@ pub struct Entry {
     pub derivative: Derivative,
     /// What it is lowered to, in words.
     pub note: &'static str,
-    pub(crate) lowering: Lowering,
+    pub(super) lowering: Lowering,
 }
 
 /// An operator with one result, differentiated through its lowering.
@@ -111,7 +111,7 @@ pub fn entries() -> impl Iterator<Item = &'static Entry> {
 }
 
 /// The entry of an operator; `None` if it is unknown.
-pub(crate) fn lookup(domain: &str, op: &str) -> Option<&'static Entry> {
+pub(super) fn lookup(domain: &str, op: &str) -> Option<&'static Entry> {
     INDEX.get(&(domain, op)).copied()
 }
 

@@ -140,6 +140,7 @@ impl Node {
 
 /// The value of an attribute.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Attribute {
     /// A float.
     Float(f32),
@@ -210,6 +211,7 @@ pub struct ValueInfo {
 
 /// A declared type.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Type {
     /// A tensor with its element type, and its dimensions if the rank is declared.
     Tensor(DataType, Option<Vec<Dim>>),
