@@ -1,22 +1,22 @@
-//! What the time of a score is made of: `cargo bench --bench parts -- [OPTION …] [MODEL …]`.
+//! Times the parts of a score: `cargo bench --bench parts -- [OPTION …] [MODEL …]`.
 //!
-//! Each model is scored `--runs` times from its file on, and the medians of these parts are printed
-//! as JSON, in seconds:
+//! Scores each model `--runs` times, starting from its file, and prints the medians of these parts as
+//! JSON, in seconds:
 //!
-//! - `import`: reading and importing the file, fitting the data to it;
-//! - `build`: everything between: differentiation, planning, emission, evaluation of the scores;
-//! - `session`: the engine makes the training graph ready to run, and drops it in the end;
-//! - `run`: the engine runs it over all samples;
-//! - `total`: all of these.
+//! - `import`: reading and importing the file, and fitting the data to the model;
+//! - `build`: differentiation, planning, emission, and evaluation of the scores;
+//! - `session`: the engine prepares the training graph, and drops it at the end;
+//! - `run`: the engine runs the graph over all samples;
+//! - `total`: the sum of these.
 //!
-//! All are times on the clock: what several sessions do side by side counts once, and a moment in which
-//! they do different things is shared out between these.
+//! All are wall-clock times. Concurrent sessions in the same part count once; if they are in different
+//! parts, the time is divided equally between these.
 //!
-//! `--again` has each run repeated at once, when memory and caches are warm, and adds `again`: what the
-//! repetitions take, which none of the other parts counts.
+//! `--again` repeats each run immediately, with warm caches, and adds `again`, the time of the
+//! repetitions. The other parts exclude it.
 //!
-//! `--forward` adds what a plain forward pass of all samples takes, the yardstick for a gradient. The
-//! peak memory is that of the process up to the end of the model's scores: name one model for its own.
+//! `--forward` adds the time of a plain forward pass of all samples, for comparison. The peak memory is
+//! that of the process up to the end of the model's scores, so name a single model to measure its own.
 
 #![allow(clippy::print_stdout)]
 
@@ -53,7 +53,7 @@ struct Arguments {
     #[arg(long, default_value = "fixtures/digits.npz")]
     data: String,
 
-    /// How many samples to draw; 0 for all, in the order of the file
+    /// Number of samples to draw; 0 for all, in the order of the file
     #[arg(long, default_value_t = 128)]
     samples: usize,
 
@@ -65,7 +65,7 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "gradalign-1,gradalign-2")]
     metric: Vec<String>,
 
-    /// How many times each model is scored
+    /// Number of times that each model is scored
     #[arg(long, default_value = "5")]
     runs: NonZeroUsize,
 
@@ -77,7 +77,7 @@ struct Arguments {
     #[arg(long, default_value = "auto")]
     device: Device,
 
-    /// Threads that score a model; 0 for one for each core
+    /// Number of threads; 0 for one per core
     #[arg(long, default_value_t = 0)]
     threads: usize,
 
@@ -85,16 +85,16 @@ struct Arguments {
     #[arg(long)]
     forward: bool,
 
-    /// Repeat each run at once, and time the repetitions as well
+    /// Repeat each run immediately, and time the repetitions
     #[arg(long)]
     again: bool,
 
-    /// What cargo adds
+    /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// The choice of statistics; each score's own where there is none.
+/// The statistics of batch normalisation; `None` for each score's default.
 #[derive(Clone, Copy)]
 struct BatchNorm(Option<BatchNormMode>);
 
@@ -108,20 +108,20 @@ fn batch_norm(mode: &str) -> std::result::Result<BatchNorm, String> {
     }))
 }
 
-// --- An engine that is timed
+// --- An engine that records its times
 
-/// What an engine does.
+/// An activity of an engine.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
-    /// It makes a session, or drops one.
+    /// Creating or dropping a session.
     Session,
-    /// It runs one.
+    /// Running a session.
     Run,
-    /// It repeats a run.
+    /// Repeating a run.
     Again,
 }
 
-/// A piece of work, from when to when.
+/// An activity with its start and end.
 #[derive(Clone, Copy)]
 struct Span {
     part: Part,
@@ -129,7 +129,7 @@ struct Span {
     end: Instant,
 }
 
-/// What an engine and its sessions did, shared between them.
+/// The recorded activities, shared by an engine and its sessions.
 #[derive(Clone, Default)]
 struct Stopwatch(Arc<Mutex<Vec<Span>>>);
 
@@ -142,13 +142,13 @@ impl Stopwatch {
         result
     }
 
-    /// What was measured since the last call.
+    /// Returns the activities recorded since the last call.
     fn take(&self) -> Vec<Span> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// The time on the clock that `part` has: each moment is shared out equally between what goes on in it.
+/// The wall-clock time of `part`. Time with several activities is divided equally between their parts.
 fn time_of(part: Part, spans: &[Span]) -> Duration {
     let mut moments: Vec<Instant> = spans.iter().flat_map(|span| [span.start, span.end]).collect();
     moments.sort();
@@ -196,7 +196,7 @@ impl Engine for TimedEngine {
 }
 
 struct TimedSession {
-    /// There until it is dropped, which is timed as well.
+    /// `None` only after dropping, which is timed.
     inner: Option<Box<dyn Session>>,
     stopwatch: Stopwatch,
     again: bool,
@@ -222,7 +222,7 @@ impl Drop for TimedSession {
 
 // --- Measurements
 
-/// Seconds of the parts of one scoring.
+/// The times of one scoring, in seconds.
 struct Parts {
     import: f64,
     build: f64,
@@ -256,13 +256,13 @@ fn time_score(
     Ok((Parts { import, build, session, run, again, total }, scored.scores))
 }
 
-/// `model` for all samples at once, its statistics those in the file.
+/// The forward graph of `model` for all samples at once, with the stored batch norm statistics.
 fn forward_graph(model: &Graph, samples: usize) -> Result<Graph> {
     let model = transform::batch_norm(model, BatchNormMode::Running)?.0;
     transform::vmap(&model.graph, samples, model.graph.inputs()).map(|batched| batched.graph)
 }
 
-/// Seconds of each of `runs` forward passes, after one that is not counted.
+/// The times of `runs` forward passes in seconds, after a warm-up run.
 fn time_forward(
     model: &Graph,
     batch: &Batch,
@@ -288,7 +288,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
 
-/// The row of a model.
+/// Measures a model and returns its row.
 fn measure(
     path: &Path,
     dataset: &Dataset,

@@ -3,8 +3,8 @@
     pip install -r scripts/requirements/torch.txt 'onnxruntime-gpu[cuda,cudnn]'
     python3 scripts/bench_gpu.py [--runs 3] [--resume] [--programs FOLDER] [NETWORK …]
 
-As scripts/bench_peers.py, for one CUDA device. Scores are held against those of PyTorch's loop over
-samples on the CPU: gradalign's may not differ by more than one in a thousand, PyTorch's are shown with
+Like scripts/bench_peers.py, for one CUDA device. Scores are compared with those of PyTorch's loop over
+samples on the CPU: gradalign's must agree to one in a thousand, PyTorch's are shown with
 their difference. `--programs` names a folder with `gradalign` and `parts`, for a machine without Rust.
 Results go to docs/performance.md and docs/performance.json.
 """
@@ -22,13 +22,13 @@ from bench.page import note, publish, seconds, table
 from bench_peers import Worker, differs, label, peer_command
 
 DEVICE = "cuda"
-# PyTorch's ways, with what is added to the command.
+# PyTorch's methods, with the options that each adds to the command.
 WAYS = {
     "vmap": ("vmap", []),
     "vmap-no-cudnn": ("vmap", ["--no-cudnn"]),
     "loop": ("loop", []),
 }
-# Both batch norms for these, the stored statistics for the others.
+# Networks measured with both batch-norm modes. The others use the stored statistics.
 BOTH = ("nasbench201-residual-32", "nasbench201-residual")
 
 
@@ -39,7 +39,7 @@ def off(found: dict, reference: dict) -> float:
 
 
 def peers(name: str, mode: str, data: Path, runs: int) -> tuple[dict, dict]:
-    """The scores of the loop on the CPU, and each of PyTorch's ways on the GPU."""
+    """The scores of the loop on the CPU, and the results of PyTorch's methods on the GPU."""
 
     def start(peer: str, *options: str) -> Worker:
         return Worker([*peer_command(peer, name, mode, data), *options])
@@ -101,7 +101,7 @@ def compare(programs: Programs, name: str, mode: str, runs: int) -> dict:
 
 
 def cell(row: dict, *columns: str) -> list[str]:
-    """The columns of a row, or why it has none."""
+    """The columns of a row, or the reason why there are none."""
     if "error" in row:
         return [row["error"].replace("|", "/"), *[""] * (len(columns) - 1)]
     values = {**row, **row.get("parts", {})}

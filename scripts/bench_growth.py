@@ -1,9 +1,9 @@
-"""How time and memory grow with samples, parameters and depth.
+"""Measures how time and memory grow with samples, parameters and depth.
 
     python3 scripts/bench_growth.py [--runs 3] [samples|width|depth …]
 
-Networks of NAS-Bench-201's kind, of which one size at a time is doubled. Each point is the median of
-runs of the whole command in processes of their own. Writes docs/performance.md and the pictures
+Doubles one size at a time of a network like those of NAS-Bench-201. Each point is the median of
+runs of the whole command in separate processes. Writes docs/performance.md and the pictures
 docs/growth-time.svg and docs/growth-memory.svg.
 """
 
@@ -31,7 +31,7 @@ SIZE = 32
 
 @dataclass(frozen=True)
 class Series:
-    """What grows, over which sizes, and the network and number of samples at one of them."""
+    """A quantity that grows, its sizes, and the network and number of samples for each size."""
 
     title: str
     sizes: tuple[int, ...]
@@ -62,7 +62,7 @@ SERIES = {
 
 
 def point(programs: Programs, name: str, size: int, runs: int) -> dict:
-    """Medians at one size."""
+    """The medians at one size."""
     series = SERIES[name]
     torch.manual_seed(0)
     model = MODELS / f"growth-{name}-{size}.onnx"
@@ -82,12 +82,12 @@ def point(programs: Programs, name: str, size: int, runs: int) -> dict:
 
 
 def exponent(points: list[dict], of: str, over: str) -> float:
-    """The slope of the straight line through the logarithms."""
+    """The slope of a line fitted to the logarithms."""
     return linear_regression([math.log(p[over]) for p in points], [math.log(p[of]) for p in points]).slope
 
 
 def exponents(name: str, points: list[dict]) -> list[list[str]]:
-    """A row for what is doubled, and for width and depth one for the parameters."""
+    """One row for the doubled quantity, and for width and depth another one for the parameters."""
     axes = {SERIES[name].title: "size"} | ({} if name == "samples" else {f"parameters, by {name}": "parameters"})
     rows = []
     for title, over in axes.items():

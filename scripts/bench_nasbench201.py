@@ -1,10 +1,10 @@
-"""How long a hundred networks of NAS-Bench-201 take in one `gradalign rank`.
+"""Times `gradalign rank` on a hundred networks of NAS-Bench-201.
 
     python3 scripts/bench_nasbench201.py [--networks 100] [--samples 32] [--seed 0]
 
-The networks are drawn from all 5⁶ of the space, in full size (16 channels, five cells a stage), and
-exported into target/bench/nasbench201, where they are kept. The time is of the whole command, as it is by
-default and one network at a time; the exports do not count, networks that cannot be scored do. Results go
+The networks are drawn from all 5⁶ of the space, at full size (16 channels, five cells per stage), and
+exported to target/bench/nasbench201, where they are kept. The time is that of the whole command, by
+default and one network at a time. It includes networks that cannot be scored, but not the exports. Results go
 to docs/performance.md.
 """
 
@@ -29,7 +29,7 @@ SIZE = 32
 
 
 def architecture(index: int) -> str:
-    """The architecture whose operations are the digits of `index` to base five, the last edge first."""
+    """The architecture whose operations are the base-5 digits of `index`, starting with the last edge."""
     nodes = []
     for sources in EDGES:
         edges = []
@@ -69,7 +69,7 @@ def rank(programs: Programs, models: list[Path], samples: int, jobs: int) -> dic
 
 
 def reason(row: dict) -> str | None:
-    """Why a network has no score, or only one of both."""
+    """The reason why a network lacks one or both scores."""
     if row["error"]:
         return f"no score: {row['error']['message']}"
     missing = [metric for metric, score in row["scores"].items() if score["value"] is None]

@@ -4,11 +4,11 @@
     python3 scripts/bench_peers.py [--runs 5] [--resume] [NETWORK …]     the comparison
     python3 scripts/bench_peers.py --all                                 and then the other benchmarks
 
-Each way computes both scores in a process of its own, in turns, so that what else the machine does is
-spread over all of them. PyTorch's processes stay and are warmed up; gradalign starts anew each time. No
-time counts whose scores differ from the loop's by more than one in a thousand: that is an error, and the
-exit status 1. Results go to docs/performance.md and docs/performance.json; with `--resume`, networks that
-target/bench/results has are not measured again.
+Each method computes both scores in a separate process. The methods take turns, so that other load on the
+machine is spread over all of them. PyTorch's processes stay and are warmed up; gradalign starts anew each
+time. A method whose scores differ from the loop's by more than one in a thousand has an error instead of a
+time, and the exit status is 1. Results go to docs/performance.md and docs/performance.json. With `--resume`,
+networks that are in target/bench/results are not measured again.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from bench.page import mebibytes, note, publish, seconds, table, times
 from bench.peers import PEERS
 
 TOLERANCE = 1e-3
-# A way that has taken this many seconds takes no further turns, so that the whole comes to an end.
+# A method that has taken this many seconds in total takes no further turns.
 PATIENCE = 30
 OURS = "gradalign"
 TITLES = {
@@ -52,7 +52,7 @@ def peer_command(peer: str, name: str, mode: str, data: Path) -> list[str]:
 
 
 class Worker:
-    """A process that computes the scores once for each line it is sent."""
+    """A process that computes the scores once for each line that it receives."""
 
     def __init__(self, command: list[str]) -> None:
         pipe = subprocess.PIPE
@@ -72,7 +72,7 @@ class Worker:
 
 
 def turn_of_gradalign(programs: Programs, model: Path, data: Path, mode: str) -> dict:
-    """The whole command, and another run for its parts."""
+    """Runs the whole command, and the benchmark of its parts."""
     finished, row = score(programs, model, data, "--bn", mode)
     if row["error"]:
         return {"error": row["error"]["message"]}
@@ -87,14 +87,14 @@ def turn_of_gradalign(programs: Programs, model: Path, data: Path, mode: str) ->
 
 
 def turn_of_script(command: list[str]) -> dict:
-    """A whole Python script that prints the scores."""
+    """Runs a whole Python script that prints the scores."""
     finished = run(command, cwd=SCRIPTS)
     printed = json.loads(finished.output)
     return printed | {"command": finished.seconds, "peak_memory": finished.peak_memory}
 
 
 def differs(found: dict, reference: dict) -> bool:
-    """Whether one of the scores is not the reference's."""
+    """Whether a score differs from the reference."""
 
     def far(a: float | None, b: float | None) -> bool:
         return (a is None) != (b is None) if a is None or b is None else abs(a - b) > TOLERANCE * abs(b)
@@ -108,7 +108,7 @@ def middle(turns: list[dict], key: str) -> float | None:
 
 
 def summary(turns: list[dict], reference: dict | None) -> dict:
-    """The medians of a way's turns, or why there are none."""
+    """The medians of a method's turns, or the reason why there are none."""
     failed = next((turn["error"] for turn in turns if "error" in turn), None)
     if failed:
         return {"error": failed}
@@ -124,7 +124,7 @@ def summary(turns: list[dict], reference: dict | None) -> dict:
 
 
 def compare(programs: Programs, name: str, mode: str, runs: int) -> dict:
-    """All ways to the scores of a network."""
+    """Measures all methods on a network."""
     network = NETWORKS[name]
     model = export(name, MODELS, programs.gradalign)
     data = data_file(DATA, network.size, network.samples)
@@ -259,7 +259,7 @@ def main() -> None:
         if not (asked.resume and path.exists()):
             result = compare(programs, name, mode, asked.runs)
             path.write_text(json.dumps(result, indent=1))
-    # Those of earlier calls as well, so that one network can be measured again.
+    # Include results of earlier runs, so that a single network can be measured again.
     files = [stored(name, mode) for name, network in NETWORKS.items() for mode in network.modes]
     results = [json.loads(path.read_text()) for path in files if path.exists()]
     publish("peers", {"environment": measured, "results": results}, render(results, measured))

@@ -3,8 +3,8 @@
     python scripts/check_grad_files.py [--binary target/release/gradalign] [--bn running] [MODEL …]
 
 For every model and for both forms (`--per-sample` and `--mean`) the graph is run by onnxruntime on
-four samples. The error of a gradient is ‖g − g_ref‖ / ‖g_ref‖ by parameter and sample, where a norm
-below 1e-6 of the largest parameter gradient counts as that much. Elements that are zero in exact
+four samples. The error of a gradient is ‖g − g_ref‖ / ‖g_ref‖ by parameter and sample. A norm
+below 1e-6 of the largest parameter gradient is replaced by that value. Elements that are zero in exact
 arithmetic are compared with the largest parameter gradient instead.
 """
 
@@ -32,7 +32,7 @@ FORMS = ("per-sample", "mean")
 
 @dataclass(frozen=True)
 class Outcome:
-    """Largest relative error of a gradient, of a loss, and of an element that ought to be zero."""
+    """The largest relative errors of gradients, losses, and elements that should be zero."""
 
     gradient: float
     loss: float
@@ -45,7 +45,7 @@ class Outcome:
 
 
 def run_graph(reference: Reference, arguments: list[str], form: str) -> dict[str, np.ndarray]:
-    """Lets the binary write the training graph, and onnxruntime run it."""
+    """Writes the training graph with the binary and runs it with onnxruntime."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "training.onnx"
         command = [*arguments, "-o", str(path), "--batch", str(SAMPLES), f"--{form}"]
@@ -78,7 +78,7 @@ def expected(reference: Reference, mode: str, form: str) -> tuple[np.ndarray, li
 
 
 def compare(reference: Reference, outputs: dict[str, np.ndarray], mode: str, form: str) -> Outcome:
-    """Holds all outputs of a training graph against PyTorch's values."""
+    """Compares all outputs of a training graph with PyTorch's values."""
     names = {f"grad.{b.initializer}" for b in reference.bindings}
     if unknown := {n for n in outputs if n.startswith("grad.")} - names:
         raise RuntimeError(f"gradients of what is no parameter: {sorted(unknown)[:3]}")
@@ -120,7 +120,7 @@ def main() -> None:
                 command = [str(options.binary), "grad", str(reference.path), "--bn", mode]
                 try:
                     outcome = compare(reference, run_graph(reference, command, form), mode, form)
-                except Exception as error:  # a model that fails costs its own rows only
+                except Exception as error:  # a model that fails must not affect the others
                     failed += 1
                     print(f"{label}failed: {error}", flush=True)
                     continue

@@ -1,10 +1,10 @@
-"""Compares gradients with those of onnx-ad, which differentiates ONNX graphs on its own.
+"""Compares gradients with those of onnx-ad, an independent tool that differentiates ONNX graphs.
 
     python check_onnx_ad.py [--binary ../target/release/gradalign] [MODEL …]        (in scripts/)
 
-Needs onnx-ad, onnx, onnxruntime and numpy. onnx-ad's adjoint model of the network has the parameters
-as inputs; its seed is the derivative of the cross-entropy by the network's output. Without arguments
-the models in `models/` are taken, with the first samples of the digits.
+Needs onnx-ad, onnx, onnxruntime and numpy. onnx-ad's adjoint model of the network has the parameters as
+inputs. Its seed is the derivative of the cross-entropy with respect to the network's output. Without
+arguments it takes the models in `models/`, with the first samples of the digits.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def ours(binary: Path, path: Path, images: np.ndarray, labels: np.ndarray) -> di
 
 
 def with_inputs(model: ModelProto, parameters: set[str]) -> ModelProto:
-    """The model at a batch of one, with its parameters as inputs."""
+    """The model at batch size 1, with its parameters as inputs."""
     graph = model.graph
     for i in reversed(range(len(graph.initializer))):
         tensor = graph.initializer[i]
@@ -67,7 +67,7 @@ def prediction(model: ModelProto) -> str:
 
 
 def seed(model: ModelProto, output: np.ndarray, label: int) -> np.ndarray:
-    """The derivative of the sample's cross-entropy by the output: probabilities or logits."""
+    """The derivative of the sample's cross-entropy with respect to the output, probabilities or logits."""
     hot = np.zeros_like(output)
     hot[..., label] = 1
     producers = {name: node for node in model.graph.node for name in node.output}
@@ -100,7 +100,7 @@ def check(binary: Path, path: Path, images: np.ndarray, labels: np.ndarray) -> f
         pairs = [(got[w][i].ravel().astype(float), adjoints[f"adj_{w}"].ravel().astype(float)) for w in weights]
         difference = sum(((a - b) ** 2).sum() for a, b in pairs)
         errors.append(np.sqrt(difference / sum((b**2).sum() for _, b in pairs)))
-    return float(np.max(errors))  # not a number if one of them is not
+    return float(np.max(errors))  # NaN if one of them is NaN
 
 
 def main() -> None:
@@ -114,7 +114,7 @@ def main() -> None:
     for path in options.models or sorted((ROOT / "models").glob("*.onnx")):
         try:
             error = check(options.binary, path, images, labels)
-        except Exception as error_:  # onnx-ad refuses some: the others are compared all the same
+        except Exception as error_:  # onnx-ad refuses some models; compare the others
             print(f"{path.name}: not compared: {type(error_).__name__}: {' '.join(str(error_).split())[:160]}")
             continue
         off += not error <= TOLERANCE

@@ -1,22 +1,23 @@
-"""Random PyTorch modules through both exporters, against PyTorch's float64 gradients, on both engines.
+"""Checks random PyTorch modules, by both exporters and on both engines, against PyTorch's float64 gradients.
 
     python3 scripts/check_random_modules.py [--count 500] [--first 0] [--binary target/release/gradalign] [-v]
 
-Seed by seed a network is drawn (randoms/modules.py), exported (exporter, its options, opset 11 to 23 and the
-batch axis change with the seed), and held against PyTorch:
+For each seed, a network is drawn (randoms/modules.py), exported (exporter, its options, opset 11 to 23 and the
+batch axis depend on the seed), and compared with PyTorch:
 
-- parameters: the numbers are the same;
+- the number of parameters;
 - `gradalign grad --per-sample`, run by onnxruntime: losses, and the Gram matrix ⟨g_i, g_j⟩ of the samples'
-  gradients, relative to ‖g_i‖·‖g_j‖. It depends neither on the names of parameters nor on their layout;
-- `gradalign score` on ONNX Runtime and on tract: GradAlign-I. A sign is sure where a relative change of all
-  parameters by 1e-6 does not turn it, and float32 has the number. The score must lie between the least and the greatest value that the
-  other signs allow, which is one value for most networks. A gradient that is zero in exact arithmetic is
-  sure to be zero: in float64 it is below 1e-13 of the largest, and the small change makes another number of it.
+  gradients, relative to ‖g_i‖·‖g_j‖, which does not depend on the names and layouts of parameters;
+- `gradalign score` on ONNX Runtime and on tract: GradAlign-I. A sign is certain if a relative change of all
+  parameters by 1e-6 does not change it, and the value is in the range of float32. The score must lie between
+  the smallest and the largest value that the other signs allow, which are equal for most networks. A gradient
+  that is zero in exact arithmetic is recognised: in float64 it is below 1e-13 of the largest one, and the
+  small change gives an unrelated number.
 
-A network that one of this does not hold for is `wrong`, unless gradalign warned that the file is another
-network than the module (`warned`), or refused it (`refused`), or the reason is known and stated below
-(`explained`). Networks whose gradients float64 does not have either are `skipped`. Every network that is not good is printed with all that is known of it. Exit status 1
-where any is wrong.
+A network that fails a check is `wrong`, unless gradalign warned that the file is another network than the
+module (`warned`), refused it (`refused`), or the reason is known and stated below (`explained`). Networks
+whose gradients are unstable even in float64 are `skipped`. Every network that is not good is printed with
+details. The exit status is 1 if any is wrong.
 """
 
 import argparse
@@ -47,14 +48,14 @@ from reference.paths import ROOT
 WORK = ROOT / "target" / "randoms"
 SAMPLES = 6
 TOLERANCE = 1e-4
-# What is smaller than this share of a sample's largest gradient is zero in exact arithmetic.
+# An element below this fraction of the sample's largest gradient element is zero in exact arithmetic.
 ZERO = 1e-13
 CHANGE = 1e-6
-# Float32 has no smaller numbers than this, or only some of their digits.
+# Smaller numbers are not normal numbers in float32.
 LEAST = 1e-36
-# A network whose gradients change by more than this with a change of CHANGE is beyond float32.
+# A network whose gradients change by more than this under a change of CHANGE is too unstable for float32.
 UNSTABLE = 1e-2
-# Why networks of some seeds are not good, with PyTorch 2.15: what float32 cannot tell.
+# Why the networks of some seeds are not good, with PyTorch 2.15: limits of float32.
 EQUAL_VALUES = "a sample whose values are all equal in front of a normalisation: the mean is rounded, the centred values are 0"
 SHRINK = "x − tanh(x) close to 0, as the file has it: the difference cancels"
 EXPLAINED = {
@@ -67,7 +68,7 @@ EXPLAINED = {
     396: "a mean over positions behind a group norm of channels whose mean is 0: not seen through the group norm's reshape",
     428: "the slope of a norm by the shift of an instance normalisation, which is a sum of centred values",
 }
-# Warnings that say that the file holds another network than the module.
+# Warnings that the file holds another network than the module.
 TELLS = re.compile(r"folded|merged|shared by|tied|equal|transpose", re.IGNORECASE)
 
 
@@ -113,7 +114,7 @@ def gradients(drawn: Drawn, body: torch.nn.Module, x: Tensor, target: Tensor) ->
 
 
 def bounds(signs: np.ndarray, sure: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """The least and the greatest GradAlign-I where the signs that are not sure may be anything."""
+    """The smallest and the largest GradAlign-I for arbitrary values of the uncertain signs."""
     low, high = [], []
     for label in np.unique(labels):
         rows = labels == label
@@ -129,7 +130,7 @@ def within(value: float, low: float, high: float) -> bool:
 
 
 def sure_signs(drawn: Drawn, body: torch.nn.Module, x: Tensor, target: Tensor, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The signs, 0 for what is zero, and which of them no small change turns."""
+    """The signs, with 0 for exact zeros, and a mask of those that no small change affects."""
     scale = np.abs(rows).max(1, keepdims=True)
     drawn_again = list(changed_gradients(drawn, body, x, target))
     small = np.abs(rows) <= ZERO * scale
@@ -141,7 +142,7 @@ def sure_signs(drawn: Drawn, body: torch.nn.Module, x: Tensor, target: Tensor, r
 
 
 def instability(drawn: Drawn, body: torch.nn.Module, x: Tensor, target: Tensor, rows: np.ndarray) -> float:
-    """The greatest change of a sample's gradient, relative to its norm, with a small change of all parameters."""
+    """The largest relative change of a sample's gradient under a small change of all parameters."""
     norms = np.maximum(np.linalg.norm(rows, axis=1), LEAST)
     return max(float((np.linalg.norm(again - rows, axis=1) / norms).max()) for again in changed_gradients(drawn, body, x, target))
 
@@ -158,7 +159,7 @@ def changed_gradients(drawn: Drawn, body: torch.nn.Module, x: Tensor, target: Te
 
 
 def export(drawn: Drawn, x: Tensor, path: Path, seed: int) -> str:
-    """Writes the file, in one of the ways that there are; says which."""
+    """Exports the network with options that depend on the seed. Returns a description of them."""
     exporter = ("TorchScript", "dynamo")[seed % 2]
     faithful = seed % 4 < 2
     fixed = (None, 1, None, SAMPLES)[seed // 4 % 4]
@@ -196,7 +197,7 @@ def scored(binary: Path, folder: Path, loss: str, engine: str) -> dict:
 
 
 def training_graph(binary: Path, folder: Path, loss: str) -> dict[str, np.ndarray] | str:
-    """What the training graph computes, or why there is none."""
+    """The outputs of the training graph, or the reason why there are none."""
     graph = folder / "training.onnx"
     done = call([binary, "grad", folder / "model.onnx", "-o", graph, "--batch", SAMPLES, "--per-sample", "--loss", loss])
     if done.returncode:
@@ -244,7 +245,7 @@ def check(seed: int, binary: Path) -> tuple[Outcome, str]:
     np.savez(folder / "data.npz", input=x.numpy(), labels=target.numpy())
     try:
         text += f"; {export(drawn, x, folder / 'model.onnx', seed)}"
-    except Exception as error:  # what an exporter cannot write costs its own row only
+    except Exception as error:  # an export that fails must not affect the others
         return Outcome("export", [" ".join(f"{type(error).__name__}: {error}".split())[:120]]), text
     why, told, refused = [], [], []
     live = sum(p.numel() for p, g in zip(body.parameters(), np.split(rows, np.cumsum([p.numel() for p in body.parameters()])[:-1], 1)) if g.any())
@@ -290,7 +291,7 @@ def main() -> None:
     for seed in range(options.first, options.first + options.count):
         try:
             outcome, text = check(seed, options.binary)
-        except Exception as error:  # one network must not cost the others their rows
+        except Exception as error:  # one network must not affect the others
             outcome, text = Outcome("wrong", [" ".join(f"{type(error).__name__}: {error}".split())[:300]]), ""
         found[outcome.verdict] += 1
         if options.verbose or outcome.verdict != "good":

@@ -1,12 +1,12 @@
-"""Writes the tests that the Python package onnx carries, for tests/conformance.rs.
+"""Writes the tests of the Python package onnx to files, for tests/conformance.rs.
 
     python scripts/dump_onnx_tests.py FOLDER
 
-Models of operator sets before 7 are converted to opset 13, as far as the package can do that.
+Models of operator sets before 7 are converted to opset 13 if the package can do that.
 
 Every test becomes FOLDER/KIND/NAME/ with model.onnx, and for each input and output input_0.pb,
-output_0.pb…: a TensorProto; a folder of them for a sequence; an empty file for what is left out;
-a file ending in .txt that says what else it is.
+output_0.pb…: a TensorProto; a folder of them for a sequence; an empty file for an omitted value;
+or a .txt file that names another kind of value.
 """
 
 import pathlib
@@ -23,7 +23,7 @@ warnings.filterwarnings("ignore")
 
 
 def write(value, path):
-    """One input or output; `path` has no extension yet."""
+    """Writes an input or output. `path` has no extension."""
     if isinstance(value, list):
         path.mkdir()
         for i, element in enumerate(value):
@@ -40,7 +40,7 @@ def write(value, path):
 
 
 def tensor(path, kind):
-    """A stored input or output of a test that the package keeps as files."""
+    """Reads an input or output of a test that the package stores as files."""
     data = path.read_bytes()
     if kind.HasField("sequence_type"):
         return numpy_helper.to_list(onnx.SequenceProto.FromString(data))
@@ -52,7 +52,7 @@ def stored_values(folder, prefix, infos):
 
 
 def modern(model):
-    """The model in an operator set that broadcasts."""
+    """The model in an operator set in which operators broadcast."""
     for target in (13, 8):
         try:
             if any(o.domain in ("", "ai.onnx") and o.version < 7 for o in model.opset_import):

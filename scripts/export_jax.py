@@ -1,6 +1,6 @@
 """Writes the JAX models, defined with Flax and converted by jax2onnx.
 
-Run in an environment of its own, made from `requirements/jax.txt`.
+Run it in a separate environment with `requirements/jax.txt`.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""Writes the Keras models: channels last, probabilities out, TensorFlow's graph converted by tf2onnx.
+"""Writes the Keras models: channels last, outputs are probabilities, converted by tf2onnx.
 
-Run in an environment of its own, made from `requirements/keras.txt`.
+Run it in a separate environment with `requirements/keras.txt`.
 
-At inference the converter folds what it can: a batch norm that Keras writes out as a product and
+At inference the converter folds constants: a batch norm that Keras writes as a product and
 a sum disappears, and so does a bias of zeros. The models here keep both in the file: batch norm
 calls TensorFlow's fused operation, which has an ONNX counterpart, and biases, scales and shifts
 start from random values.
@@ -33,7 +33,7 @@ from tf2onnx import optimizer  # noqa: E402
 
 INPUT = (16, 16, 1)
 
-# Passes that share equal initializers and fuse a batch norm into the convolution before it.
+# The passes that merge equal initializers and fold a batch norm into the convolution before it.
 for merging in ("merge_duplication", "remove_back_to_back"):
     optimizer._get_optimizers().pop(merging)
 

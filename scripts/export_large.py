@@ -1,9 +1,9 @@
-"""Larger networks of torchvision at initialisation, for measuring time and memory.
+"""Writes larger torchvision networks at initialisation, for measuring time and memory.
 
     python scripts/export_large.py FOLDER
 
 writes `resnet18-32.onnx`, `vgg11-32.onnx`, `vgg11-224.onnx` and `resnet50-224.onnx` (750 MB in all)
-with batch norm as it is and ten classes. Then, for example,
+with unfolded batch norm and ten classes. Then, for example,
 
     gradalign -v score FOLDER/vgg11-224.onnx --data synthetic --samples 128 --memory 4GiB
 

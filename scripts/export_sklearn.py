@@ -1,7 +1,7 @@
-"""Writes the scikit-learn model: a perceptron on flat images, probabilities and a label out.
+"""Writes the scikit-learn model: a perceptron on flat images, with probabilities and a label as outputs.
 
 `MLPClassifier` draws its weights at the first call of `partial_fit`; a learning rate of 1e-12
-leaves them where they were drawn.
+leaves them practically unchanged.
 """
 
 import onnx

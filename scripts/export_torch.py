@@ -1,4 +1,4 @@
-"""Writes the PyTorch models, by the TorchScript-based and by the dynamo-based exporter."""
+"""Writes the PyTorch models with the TorchScript-based and the dynamo-based exporter."""
 
 import warnings
 from pathlib import Path
@@ -20,10 +20,10 @@ TOLERANCE = 1e-5
 
 
 def export_legacy(module: nn.Module, example: Tensor, path: Path, opset: int, dynamic: bool) -> None:
-    """The TorchScript-based exporter, keeping every batch norm and every parameter as it is.
+    """Exports with the TorchScript-based exporter, keeping all batch norms and parameters.
 
     In inference mode this exporter stores equal tensors only once, so that all batch norms of a fresh
-    network would share their scales and shifts. It looks at the flag of the outermost module alone.
+    network would share their scales and shifts. Only the flag of the outermost module decides.
     """
     module.training = True
     torch.onnx.export(
@@ -42,7 +42,7 @@ def export_legacy(module: nn.Module, example: Tensor, path: Path, opset: int, dy
 
 
 def export_dynamo(module: nn.Module, example: Tensor, path: Path, opset: int, dynamic: bool) -> None:
-    """The dynamo-based exporter with constants folded, but neither batch norm nor equal tensors merged."""
+    """Exports with the dynamo-based exporter: constants are folded, batch norm is not, equal tensors are not merged."""
     program = torch.onnx.export(
         module,
         (example.expand(2, *example.shape[1:]) if dynamic else example,),
@@ -59,7 +59,7 @@ def export_dynamo(module: nn.Module, example: Tensor, path: Path, opset: int, dy
 
 
 def tidy(model: ir.Model) -> None:
-    """Folds shape arithmetic, drops what is unused and all source locations; parameters stay as they are."""
+    """Folds shape arithmetic, and removes unused parts and source locations. Parameters are kept."""
     parameters = set(model.graph.initializers.values())
 
     def should_fold(node: ir.Node) -> bool | None:
@@ -74,7 +74,7 @@ def tidy(model: ir.Model) -> None:
 
 
 def check(module: nn.Module, example: Tensor, path: Path) -> float:
-    """The largest difference between PyTorch's logits and those of the file under onnxruntime."""
+    """The largest difference between PyTorch's logits and those of the file in onnxruntime."""
     onnx.checker.check_model(onnx.load(path), full_check=True)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Puts the ONNX project's own tests, from the PyPI package onnx, into .onnx-tests/ of this project:
-# its tests of single operators (which the package computes), of small models, and the light models
-# of its zoo. Does nothing where they are already there.
+# Extracts the ONNX project's own tests from the PyPI package onnx to .onnx-tests/: tests of single
+# operators (which the package computes), of small models, and the light models of its zoo. Does
+# nothing if they are already there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

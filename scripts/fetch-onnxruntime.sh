@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts ONNX Runtime's shared library, from its PyPI wheel, into .onnxruntime/ of this project, where
-# gradalign looks for it. Does nothing where it is already there.
+# Extracts ONNX Runtime's shared library from its PyPI wheel to .onnxruntime/, where gradalign finds it.
+# Does nothing if it is already there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,4 +1,4 @@
-"""Writes `fixtures/broken`: files that a tool has to refuse with a clear reason."""
+"""Writes `fixtures/broken`: files that must be refused with a clear reason."""
 
 import numpy as np
 import onnx
@@ -28,7 +28,7 @@ def model(nodes: list[onnx.NodeProto], initializers: list[TensorProto], kind: in
 
 
 def unsupported_op() -> ModelProto:
-    """Valid, but with an operator of an unknown domain."""
+    """A valid model with an operator of an unknown domain."""
     nodes = [
         helper.make_node("Flatten", ["input"], ["flat"], "flatten"),
         helper.make_node("Entangle", ["flat"], ["mixed"], "mystery", domain="com.example", strength=2.0),
@@ -55,7 +55,7 @@ def quantised() -> ModelProto:
 
 
 def integer_only() -> ModelProto:
-    """A model of integers: nothing to differentiate."""
+    """A model of integers, which has no gradients."""
     weight = numpy_helper.from_array(RNG.integers(-3, 4, (256, 10)), "weight")
     nodes = [
         helper.make_node("Flatten", ["input"], ["flat"], "flatten"),
@@ -73,7 +73,7 @@ def linear(weight: TensorProto) -> ModelProto:
 
 
 def external(location: str) -> ModelProto:
-    """A model whose weight lies in another file."""
+    """A model whose weight is in an external file."""
     weight = tensor("weight", 256, 10)
     length = len(weight.raw_data)
     weight.ClearField("raw_data")
@@ -94,7 +94,7 @@ def no_parameters() -> ModelProto:
 
 
 def many_problems() -> ModelProto:
-    """Four nodes that cannot be imported, each for a reason of its own, three of them one after the other."""
+    """A model with four nodes that cannot be imported, for four reasons. Three of them form a chain."""
     nodes = [
         helper.make_node("RandomNormalLike", ["input"], ["noise"], "noise"),
         helper.make_node("Add", ["input", "noise"], ["noisy"], "add"),
@@ -143,7 +143,7 @@ def main() -> None:
         if not name.endswith("external"):
             onnx.checker.check_model(proto)
         (BROKEN / f"{name}.onnx").write_bytes(proto.SerializeToString())
-    (BROKEN.parent / "secret.bin").write_bytes(bytes(4 * 256 * 10))  # what escaping-external.onnx reaches for
+    (BROKEN.parent / "secret.bin").write_bytes(bytes(4 * 256 * 10))  # the file outside the folder that escaping-external.onnx refers to
 
 
 if __name__ == "__main__":

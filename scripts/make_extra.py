@@ -1,4 +1,4 @@
-"""Writes `fixtures/extra`: one small file for each peculiarity of ONNX files, and data for some."""
+"""Writes `fixtures/extra`: one small file for each special feature of ONNX files, with data for some."""
 
 import warnings
 from pathlib import Path
@@ -28,7 +28,7 @@ def legacy(name: str, module: nn.Module, *example: Tensor, opset: int = 17, **op
 
 
 def unmerged(name: str, module: nn.Module, *example: Tensor, **options) -> Path:
-    """Every parameter and every batch norm as the module has it (see `export_torch.py`)."""
+    """Exports without merging parameters or folding batch norm (see `export_torch.py`)."""
     module.eval()
     module.training = True
     return legacy(name, module, *example, training=PRESERVE, do_constant_folding=False, **options)
@@ -39,7 +39,7 @@ def labels(rng: np.random.Generator) -> np.ndarray:
 
 
 def text_data(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Token ids of which about half come from a range of the class; padding (0) at the end."""
+    """Token ids, about half of them from a range that depends on the class, with padding (0) at the end."""
     classes = labels(rng)
     ids = rng.integers(4, 60, (SAMPLES, 12))
     own = rng.integers(4, 18, (SAMPLES, 12)) + 14 * classes[:, None]
@@ -57,7 +57,7 @@ def noise_data(shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, np
 
 
 def write_own_data() -> None:
-    """A transformer on token ids, a 1-D and a 3-D network, with data of their own."""
+    """Writes a transformer on token ids, a 1-D and a 3-D network, each with its own data."""
     rng = np.random.default_rng(11)
     data = {
         "text-encoder": text_data(rng),
@@ -110,7 +110,7 @@ Head (a, b, weight, bias) => (logits) {
 
 
 def write_functions() -> None:
-    """The tiny network by nested local functions with attributes, some of them defaults."""
+    """Writes the tiny network as nested local functions with attributes, some with default values."""
     model = onnx.parser.parse_model(FUNCTIONS)
     for name, tensor in extra.tiny().state_dict().items():
         if tensor.is_floating_point():
@@ -131,7 +131,7 @@ class Encoder(nn.Module):
 
 
 def write_dynamo_default() -> None:
-    """What the dynamo-based exporter does unasked: it shares equal tensors and folds batch norm."""
+    """Writes a file with the dynamo-based exporter's defaults: it merges equal tensors and folds batch norm."""
     for name, module in (("dynamo-shared", extra.seeded(Encoder)), ("dynamo-folded-bn", extra.tiny())):
         options = {"dynamo": True, "opset_version": 18, "external_data": False, "verbose": False}
         program = torch.onnx.export(module.eval(), (IMAGE,), **options)
@@ -153,7 +153,7 @@ def write_opsets() -> None:
 
 
 def check() -> None:
-    """All files are valid, and onnxruntime opens them."""
+    """Checks that all files are valid and that onnxruntime opens them."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     for path in sorted(EXTRA.glob("*.onnx")):

@@ -1,10 +1,10 @@
-"""Writes `fixtures/folded`: one small network with its batch norms folded away by the tools that do so, and
-the same network as they write it when told not to.
+"""Writes `fixtures/folded`: one small network with batch norms folded by each tool that does so, and
+the same network written by the same tools without folding.
 
-Run in an environment made from `requirements/folded.txt`.
+Run it in an environment with `requirements/folded.txt`.
 
-`folded-TOOL.onnx` must be warned of, `kept-TOOL.onnx` must not. What PyTorch attaches to nodes is left in,
-but for stack traces, which hold the paths of this machine.
+There must be a warning for `folded-TOOL.onnx` and none for `kept-TOOL.onnx`. PyTorch's metadata is kept,
+except for stack traces, which contain local paths.
 """
 
 import tempfile

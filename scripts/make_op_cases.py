@@ -1,4 +1,4 @@
-"""Writes tests/data/op_cases.json: small ONNX models, inputs, and what ONNX Runtime makes of them.
+"""Writes tests/data/op_cases.json: small ONNX models, inputs, and the results of ONNX Runtime.
 
     python scripts/make_op_cases.py
 
@@ -442,7 +442,7 @@ def resizes():
 
 
 def fused():
-    """What ONNX Runtime's optimiser writes."""
+    """The operators that ONNX Runtime's optimiser writes."""
     ms = {"domain": "com.microsoft"}
     x = rand(1, 4, 6)
     w, b = known(rand(6, 18)), known(rand(18))
@@ -497,7 +497,7 @@ def recurrences():
 
 
 def loops():
-    """Control flow: bodies that read what is outside of them, and a weight shared by all turns."""
+    """Control flow: bodies that read outer values, and a weight shared by all iterations."""
     node = helper.make_node
     value = helper.make_tensor_value_info
     any_float = helper.make_empty_tensor_value_info

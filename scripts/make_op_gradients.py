@@ -36,9 +36,9 @@ def array(t):
 
 
 def case(op, f, *operands, opset=23, domain="", outputs=1, unused=0, name="", **attributes):
-    """One node and the function that it is. An operand is a float64 tensor (an input), an array
-    (an initializer) or None; `f` takes the tensors and returns the results, of which there are
-    `outputs`, the last `unused` of them left out."""
+    """A node and the function that it computes. An operand is a float64 tensor (an input), an array
+    (an initializer) or None. `f` takes the tensors and returns the results. The node has
+    `outputs` results, of which the last `unused` are omitted."""
     names, tensors, stored = [], {}, []
     for i, operand in enumerate(operands):
         if operand is None:
@@ -79,13 +79,13 @@ def case(op, f, *operands, opset=23, domain="", outputs=1, unused=0, name="", **
 
 
 def blocks(w, order, size):
-    """The gates of `w` along its first axis in another order."""
+    """Reorders the gates of `w` along its first axis."""
     return torch.cat([w[i * size:(i + 1) * size] for i in order])
 
 
 def recurrent():
     steps, batch, inputs, hidden = 4, 2, 3, 2
-    # PyTorch has i f g o and r z n, ONNX i o f c and z r h.
+    # The order of the gates is i f g o and r z n in PyTorch, i o f c and z r h in ONNX.
     layers = {
         "LSTM": (torch.nn.LSTM, 4, [0, 2, 3, 1]),
         "GRU": (torch.nn.GRU, 3, [1, 0, 2]),
@@ -139,7 +139,7 @@ def recurrent():
          opset=22, hidden_size=hidden, direction="reverse", clip=0.5, name="peepholes and clip")
 
     def gru(x, w, r, b):
-        """A GRU whose reset gate stands before the product, over sequences of lengths 4 and 2."""
+        """A GRU whose reset gate is applied before the product, over sequences of lengths 4 and 2."""
         h = torch.zeros(batch, hidden, dtype=torch.float64)
         wb, rb = b[0].split(3 * hidden)
         ys = []

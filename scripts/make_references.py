@@ -1,4 +1,4 @@
-"""Writes `fixtures/references/<model>.json`: what PyTorch computes in float64 for every model.
+"""Writes `fixtures/references/<model>.json`: PyTorch's results in float64 for every model.
 
     python scripts/make_references.py [MODEL …]
 
@@ -36,7 +36,7 @@ AGREEMENT = 2e-5
 
 
 def rounded(value: Any) -> Any:
-    """Floats to nine significant digits, all the way down."""
+    """Rounds all floats to nine significant digits, recursively."""
     match value:
         case float():
             return float(f"{value:.{DIGITS}g}")
@@ -79,13 +79,13 @@ def mode_reference(reference: Reference, mode: BatchNormMode) -> dict[str, Any]:
 
 
 def trains_batch_norm(path: Path) -> bool:
-    """Whether batch norm in the file uses the statistics of what it is given."""
+    """Whether batch norm in the file uses the statistics of its input."""
     nodes = onnx.load(path).graph.node
     return any(a.name == "training_mode" and a.i for node in nodes for a in node.attribute)
 
 
 def check_forward(reference: Reference) -> None:
-    """The file under onnxruntime gives the class probabilities that the module gives."""
+    """Checks that the file gives the module's class probabilities in onnxruntime."""
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = ort.InferenceSession(reference.path, options, providers=["CPUExecutionProvider"])

@@ -24,7 +24,7 @@ MODELS = (
 
 
 def scores(reference: Reference) -> dict[str, dict[str, Score]]:
-    """Every score in every mode; without batch norm the modes are one, called `running`."""
+    """All scores in all batch-norm modes. Without batch norm there is one mode, `running`."""
     coupled = has_batch_norm(reference.module)
     values: dict[str, dict[str, Score]] = {}
     for name, (score, modes) in BY_MODE.items():

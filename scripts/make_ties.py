@@ -1,8 +1,8 @@
-"""Writes `fixtures/ties`: fresh networks whose parameters are not the tensors of their files.
+"""Writes `fixtures/ties`: fresh networks whose parameters differ from the tensors in their files.
 
 Each network is exported by PyTorch's TorchScript exporter, and by its dynamo exporter with and without
 `optimize`; `ties.json` has the number of parameters that PyTorch counts, and the scores of its gradients in
-float64, one sample at a time. Only what exporters say of parameters is kept of the files' metadata.
+float64, one sample at a time. The files keep only the metadata about parameters.
 """
 
 import copy
@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 
 class Copied(nn.Module):
-    """Three blocks that begin as copies, as those of `nn.TransformerEncoder` do, and layers that begin at zero."""
+    """Three blocks initialised as copies, like those of `nn.TransformerEncoder`, and layers initialised to zero."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Copied(nn.Module):
 
 
 class Language(nn.Module):
-    """An embedding that is the matrix of the head, too."""
+    """A network whose output head is tied to its embedding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Language(nn.Module):
 
 
 class Transposed(nn.Module):
-    """A layer whose matrix, transposed in the code of the network, is that of the next one."""
+    """A layer whose matrix, transposed in the source code, is that of the next layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Transposed(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer from a state of zeros, whose first step an exporter computes: a copy of the bias."""
+    """A recurrent layer with an initial state of zeros. Exporters fold its first step to a copy of the bias."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Recurrent(nn.Module):
 
 
 class Buffered(nn.Module):
-    """A table and numbers that are no parameters, and a parameter with one element."""
+    """A network with a table and numbers that are not parameters, and a parameter with one element."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Buffered(nn.Module):
 
 
 def plain(path: Path) -> None:
-    """Takes off the file what says nothing of parameters."""
+    """Removes all metadata that does not concern parameters."""
     model = onnx.load(path)
     for thing in [model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer, *model.graph.value_info]:
         thing.doc_string = ""
@@ -165,7 +165,7 @@ def main() -> None:
         data = FOLDER / f"{name}.npz"
         np.savez(data, x=x.numpy(), labels=labels)
         matrix = gradients(module, x, labels)
-        # Nothing in a file of the TorchScript exporter tells a buffer from a parameter.
+        # In a file of the TorchScript exporter, nothing distinguishes a buffer from a parameter.
         exporters = ["torchscript", "dynamo", "dynamo-plain"][name == "buffered" :]
         for exporter in exporters:
             references.append({

@@ -1,15 +1,15 @@
-"""How well training-free scores order networks of NAS-Bench-201: Kendall's tau with their accuracies.
+"""Measures how well training-free scores rank networks of NAS-Bench-201: Kendall's tau with their accuracies.
 
     python3 scripts/tau_nasbench201.py --truth TRUTH.csv --data IMAGES.npz [--column accuracy]
                                        [--networks 300] [--samples 128] [--seed 0] [--svg FILE]
 
-The networks are drawn from all 5⁶ of the space, in full size (16 channels, five cells a stage), at
-PyTorch's default initialisation, and exported into target/bench/nasbench201, where they are kept.
-TRUTH.csv is a table that you have, with the columns `arch` (the space's own notation) and an accuracy;
-IMAGES.npz holds labelled images of the data set. `gradalign rank` scores all networks.
+The networks are drawn from all 5⁶ of the space, at full size (16 channels, five cells per stage), with
+PyTorch's default initialisation, and exported to target/bench/nasbench201, where they are kept.
+You provide TRUTH.csv, a table with the columns `arch` (in the notation of the space) and an accuracy, and
+IMAGES.npz, with labelled images of the data set. `gradalign rank` scores all networks.
 
-Printed is a Markdown table: Kendall's tau-b with a 95 % interval from 2,000 bootstrap samples of the
-networks, and the accuracy of the network that the score puts first. A network without a score counts
+Prints a Markdown table: Kendall's tau-b with a 95 % interval from 2,000 bootstrap samples of the
+networks, and the accuracy of the network that the score ranks first. A network without a score counts
 as last. `--svg` draws accuracy against the first score.
 """
 
@@ -29,7 +29,7 @@ from bench_nasbench201 import SPACE, architecture, export
 
 METRICS = ("gradalign-1", "gradalign-2", "naswot", "params")
 RESAMPLES = 2000
-# Below every score.
+# Lower than every score.
 LAST = -1e300
 
 

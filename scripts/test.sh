@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Every check of the project, on a machine with Rust, a C compiler and Python 3 with pip. What is
-# missing is installed: ONNX Runtime into .onnxruntime/, the ONNX project's tests into .onnx-tests/,
-# OpenBLAS by apt-get where that is possible.
+# Runs all checks of the project. Needs Rust, a C compiler and Python 3 with pip. Installs missing parts:
+# ONNX Runtime to .onnxruntime/, the ONNX project's tests to .onnx-tests/, OpenBLAS with apt-get if
+# possible.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +13,7 @@ as_root() {
 
 step "ONNX Runtime"
 scripts/fetch-onnxruntime.sh
-# The tests run on both engines: one that is missing is a failure, not a test left out.
+# The tests run on both engines. A missing engine is a failure, not a skipped test.
 export GRADALIGN_REQUIRE_ORT=1
 unset ORT_DYLIB_PATH
 
@@ -37,7 +37,7 @@ step "formatting and lints"
 cargo fmt --check
 cargo clippy --locked --all-targets "${lapack[@]}" -- -D warnings
 
-# One build serves all tests: with the feature, the tests of linear algebra run both back-ends.
+# One build runs all tests: with the feature, the tests of linear algebra use both back-ends.
 step "tests"
 if command -v cargo-nextest >/dev/null; then
     cargo nextest run --locked --no-fail-fast "${lapack[@]}"

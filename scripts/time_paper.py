@@ -1,9 +1,9 @@
-"""What `--metric paper` costs against the scores one by one, in seconds a model.
+"""Compares the time of `--metric paper` with that of the scores one by one, in seconds per model.
 
     cargo build --release && python3 scripts/time_paper.py [MODEL …] [-- OPTION …]
 
 Each time is the median of five runs, as gradalign reports it: import, differentiation, sessions and
-runs, without the start of the process. What follows `--` goes to gradalign.
+runs, without the start of the process. Arguments after `--` are passed to gradalign.
 """
 
 import json
@@ -20,7 +20,7 @@ SCORES = [
     *("gradalign-1", "gradalign-2", "gradsign", "naswot", "te-nas", "zen"),
     *("grad-norm", "snip", "grasp", "synflow", "fisher", "jacob-cov"),
 ]
-# What shares least: passes over the whole batch for each row of a kernel, and second derivatives.
+# These share the least with others: a pass over the batch for each row of a kernel, and second derivatives.
 COSTLY = {"te-nas", "grasp"}
 RUNS = 5
 
@@ -28,7 +28,7 @@ RUNS = 5
 def seconds(models: list[str], metric: str, options: list[str]) -> list[float]:
     """The seconds that each model took."""
     command = [BINARY, "score", *models, "--metric", metric, "--format", "json", "--quiet", *DATA, *options]
-    # Exit code 1: a score that a model does not have, which is timed like any other.
+    # Exit code 1: a model lacks a score. It is timed like any other.
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=False)
     if result.returncode not in (0, 1):
         raise SystemExit(result.returncode)
@@ -45,7 +45,7 @@ def main() -> None:
     models, options = arguments[:split] or MODELS, arguments[split + 1 :]
     sets = {"all": SCORES, "all but te-nas and grasp": [score for score in SCORES if score not in COSTLY]}
     asked = [*SCORES, *(",".join(scores) for scores in sets.values())]
-    # In turns, so that what else the machine does is spread over all of them.
+    # Alternate, so that other load on the machine is spread over all of them.
     runs = {metrics: [] for metrics in asked}
     for _ in range(RUNS):
         for metrics in asked:

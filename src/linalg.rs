@@ -1,4 +1,4 @@
-//! The two results of dense linear algebra that scores need, for symmetric matrices in float64.
+//! Dense linear algebra in float64: log-determinant, symmetric eigenvalues and orthonormal columns.
 //!
 //! [`log_det_spd`] and [`eigvals_symmetric`] are computed by faer, in pure Rust. With the feature
 //! `lapack` the system's LAPACK computes them instead, through ndarray-linalg. Both read the lower
@@ -19,33 +19,33 @@ pub const BACKEND: &str = backend::NAME;
 /// The logarithm of the determinant of a symmetric positive semi-definite matrix, such as a Gram
 /// matrix; −∞ if it is singular. The determinant of the matrix without rows is 1.
 ///
-/// The matrix A is scaled to the unit-diagonal C = D^(−½) A D^(−½), D = diag(A), so that rows of any
-/// size count alike, and log det A = Σ log λ_i(C) + Σ log a_ii.
+/// The matrix A is scaled to a unit diagonal, C = D^(−½) A D^(−½) with D = diag(A), so that the scale of
+/// the rows does not matter. Then log det A = Σ log λ_i(C) + Σ log a_ii.
 ///
-/// Whether it is singular is decided by the least eigenvalue of C. Where rows are dependent, that
-/// eigenvalue is zero in exact arithmetic and in floating point a few rounding errors, of either
-/// sign; so it counts as zero up to 8 n ε λ_max. (The pivots of a Cholesky factorisation would not
-/// do: by a dependence with large coefficients they come out a thousand times larger, and so would
-/// the logarithm of pure noise.) Rows of signs of 10⁸ parameters that differ in only one of them
-/// are told apart with room to spare.
+/// The smallest eigenvalue of C decides whether the matrix is singular. If rows are linearly dependent, it
+/// is zero in exact arithmetic, and a few rounding errors of either sign in floating point. So values up to
+/// 8 n ε λ_max count as zero. (The pivots of a Cholesky factorisation are no substitute: if the dependence
+/// has large coefficients, they are a thousand times larger, and their logarithm is noise.) Two rows of
+/// 10⁸ signs that differ in a single sign are clearly told apart.
 ///
-/// Errs on a matrix that is not square, has an element that is not finite, or is indefinite beyond
-/// rounding.
+/// # Errors
+/// When the matrix is not square, has an element that is not finite, or is indefinite beyond rounding.
 pub fn log_det_spd(matrix: &ArrayView2<f64>) -> Result<f64> {
     log_det(matrix, backend::eigenvalues)
 }
 
-/// The eigenvalues of a symmetric matrix, ascending.
+/// The eigenvalues of a symmetric matrix in ascending order.
 ///
-/// Errs on a matrix that is not square or has an element that is not finite.
+/// # Errors
+/// When the matrix is not square or has an element that is not finite.
 pub fn eigvals_symmetric(matrix: &ArrayView2<f64>) -> Result<Vec<f64>> {
     check(matrix)?;
     if matrix.is_empty() { Ok(Vec::new()) } else { backend::eigenvalues(matrix) }
 }
 
-/// `Q` of the decomposition `A = Q·R` of a matrix with at least as many rows as columns: columns
-/// that are orthonormal and span the same space. The signs are those that make the diagonal of `R`
-/// positive, so that `Q` is uniformly distributed where `A` is Gaussian. Computed by faer.
+/// `Q` of the decomposition `A = Q·R` of a matrix with at least as many rows as columns. The columns of
+/// `Q` are orthonormal and span those of `A`. Their signs make the diagonal of `R` positive, so that `Q`
+/// is uniformly distributed if `A` is Gaussian. Computed by faer.
 pub fn orthonormal_columns(matrix: &ArrayView2<f64>) -> Result<Array2<f64>> {
     let (rows, columns) = matrix.dim();
     if rows < columns {
@@ -141,14 +141,14 @@ mod tests {
 
     type Eigenvalues = fn(&ArrayView2<f64>) -> Result<Vec<f64>>;
 
-    /// The back-ends that are compiled in: one by default, both with the feature `lapack`.
+    /// The back-ends compiled in: one by default, both with the feature `lapack`.
     const BACKENDS: &[(&str, Eigenvalues)] = &[
         (with_faer::NAME, with_faer::eigenvalues),
         #[cfg(feature = "lapack")]
         (with_lapack::NAME, with_lapack::eigenvalues),
     ];
 
-    /// Log-determinants by every back-end; all must agree that it is `expected`.
+    /// Checks the log-determinant by every back-end.
     #[track_caller]
     fn assert_log_det(matrix: &Array2<f64>, expected: f64, tolerance: f64) {
         for (name, eigenvalues) in BACKENDS {
@@ -214,7 +214,7 @@ mod tests {
             let d = Array1::from_shape_fn(n, |i| 10f64.powi((i % 17) as i32 - 8));
             let sized = Array2::from_shape_fn((n, n), |(i, j)| d[i] * gram[[i, j]] * d[j]);
             assert_log_det(&sized, log_det + 2.0 * d.mapv(f64::ln).sum(), 1e-7);
-            // The logarithm of a determinant is the sum of those of the eigenvalues.
+            // log det A = Σ log λ_i.
             for (name, eigenvalues) in BACKENDS {
                 let values = eigenvalues(&gram.view()).unwrap();
                 assert!(values.is_sorted(), "{name}");

@@ -1,14 +1,14 @@
 //! Ranks and rank correlation.
 //!
-//! Scores are optional: a missing one, or NaN, counts as lower than any other and as equal to
-//! other missing ones, so that a network without a score is ranked last and never dropped.
+//! Scores are optional. A missing score or NaN is lower than any other and equal to other missing scores,
+//! so that a network without a score is ranked last and never dropped.
 
 use std::cmp::Ordering;
 
 /// Kendall's tau-b of two lists of the same length, in O(n log n) (Knight's algorithm).
 ///
-/// Ties within a list are allowed for as in scipy's `kendalltau`. `None` where it is not defined:
-/// for lists of different lengths, fewer than two entries, or entries that are all equal.
+/// Ties are handled as in scipy's `kendalltau`. `None` if it is not defined: for lists of different
+/// lengths, with fewer than two entries, or with all entries equal.
 pub fn kendall_tau(x: &[Option<f64>], y: &[Option<f64>]) -> Option<f64> {
     if x.len() != y.len() {
         return None;
@@ -17,7 +17,7 @@ pub fn kendall_tau(x: &[Option<f64>], y: &[Option<f64>]) -> Option<f64> {
     pairs.sort_unstable();
     let tied_x = tied_pairs(pairs.chunk_by(|a, b| a.0 == b.0));
     let tied_both = tied_pairs(pairs.chunk_by(|a, b| a == b));
-    // Sorted by x, then y: every exchange that sorting by y still needs is a discordant pair.
+    // Sorted by x, then y: each exchange needed to sort by y is a discordant pair.
     let mut ys: Vec<usize> = pairs.iter().map(|pair| pair.1).collect();
     let discordant = sort_counting_exchanges(&mut ys);
     let tied_y = tied_pairs(ys.chunk_by(|a, b| a == b));
@@ -35,13 +35,13 @@ pub fn kendall_tau(x: &[Option<f64>], y: &[Option<f64>]) -> Option<f64> {
 }
 
 /// Spearman's rank correlation of two lists of the same length: Pearson's correlation of their
-/// average ranks. `None` where it is not defined, as for [`kendall_tau`].
+/// average ranks. `None` if it is not defined, as for [`kendall_tau`].
 pub fn spearman(x: &[Option<f64>], y: &[Option<f64>]) -> Option<f64> {
     if x.len() != y.len() || x.len() < 2 {
         return None;
     }
     let (x, y) = (average_ranks(x), average_ranks(y));
-    // The mean of 1…n, whatever the ties.
+    // Ties do not change the mean of the ranks.
     let mean = (x.len() as f64 + 1.0) / 2.0;
     let product = |a: &[f64], b: &[f64]| -> f64 {
         a.iter().zip(b).map(|(a, b)| (a - mean) * (b - mean)).sum()
@@ -50,8 +50,8 @@ pub fn spearman(x: &[Option<f64>], y: &[Option<f64>]) -> Option<f64> {
     (norm > 0.0).then(|| (product(&x, &y) / norm).clamp(-1.0, 1.0))
 }
 
-/// Ranks from the best (1) down, where higher is better; equal scores share the better rank, and
-/// the ranks behind them are left out (1, 2, 2, 4).
+/// Ranks from the best score (1) down, where higher is better. Equal scores share the better rank, and
+/// the following ranks are skipped (1, 2, 2, 4).
 pub fn ranks(scores: &[Option<f64>]) -> Vec<usize> {
     let mut ranks = vec![0; scores.len()];
     let mut better = 0;
@@ -64,7 +64,7 @@ pub fn ranks(scores: &[Option<f64>]) -> Vec<usize> {
     ranks
 }
 
-/// Ranks from the lowest (1) up; equal scores share the average of their ranks.
+/// Ranks from the lowest score (1) up. Equal scores share the average of their ranks.
 pub fn average_ranks(scores: &[Option<f64>]) -> Vec<f64> {
     let mut ranks = vec![0.0; scores.len()];
     let mut lower = 0;
@@ -78,14 +78,14 @@ pub fn average_ranks(scores: &[Option<f64>]) -> Vec<f64> {
     ranks
 }
 
-/// Orders scores from the lowest up; a missing score and NaN come first and are equal.
+/// Orders scores from the lowest up. Missing scores and NaN come first and are equal.
 pub fn compare(a: Option<f64>, b: Option<f64>) -> Ordering {
     let present = |score: Option<f64>| score.filter(|score| !score.is_nan());
-    // Only missing scores do not compare.
+    // `None` cannot occur: NaN was replaced.
     present(a).partial_cmp(&present(b)).unwrap_or(Ordering::Equal)
 }
 
-/// Indices of equal scores together, from the lowest up.
+/// The indices of the scores, grouped by equal scores, from the lowest up.
 fn groups(scores: &[Option<f64>]) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| compare(scores[a], scores[b]));
@@ -93,7 +93,7 @@ fn groups(scores: &[Option<f64>]) -> Vec<Vec<usize>> {
     order.chunk_by(equal).map(<[usize]>::to_vec).collect()
 }
 
-/// Ranks from the lowest (0) up, without gaps.
+/// Ranks from the lowest score (0) up, without gaps.
 fn dense_ranks(scores: &[Option<f64>]) -> Vec<usize> {
     let mut ranks = vec![0; scores.len()];
     for (rank, group) in groups(scores).iter().enumerate() {
@@ -104,12 +104,12 @@ fn dense_ranks(scores: &[Option<f64>]) -> Vec<usize> {
     ranks
 }
 
-/// The number of pairs inside the chunks.
+/// The number of pairs inside chunks of tied entries.
 fn tied_pairs<'a, T: 'a>(chunks: impl Iterator<Item = &'a [T]>) -> u64 {
     chunks.map(|chunk| chunk.len() as u64 * (chunk.len() as u64 - 1) / 2).sum()
 }
 
-/// Sorts by merging; returns how many pairs stood in the wrong order.
+/// Merge sort. Returns the number of pairs that were out of order.
 fn sort_counting_exchanges(values: &mut [usize]) -> u64 {
     if values.len() < 2 {
         return 0;

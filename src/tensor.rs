@@ -1,4 +1,4 @@
-//! Dense tensors: a dtype, a static shape and shared data in row-major order.
+//! Dense tensors with a dtype, a static shape, and shared row-major data.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 
 /// Element type of a tensor. Other ONNX types are widened to one of these at import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DType {
     /// 32-bit float.
     F32,
@@ -54,6 +55,7 @@ type Array<T> = ArcArray<T, IxDyn>;
 
 /// A dense tensor; cloning shares the data.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Tensor {
     /// 32-bit floats.
     F32(Array<f32>),
@@ -67,7 +69,7 @@ pub enum Tensor {
     Bool(Array<bool>),
 }
 
-/// Runs `$body` with `$a` bound to the typed array, whatever the dtype.
+/// Evaluates `$body` with `$a` bound to the typed array of any dtype.
 macro_rules! dispatch {
     ($tensor:expr, $a:ident => $body:expr) => {
         match $tensor {
@@ -81,7 +83,7 @@ macro_rules! dispatch {
 }
 pub(crate) use dispatch;
 
-/// Like [`dispatch`], wrapping the resulting array in the same dtype again.
+/// Like [`dispatch`], but wraps the resulting array in a tensor of the same dtype.
 macro_rules! map_same {
     ($tensor:expr, $a:ident => $body:expr) => {
         match $tensor {
@@ -246,7 +248,7 @@ impl Tensor {
         }
     }
 
-    /// The same data under another shape. Errs when the element counts differ.
+    /// The same data in another shape. Errs when the numbers of elements differ.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
         if self.shape() == shape {
             return Ok(self.clone());
@@ -260,15 +262,15 @@ impl Tensor {
         if self.len() == 1 { self.to_f64().first().copied() } else { None }
     }
 
-    /// The elements in row-major order as little-endian bytes, as ONNX stores them.
+    /// The elements in row-major order as little-endian bytes, the `raw_data` of ONNX.
     pub fn to_le_bytes(&self) -> Vec<u8> {
         let mut all = Vec::with_capacity(self.len() * self.dtype().size());
-        // A vector takes all that is written to it.
+        // Writing to a vector cannot fail.
         let _ = self.write_le_bytes(&mut all);
         all
     }
 
-    /// Writes what [`Tensor::to_le_bytes`] gives, in pieces.
+    /// Writes the bytes of [`Tensor::to_le_bytes`] in pieces.
     ///
     /// # Errors
     /// When `to` fails.

@@ -34,13 +34,12 @@ fn info(name: &str, dtype: DataType, dims: &str) -> ValueInfoProto {
             Ok(size) => dimension::Value::DimValue(size),
             Err(_) => dimension::Value::DimParam(dim.into()),
         }),
-        ..Dimension::default()
     });
     let shape = Some(TensorShapeProto { dim: dims.collect() });
     let tensor = type_proto::Tensor { elem_type: Some(dtype as i32), shape };
     let value = Some(type_proto::Value::TensorType(tensor));
-    let r#type = Some(TypeProto { value, ..TypeProto::default() });
-    ValueInfoProto { name: Some(name.into()), r#type, ..ValueInfoProto::default() }
+    let r#type = Some(TypeProto { value });
+    ValueInfoProto { name: Some(name.into()), r#type }
 }
 
 impl File {

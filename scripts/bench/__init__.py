@@ -1,1 +1,1 @@
-"""What the benchmarks share: networks, data, PyTorch's ways to per-sample gradients, measuring, writing."""
+"""Shared parts of the benchmarks: networks, data, PyTorch's methods for per-sample gradients, measuring, writing."""

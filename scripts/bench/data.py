@@ -9,7 +9,7 @@ CHANNELS = 3
 
 
 def smooth(rng: np.random.Generator, count: int, size: int, waves: int) -> np.ndarray:
-    """Random images `[count, channels, size, size]` of low frequencies, of unit variance on average."""
+    """Random low-frequency images `[count, channels, size, size]` with unit variance on average."""
     frequency = np.arange(waves)
     position = (np.arange(size) + 0.5) / size
     basis = np.cos(np.pi * frequency[:, None] * position)
@@ -22,7 +22,7 @@ def draw(size: int, samples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
     """Float32 images and int64 labels, sorted by class.
 
     Each image is a pattern of its class, a smooth image of its own, and a little noise: no two pixels
-    and no two activations are equal, so that no gradient hangs on how a tie is broken.
+    and no two activations are equal, so that no gradient depends on how ties are broken.
     """
     rng = np.random.default_rng(seed)
     labels = np.sort(np.arange(samples) % CLASSES).astype(np.int64)
@@ -33,7 +33,7 @@ def draw(size: int, samples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 
 
 def data_file(folder: Path, size: int, samples: int) -> Path:
-    """The `.npz` file of such images, for `gradalign --data`; written where it is missing."""
+    """The `.npz` file of such images for `gradalign --data`. Written if it does not exist."""
     path = folder / f"images-{size}-{samples}.npz"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

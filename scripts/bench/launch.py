@@ -1,6 +1,6 @@
 """Runs the command given and prints JSON: its output, exit status, seconds and peak memory in bytes.
 
-A process of its own, because the peak that the system reports of a child includes the memory of the
+This is a separate process because the peak that the system reports for a child includes the memory of the
 process that it was forked from. This one is small.
 """
 
@@ -15,7 +15,7 @@ def main() -> None:
     start = perf_counter()
     process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True)
     output = process.stdout.read()
-    # Unlike `Popen.wait`, this tells what this one child has used.
+    # Unlike `Popen.wait`, this returns the resources used by this child.
     _, status, usage = os.wait4(process.pid, 0)
     seconds = perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)

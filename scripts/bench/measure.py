@@ -1,4 +1,4 @@
-"""Running programs and saying where: seconds, peak memory, machine, versions."""
+"""Runs programs and measures seconds and peak memory. Reports the machine and versions."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ SCRIPTS = ROOT / "scripts"
 
 @dataclass(frozen=True)
 class Programs:
-    """What cargo has built."""
+    """The programs built by cargo."""
 
     gradalign: Path
     parts: Path
@@ -29,7 +29,7 @@ class Programs:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a process printed, its seconds from start to end, and its peak memory in bytes."""
+    """The output of a process, its seconds from start to end, and its peak memory in bytes."""
 
     output: str
     seconds: float
@@ -37,7 +37,7 @@ class Finished:
 
 
 def arguments(parser: argparse.ArgumentParser, what: str, known: Collection[str], runs: int) -> argparse.Namespace:
-    """The arguments of a benchmark of some of the `known` things, with so many runs each by default."""
+    """Parses the arguments of a benchmark: a selection of `known`, and the number of runs."""
     parser.add_argument("names", nargs="*", metavar=what.upper(), help=f"some of {', '.join(known)}")
     parser.add_argument("--runs", type=int, default=runs, help=f"turns of each ({runs})")
     found = parser.parse_args()
@@ -49,7 +49,7 @@ def arguments(parser: argparse.ArgumentParser, what: str, known: Collection[str]
 
 
 def build(folder: Path | None = None) -> Programs:
-    """Builds the program and the benchmark of its parts, and says where they are: in `folder`, if given."""
+    """Builds the program and the benchmark of its parts, or takes them from `folder`. Returns their paths."""
     if folder:
         return Programs(folder / "gradalign", folder / "parts")
     command = ["cargo", "build", "--locked", "--release", "--bin", "gradalign", "--bench", "parts"]
@@ -60,7 +60,7 @@ def build(folder: Path | None = None) -> Programs:
 
 
 def run(command: list[str | Path], accepted: tuple[int, ...] = (0,), cwd: Path = ROOT) -> Finished:
-    """Runs a process to its end. Errs when its exit status is none of `accepted`."""
+    """Runs a process to its end. Fails unless its exit status is in `accepted`."""
     launcher = [sys.executable, "-I", "-S", SCRIPTS / "bench/launch.py"]
     done = subprocess.run([*launcher, *map(str, command)], cwd=cwd, stdout=subprocess.PIPE, check=True)
     found = json.loads(done.stdout)
@@ -70,14 +70,14 @@ def run(command: list[str | Path], accepted: tuple[int, ...] = (0,), cwd: Path =
 
 
 def parts(programs: Programs, model: Path, data: Path, *options: str) -> dict:
-    """One scoring of all samples, by its parts."""
+    """The times of the parts of one scoring."""
     command = [programs.parts, model, "--data", data, "--samples", "0", "--runs", "1", *options]
     (row,) = json.loads(run(command).output)["models"]
     return row
 
 
 def score(programs: Programs, model: Path, data: Path, *options: str) -> tuple[Finished, dict]:
-    """The whole command, with the row that it printed."""
+    """Runs the whole command. Returns the measurement and the row that it printed."""
     command = [programs.gradalign, "score", model, "--data", data, "--samples", "all", "--format", "json", "-q"]
     finished = run([*command, *options], accepted=(0, 1))
     (row,) = json.loads(finished.output)["models"]

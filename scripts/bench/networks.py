@@ -1,4 +1,4 @@
-"""The networks that are measured: at initialisation, with a seed, for ten classes."""
+"""The benchmark networks, initialised with a seed, for ten classes."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ OPSET = 17
 
 @dataclass(frozen=True)
 class Network:
-    """How a network is made, and the images it is measured on."""
+    """How to build a network, and the images to measure it on."""
 
     title: str
     make: Callable[[], nn.Module]
@@ -28,7 +28,7 @@ class Network:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """The statistics of batch normalisation that make a difference."""
+        """The modes of batch normalisation that differ for this network."""
         return ("running", "sample") if self.batch_norm else ("running",)
 
 
@@ -86,7 +86,7 @@ NETWORKS = {
 
 
 def residual_block(block: nn.Module, x: Tensor) -> Tensor:
-    """What torchvision's blocks compute, with a sum that is not in place."""
+    """The forward pass of torchvision's blocks, with a sum that is not in place."""
     shortcut = x if block.downsample is None else block.downsample(x)
     y = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(x)))))
     if hasattr(block, "conv3"):
@@ -95,7 +95,7 @@ def residual_block(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def without_inplace(module: nn.Module) -> nn.Module:
-    """The same network for the peers, whose hooks do not go with operations in place."""
+    """The same network for the peers, whose hooks do not support in-place operations."""
     for child in module.modules():
         if isinstance(child, nn.ReLU):
             child.inplace = False
@@ -105,13 +105,13 @@ def without_inplace(module: nn.Module) -> nn.Module:
 
 
 def write(module: nn.Module, size: int, path: Path) -> None:
-    """Exports a network, batch normalisation as it is."""
+    """Exports a network without folding batch normalisation."""
     path.parent.mkdir(parents=True, exist_ok=True)
     export_legacy(module.eval(), torch.zeros(1, 3, size, size), path, OPSET, dynamic=False)
 
 
 def check(binary: Path, path: Path, module: nn.Module) -> None:
-    """Errs where the file does not hold the parameters and batch normalisations of the network."""
+    """Fails unless the file has the parameters and batch normalisations of the network."""
     command = [binary, "inspect", path, "--format", "json"]
     network = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)["network"]
     norms = sum(isinstance(layer, nn.BatchNorm2d) for layer in module.modules())
@@ -122,7 +122,7 @@ def check(binary: Path, path: Path, module: nn.Module) -> None:
 
 
 def export(name: str, folder: Path, binary: Path) -> Path:
-    """The ONNX file of a network, and beside it its weights for PyTorch; written where missing."""
+    """The ONNX file of a network, with its weights for PyTorch beside it. Written if missing."""
     path = folder / f"{name}.onnx"
     if not path.exists():
         torch.manual_seed(0)
@@ -134,7 +134,7 @@ def export(name: str, folder: Path, binary: Path) -> Path:
 
 
 def load(name: str, weights: Path) -> nn.Module:
-    """The network with the weights that were saved; nothing is drawn."""
+    """The network with its saved weights."""
     with torch.device("meta"):
         module = NETWORKS[name].make()
     module.load_state_dict(torch.load(weights, weights_only=True), assign=True)

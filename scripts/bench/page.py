@@ -1,4 +1,4 @@
-"""Writing results into docs/performance.md and docs/performance.json."""
+"""Writes results to docs/performance.md and docs/performance.json."""
 
 import json
 
@@ -8,7 +8,7 @@ PAGE, DATA = ROOT / "docs/performance.md", ROOT / "docs/performance.json"
 
 
 def publish(section: str, results: dict, text: str) -> None:
-    """Puts `results` into the JSON file, and `text` between the markers of `section` in the page."""
+    """Writes `results` to the JSON file, and `text` between the markers of `section` to the page."""
     known = json.loads(DATA.read_text()) if DATA.exists() else {}
     known[section] = results
     DATA.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
@@ -22,7 +22,7 @@ def publish(section: str, results: dict, text: str) -> None:
 
 
 def note(environment: dict) -> str:
-    """Where and when it was measured, in a sentence."""
+    """A sentence about the machine and the date of a measurement."""
     versions = {name: number for name, number in environment["versions"].items() if number}
     return (
         f"*{environment['date']}, commit {environment['commit']}: {environment['cores']} cores of "
@@ -33,7 +33,7 @@ def note(environment: dict) -> str:
 
 
 def table(head: list[str], rows: list[list[str]], text_columns: int = 1) -> str:
-    """A Markdown table; the columns after the first ones are numbers."""
+    """A Markdown table. The first columns hold text, the others numbers."""
     rule = ["---" if i < text_columns else "---:" for i in range(len(head))]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *rows])
 

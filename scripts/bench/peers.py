@@ -1,10 +1,10 @@
-"""GradAlign-I and -II by PyTorch, in a process of its own.
+"""GradAlign-I and -II by PyTorch, as a separate process.
 
     cd scripts && python -m bench.peers PEER NETWORK --weights FILE.pt --data FILE.npz
                   [--bn MODE] [--device DEVICE] [--no-cudnn] [--serve]
 
-prints a line of JSON: the scores, the seconds of the whole and of the gradients alone, the peak memory.
-With `--serve` it does so for each line that it reads, the first time once more beforehand: warmed up.
+prints a line of JSON: the scores, the seconds in total and for the gradients alone, and the peak memory.
+With `--serve` it does so for each line that it reads, after one warm-up computation.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.networks import load
 
-# Gradients `[samples, …]` of each parameter, for the samples of one or several whole classes.
+# Gradients `[samples, …]` by parameter, for all samples of one or more classes.
 Gradients = list[Tensor]
-# From images and labels to the gradients.
+# A function from images and labels to gradients.
 Peer = Callable[[Tensor, Tensor], Gradients]
 
 
 class Refused(Exception):
-    """Why a library cannot do it."""
+    """The reason why a library cannot compute the gradients."""
 
 
 # --- The peers ---------------------------------------------------------------------------------
@@ -41,14 +41,14 @@ def batch_norms(module: nn.Module) -> list[nn.BatchNorm2d]:
 
 
 def use_own_statistics(module: nn.Module) -> None:
-    """Batch normalisation by the statistics of what it is given: of a single sample, in all that follows."""
+    """Makes batch normalisation use the statistics of its input, which is a single sample here."""
     for norm in batch_norms(module):
         norm.track_running_stats = False
         norm.running_mean = norm.running_var = norm.num_batches_tracked = None
 
 
 def as_group_norm(module: nn.Module) -> None:
-    """Replaces batch norms by norms of single samples and channels, which are the same function."""
+    """Replaces batch norms by group norms with one channel per group, which are the same function per sample."""
     for parent in list(module.modules()):
         for name, norm in list(parent.named_children()):
             if isinstance(norm, nn.BatchNorm2d):
@@ -58,7 +58,7 @@ def as_group_norm(module: nn.Module) -> None:
 
 
 def loop(module: nn.Module, mode: str) -> Peer:
-    """`torch.autograd.grad` of one sample after the other."""
+    """`torch.autograd.grad` in a loop over samples."""
     if mode == "sample":
         use_own_statistics(module)
     parameters = list(module.parameters())
@@ -90,7 +90,7 @@ def functional(module: nn.Module, mode: str) -> Peer:
 
 
 def opacus(module: nn.Module, mode: str) -> Peer:
-    """Opacus' hooks; what it has no rule of its own for, it leaves to `torch.func` layer by layer."""
+    """Opacus' hooks. Layers without a rule fall back to `torch.func`."""
     from opacus import GradSampleModule
 
     if batch_norms(module):
@@ -138,7 +138,7 @@ def backpack_(module: nn.Module, mode: str) -> Peer:
     return gradients
 
 
-# By name: how gradients are made, and whether class by class or of all samples at once.
+# By name: how gradients are computed, and whether class by class or for all samples at once.
 PEERS: dict[str, tuple[Callable[[nn.Module, str], Peer], bool]] = {
     "loop": (loop, True),
     "vmap": (functional, False),
@@ -152,13 +152,13 @@ PEERS: dict[str, tuple[Callable[[nn.Module, str], Peer], bool]] = {
 
 
 def class_slices(labels: np.ndarray) -> list[slice]:
-    """Where the classes lie in labels that are sorted."""
+    """The slices of the classes in sorted labels."""
     edges = [0, *(np.flatnonzero(np.diff(labels)) + 1), len(labels)]
     return [slice(int(start), int(stop)) for start, stop in pairwise(edges)]
 
 
 def grams(gradients: Gradients, classes: list[slice]) -> list[Tensor]:
-    """The Gram matrix of the signs of each class; inner products are exact integers in float32 here."""
+    """The Gram matrix of the signs of each class. Inner products are exact integers in float32 at this size."""
     sizes = [c.stop - c.start for c in classes]
     totals = [gradients[0].new_zeros(size, size, dtype=torch.float64) for size in sizes]
     while gradients:
@@ -169,7 +169,7 @@ def grams(gradients: Gradients, classes: list[slice]) -> list[Tensor]:
 
 
 def scores(matrices: list[Tensor]) -> dict[str, float | None]:
-    """Both scores; GradAlign-II is none where a Gram matrix is singular."""
+    """Both scores. GradAlign-II is None if a Gram matrix is singular."""
     first = [(gram.sum() / len(gram) ** 2).item() for gram in matrices]
     second = [torch.linalg.slogdet(gram) for gram in matrices]
     regular = all(sign > 0 for sign, _ in second)
@@ -178,14 +178,14 @@ def scores(matrices: list[Tensor]) -> dict[str, float | None]:
 
 
 def now(device: torch.device) -> float:
-    """The time when all that was asked of the device is done."""
+    """The time after all work of the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return perf_counter()
 
 
 def measure(peer: Peer, by_class: bool, images: Tensor, labels: np.ndarray) -> dict:
-    """One computation: seconds of the whole, of them those of the gradients, and the scores."""
+    """Measures one computation: the seconds in total and for the gradients, and the scores."""
     device = images.device
     start, spent = now(device), 0.0
     classes = class_slices(labels)
@@ -201,14 +201,14 @@ def measure(peer: Peer, by_class: bool, images: Tensor, labels: np.ndarray) -> d
 
 
 def peak_memory() -> int:
-    """Bytes, of this process up to now."""
+    """The peak memory of this process so far, in bytes."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def computations(arguments: argparse.Namespace) -> Iterator[dict]:
-    """One for each line that is read, or just one."""
-    # In full precision, as the loop on the CPU and as gradalign.
+    """One computation for each line that is read, or a single one."""
+    # Full precision, like the loop on the CPU and gradalign.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.enabled = not arguments.no_cudnn
     with np.load(arguments.data) as arrays:
@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true")
     arguments = parser.parse_args()
     try:
-        # The fused attention has no rule for samples under vmap.
+        # The fused attention has no batching rule for vmap.
         with sdpa_kernel(SDPBackend.MATH):
             for result in computations(arguments):
                 print(json.dumps(result), flush=True)

@@ -1,4 +1,4 @@
-"""Small pictures of powers: lines on logarithmic axes, as SVG."""
+"""Small line plots with logarithmic axes, as SVG."""
 
 import math
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ def ticks(low: float, high: float, base: int) -> list[float]:
 
 
 def plot(title: str, lines: list[Line]) -> str:
-    """Lines over axes that start and end at powers of two below and, beside, of ten or two."""
+    """Draws lines. The x axis starts and ends at powers of two, the y axis at powers of ten or two."""
     xs, ys = ([point[axis] for line in lines for point in line.points] for axis in (0, 1))
     across = ticks(min(xs), max(xs), 2)
     up = ticks(min(ys), max(ys), 10 if max(ys) > 30 * min(ys) else 2)

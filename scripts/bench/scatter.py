@@ -1,4 +1,4 @@
-"""A small scatter plot as SVG: a logarithmic axis across, a linear one up."""
+"""A small scatter plot as SVG, with a logarithmic x axis and a linear y axis."""
 
 import math
 
@@ -14,7 +14,7 @@ def decades(low: float, high: float) -> list[float]:
 
 
 def scatter(title: str, across: str, up: str, points: list[tuple[float, float]]) -> str:
-    """Points `(x, y)` with `x` above 0 and `y` in percent; `across` and `up` name the axes."""
+    """Draws points `(x, y)` with `x` above 0 and `y` in percent. `across` and `up` are the labels of the axes."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     low, high = min(xs) / 1.05, max(xs) * 1.05
     bottom, top = math.floor(min(ys) / 10) * 10, math.ceil(max(ys) / 10) * 10

@@ -1,6 +1,6 @@
-"""Architectures of many frameworks, exported, and gradalign's gradients held against the frameworks' own.
+"""Compares gradalign's gradients with those of the source frameworks for many exported architectures.
 
-Every framework exports in an environment of its own, then the checker writes `docs/models.md`:
+Every framework exports in a separate environment. Then the checker writes `docs/models.md`:
 
     python -m matrix.export_torch      # requirements/torch.txt and requirements/matrix.txt
     python -m matrix.export_keras      # requirements/keras.txt and onnxruntime
@@ -9,6 +9,6 @@ Every framework exports in an environment of its own, then the checker writes `d
     python -m matrix.check             # numpy, onnx and onnxruntime
     python -m matrix.kinks timm-dla    # torch's: which units of a ReLU rounding turns on or off
 
-All weights are random, nothing is downloaded. Work lies in `target/matrix`; what is there and good is
-not done again. The whole takes about a quarter of an hour on two cores.
+All weights are random, nothing is downloaded. Results are kept in `target/matrix`, and good cases are
+not repeated. A full run takes about a quarter of an hour on two cores.
 """

@@ -1,10 +1,10 @@
-"""What every exporter leaves for the checker: a folder with a model, its data, and its gradients.
+"""The output of every exporter for the checker: a folder with a model, its data, and its gradients.
 
-This file imports numpy alone: each framework runs in an environment of its own.
+This file imports only numpy, since each framework runs in a separate environment.
 
-- `model.onnx` as the exporter made it;
-- `data.npz`: the inputs, named as in the file, and `labels`;
-- `gradients.npz`: for parameter number i its value `value.i` (float32) and its per-sample gradients
+- `model.onnx` from the exporter;
+- `data.npz`: the inputs under their names in the file, and `labels`;
+- `gradients.npz`: for parameter i its value `value.i` (float32) and its per-sample gradients
   `grad.i` (float64), in the framework's layout, and the losses of the samples, `loss`;
 - `case.json`: names and facts.
 
@@ -44,7 +44,7 @@ def save_numbers(
     parameters: Sequence[tuple[str, np.ndarray, np.ndarray]],
     losses: np.ndarray,
 ) -> None:
-    """Data and gradients; a parameter is its name, value and gradients `[samples, shape…]`."""
+    """Saves data and gradients. A parameter is a name, a value and gradients `[samples, shape…]`."""
     np.savez_compressed(path / "data.npz", labels=labels, **inputs)
     arrays: dict[str, np.ndarray] = {"loss": losses, "names": np.array([name for name, _, _ in parameters])}
     for i, (_, value, gradients) in enumerate(parameters):

@@ -1,19 +1,19 @@
-"""Holds gradalign against the frameworks on every exported case, and writes the table of them.
+"""Compares gradalign with the frameworks on every exported case, and writes the table.
 
     python -m matrix.check [--binary target/release/gradalign] [NAME@EXPORTER …]        (in scripts/)
 
-Needs numpy, onnx and onnxruntime. For each folder that an exporter left:
+Needs numpy, onnx and onnxruntime. For each folder written by an exporter:
 
 - `gradalign grad --batch 4 --per-sample` writes the training graph, onnxruntime runs it, and its
   gradients are compared with the framework's, in float64: ‖g − g_ref‖ / ‖g_ref‖ over all parameters,
-  the worst of the samples; and by parameter, where a norm below a thousandth of the whole gradient's
-  counts as that much.
+  for the worst sample; and by parameter, where a norm below a thousandth of that of the whole gradient
+  is replaced by that value.
 - `gradalign score` scores the model on ONNX Runtime and on tract.
 
-A parameter is found in the file by its values, its axes in any order, and has one gradient: that
-of a tensor which no other parameter has. Where several tensors hold its values, as all biases of 0 do,
-it is the one whose gradient is nearest. What gradalign takes for two parameters is wrong where the
-framework has one (`copies`), and the other way round (`merged`).
+A parameter is found in the file by its values, with its axes in any order. It has one gradient: that
+of a tensor that belongs to no other parameter. If several tensors hold its values, such as all biases of 0,
+it is the one with the closest gradient. It is wrong if gradalign has two parameters where the
+framework has one (`copies`), or one where the framework has two (`merged`).
 """
 
 import argparse
@@ -37,17 +37,17 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs" / "models.md"
 TOLERANCE = 1e-4
 FLOOR = 1e-3
-# Float32 gradients that are off by more than this have met a kink.
+# Float32 gradients with a larger error are at a kink.
 ROUGH = 1e-4
 LIMIT = 300
 
 
 class Failure(Exception):
-    """What is wrong, in a sentence."""
+    """A failure with a message."""
 
 
 def call(arguments: list[object]) -> str:
-    """Standard output of a command. Fails with the last line that it wrote to standard error."""
+    """Returns the standard output of a command. Fails with the last line of its standard error."""
     try:
         done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, timeout=LIMIT)
     except subprocess.TimeoutExpired as error:
@@ -59,7 +59,7 @@ def call(arguments: list[object]) -> str:
 
 
 def stored(path: Path) -> dict[str, np.ndarray]:
-    """All floating-point constants of a file by name, with plain copies of them."""
+    """All floating-point constants of a file by name, including copies by Identity nodes."""
     model = onnx.load(path)
     graphs = [model.graph]
     weights: dict[str, np.ndarray] = {}
@@ -72,7 +72,7 @@ def stored(path: Path) -> dict[str, np.ndarray]:
     for node in model.graph.node:
         if node.op_type == "Identity" and node.input[0] in weights:
             weights[node.output[0]] = weights[node.input[0]]
-        # Linear models hold theirs in attributes; gradalign names them after the node's first result.
+        # Linear models have them in attributes; gradalign names them after the node's first result.
         lists = {a.name: np.array(a.floats, np.float32) for a in node.attribute if a.type == onnx.AttributeProto.FLOATS}
         if node.domain == "ai.onnx.ml" and "coefficients" in lists and "intercepts" in lists:
             rows = len(lists["intercepts"])
@@ -82,7 +82,7 @@ def stored(path: Path) -> dict[str, np.ndarray]:
 
 
 def layout(value: np.ndarray, array: np.ndarray) -> tuple[int, ...] | None:
-    """The order of the axes in which `value` has the elements of `array`, if there is one."""
+    """The permutation of the axes under which `value` equals `array`, if there is one."""
     long = tuple(d for d in array.shape if d != 1)
     orders = sorted(itertools.permutations(range(value.ndim)), key=lambda axes: axes != tuple(range(value.ndim)))
     for axes in orders:
@@ -94,7 +94,7 @@ def layout(value: np.ndarray, array: np.ndarray) -> tuple[int, ...] | None:
 
 
 def match(truth: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> dict[int, list[tuple[str, tuple[int, ...]]]]:
-    """For each parameter the tensors of the file that hold it, each with the order of its axes there."""
+    """For each parameter, the tensors of the file that hold it, with the permutation of the axes."""
     by_values: dict[tuple, list[str]] = {}
     for name, array in weights.items():
         by_values.setdefault((array.size, np.sort(array.astype(np.float32), axis=None).tobytes()), []).append(name)
@@ -108,7 +108,7 @@ def match(truth: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> dict[
 
 
 def rows_of(value: np.ndarray, array: np.ndarray) -> np.ndarray | None:
-    """Which rows of the matrix `value` those of `array` are: exporters look up fixed positions in advance."""
+    """The indices in the matrix `value` of the rows of `array`: exporters fold the lookup of fixed positions."""
     if value.ndim != 2 or array.ndim < 2 or array.shape[-1] != value.shape[1] or not array.size:
         return None
     index = {row.tobytes(): i for i, row in enumerate(value)}
@@ -126,7 +126,7 @@ def run_graph(path: Path, data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def onnxruntime_refuses(folder: Path) -> str | None:
-    """Why onnxruntime does not run the model either, if it does not."""
+    """The reason why onnxruntime does not run the model either, if so."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:
@@ -147,7 +147,7 @@ def compare(folder: Path, binary: Path, loss: str) -> dict[str, object]:
     graph.unlink()
     got = {n.removeprefix("grad."): v.astype(np.float64) for n, v in outputs.items() if n.startswith("grad.")}
     weights = {n: w for n, w in stored(folder / "model.onnx").items() if n in got}
-    # Parameters that the exporter has merged or left out have their names from its notes.
+    # Parameters that the exporter merged or removed are named by its metadata.
     named = {str(name): truth[f"value.{i}"] for i, name in enumerate(truth["names"])}
     for name in got.keys() - weights.keys():
         value = named.get(name, named.get(name.rpartition("/")[2]))
@@ -201,7 +201,7 @@ def compare(folder: Path, binary: Path, loss: str) -> dict[str, object]:
 
 
 def score(folder: Path, binary: Path, loss: str, engine: str) -> object:
-    """The first score on an engine, or why there is none."""
+    """The first score on an engine, or the reason why there is none."""
     command = [binary, "score", folder / "model.onnx", "--data", folder / "data.npz", "--samples", "all"]
     try:
         row = json.loads(call([*command, "--loss", loss, "--engine", engine, "--format", "json"]))["models"][0]
@@ -231,7 +231,7 @@ def check(folder: Path, binary: Path) -> dict[str, object]:
         result["scores"] = {engine: score(folder, binary, facts["loss"], engine) for engine in ("ort", "tract")}
     except Failure as failure:
         result["wrong"] = str(failure)
-    except Exception as error:  # one case must not cost the others their rows
+    except Exception as error:  # one case must not affect the others
         result["wrong"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return result
 
@@ -245,11 +245,11 @@ def agree(scores: dict[str, object]) -> bool:
 
 
 def verdict(result: dict[str, object]) -> str:
-    """`good`, `refused`, `wrong`, or what is not gradalign's doing.
+    """`good`, `refused`, `wrong`, or a verdict for which gradalign is not the cause.
 
-    `export`: the exporter fails, or writes what ONNX Runtime refuses. `folded`: it has put tensors
-    computed from parameters in their place; the gradients of all others are good. `rough`: the
-    framework's own gradients in float32 are off, too: a kink lies too near for rounding.
+    `export`: the exporter fails, or writes a file that ONNX Runtime refuses. `folded`: it stored tensors
+    computed from parameters in their place; the gradients of all other parameters are good. `rough`: the
+    framework's own gradients in float32 are inaccurate, too, because of a kink nearby.
     """
     if "failed" in result:
         return "export"

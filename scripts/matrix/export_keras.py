@@ -51,7 +51,7 @@ def resnet_v2() -> keras.Model:
 
 
 def efficientnet(version: str) -> keras.Model:
-    """EfficientNet of the first or second version, narrow and shallow, its own scaling of images included."""
+    """A narrow and shallow EfficientNet of version 1 or 2, including its scaling of images."""
     shared = {"input_shape": (32, 32, 3), "dropout_rate": 0.0, "drop_connect_rate": 0.0, "weights_name": None, **IMAGE}
     applications = keras.src.applications
     if version == "2":
@@ -66,7 +66,7 @@ def nasnet() -> keras.Model:
 
 
 def xception_blocks() -> keras.Model:
-    """An entry and a middle block of Xception, whose application has no smaller size."""
+    """An entry and a middle block of Xception, whose Keras application cannot be made smaller."""
 
     def separable(x, channels):
         x = layers.SeparableConv2D(channels, 3, padding="same", use_bias=False)(layers.ReLU()(x))

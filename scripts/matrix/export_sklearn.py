@@ -1,8 +1,8 @@
-"""Exports scikit-learn's perceptrons by skl2onnx, as they come: with a label, and probabilities in a ZipMap.
+"""Exports scikit-learn's perceptrons with skl2onnx's defaults: a label, and probabilities in a ZipMap.
 
     python -m matrix.export_sklearn        (in scripts/, in an environment from requirements/sklearn.txt)
 
-The gradients are written out here: scikit-learn has none to offer by sample.
+The gradients are computed here, since scikit-learn has no per-sample gradients.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ ACTIVATIONS = {
 
 
 def sample_gradients(weights, biases, activation, x, label):
-    """Cross-entropy of one sample, and its gradients of weights and biases, by hand."""
+    """The cross-entropy of one sample, and its gradients with respect to weights and biases."""
     forward, slope = ACTIVATIONS[activation]
     inputs, sums = [x], []
     for w, b in zip(weights, biases, strict=True):

@@ -2,7 +2,7 @@
 
     python -m matrix.export_torch [--exporter legacy|dynamo] [NAME …]        (in scripts/)
 
-Parameters get a little noise so that no two are equal: the checker finds a parameter in the file by
+A little noise is added to the parameters so that no two are equal: the checker finds a parameter in the file by
 its values. Running statistics of batch norm are those of a random batch.
 """
 
@@ -24,11 +24,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .case import SAMPLES, folder, save_facts, save_numbers, seed_of
 from .torch_models import CLASSES, REGISTRY, VOCABULARY, Architecture
 
-# The error of float32 gradients that is taken for smooth.
+# Samples whose float32 gradients have a smaller error are not at a kink.
 SMOOTH = 1e-5
 
-# Networks that compute tensors from parameters alone: exporters that fold constants put the result
-# in the parameters' place, which is another parametrisation and has other gradients.
+# Networks that compute tensors only from parameters: exporters that fold constants store the result
+# instead, which is another parametrisation with other gradients.
 DERIVED = {
     "auto-encoder", "swin", "swin-v2", "hf-deberta-v2", "hf-swin", "hf-t5-encoder", "hf-wav2vec2", "timm-beit",
     "timm-convit", "timm-edgenext", "timm-nfnet", "timm-swin-v2-cr", "timm-coatnet", "timm-maxvit", "timm-levit",
@@ -38,7 +38,7 @@ DERIVED = {
 
 
 class Whole(nn.Module):
-    """The network as the exporter gets it. Its flag `training` alone decides what is folded."""
+    """The network that is exported. Only its own flag `training` decides what is folded."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def prepare(entry: Architecture) -> nn.Module:
 
 
 class Contiguous(torch.autograd.Function):
-    """The identity; what comes back is laid out row by row."""
+    """The identity, with a contiguous gradient."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Contiguous(torch.autograd.Function):
 
 
 def forget(module: nn.Module) -> None:
-    """Empties what attention layers keep of their biases between calls."""
+    """Clears the biases that attention layers cache between calls."""
     for part in module.modules():
         for kept in ("attention_bias_cache", "ab"):
             if isinstance(getattr(part, kept, None), dict):
@@ -100,12 +100,12 @@ def loss_of(entry: Architecture, result: Tensor, target: Tensor) -> Tensor:
 
 
 def gradients(entry: Architecture, module: nn.Module, inputs: list[Tensor], labels: Tensor, dtype: torch.dtype):
-    """Losses, and for each parameter its gradients of all samples."""
+    """The losses, and for each parameter the gradients of all samples."""
     module = copy.deepcopy(module).to(dtype)
     for norm in module.modules():
         if isinstance(norm, _BatchNorm):
             # PyTorch 2.15 on a CPU: the gradient through an evaluated batch norm is wrong where the
-            # cotangent lies in memory channels last. Finite differences say so.
+            # cotangent is stored channels last, as finite differences show.
             norm.register_forward_hook(lambda _, __, y: Contiguous.apply(y))
     parameters = [p for p in module.parameters() if p.requires_grad]
     losses, rows = [], []
@@ -126,10 +126,10 @@ def relative(got: list[np.ndarray], truth: list[np.ndarray]) -> float:
 
 
 def smooth_data(entry: Architecture, module: nn.Module):
-    """Samples near which the gradient is smooth, with their losses, gradients and float32's error.
+    """Samples that are not at a kink, with their losses, gradients and the error in float32.
 
-    At a kink (of a ReLU, between two maxima) rounding decides which side counts. In deep networks some
-    sample is at one more often than not: the best of a few draws is taken.
+    At a kink (of a ReLU, between two maxima) rounding decides which side counts. In deep networks, some
+    sample is usually at one, so the best of a few draws is used.
     """
     drawn = []
     for seed in range(2, 8):
@@ -153,14 +153,14 @@ def smooth_data(entry: Architecture, module: nn.Module):
 
 
 def write(entry: Architecture, module: nn.Module, inputs: list[Tensor], path: Path, exporter: str) -> str:
-    """Writes the file; returns what was asked of the exporter."""
+    """Writes the file. Returns the options of the exporter."""
     whole = Whole(module).eval()
     normed = any(isinstance(m, _BatchNorm) for m in module.modules())
     forget(module)
     kept = normed or entry.name in DERIVED
     names, example = entry.inputs, tuple(x[:1] for x in inputs)
     if exporter == "legacy":
-        # Kept as it is where folding would take batch norms or parameters away; else with the exporter's defaults.
+        # Without folding if that would remove batch norms or parameters, else with the exporter's defaults.
         whole.training = kept
         options = {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False} if kept else {}
         torch.onnx.export(
@@ -189,7 +189,7 @@ def export(entry: Architecture, exporter: str) -> None:
         named = [(n, p.detach().numpy()) for n, p in module.named_parameters() if p.requires_grad]
         parameters = [(n, v, g) for (n, v), g in zip(named, truth, strict=True)]
         save_numbers(path, {n: x.numpy() for n, x in zip(entry.inputs, inputs, strict=True)}, labels.numpy(), parameters, losses)
-    except Exception as error:  # a network that cannot be exported costs its own row only
+    except Exception as error:  # a network that cannot be exported must not affect the others
         facts["failed"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     save_facts(path, **facts)
     said = facts.get("failed") or f"{facts['parameters']} parameters, {(path / 'model.onnx').stat().st_size} bytes"

@@ -2,9 +2,9 @@
 
     python -m matrix.kinks NAME …        (in scripts/, after export_torch and with a built binary)
 
-PyTorch's gradients are computed in float64 twice: as they are, and with each ReLU's units on where
-they are on in ONNX Runtime's float32. Where that takes an error away, it was a unit on another side of
-zero. Only for networks whose ReLUs are all modules, exported by the TorchScript-based exporter.
+PyTorch's gradients are computed in float64 twice: normally, and with each ReLU's units on where
+they are on in ONNX Runtime's float32. If the error disappears, its cause was a unit on the other side of
+zero. This works only for networks whose ReLUs are all modules, exported by the TorchScript-based exporter.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from .torch_models import REGISTRY
 
 
 class Switch:
-    """The units that are on, in the order in which the network asks, and those that would not be."""
+    """The units that are on, in the order of the ReLU calls, and those that would not be."""
 
     def __init__(self, masks: list[np.ndarray]) -> None:
         self.masks, self.next, self.flipped = masks, 0, []
@@ -40,7 +40,7 @@ class Switch:
 
 
 class Switched(nn.Module):
-    """A ReLU that asks the switch of its network."""
+    """A ReLU whose units are set by the switch of its network."""
 
     def __init__(self, network: "list[Switch]") -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def replace(module: nn.Module, switch: "list[Switch]") -> None:
 
 
 def states(path: str, inputs: list[dict[str, np.ndarray]]) -> list[list[np.ndarray]]:
-    """What comes out of each ReLU of a file, in float32."""
+    """The result of each ReLU of a file in float32."""
     model = onnx.load(path)
     names = [node.output[0] for node in model.graph.node if node.op_type == "Relu"]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)

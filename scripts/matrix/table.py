@@ -1,4 +1,4 @@
-"""The results of the checks as a page of Markdown."""
+"""Writes the results of the checks as a Markdown page."""
 
 import re
 from collections import Counter
@@ -70,7 +70,7 @@ def remark(result: dict) -> str:
 
 
 def page(results: list[dict], verdict: Callable[[dict], str], agree: Callable[[dict], bool]) -> str:
-    """The whole page, from what `check.py` found out about each case."""
+    """The whole page, from the results of `check.py` for each case."""
     counts = Counter(map(verdict, results))
     good = [r for r in results if verdict(r) == "good"]
     names = {r["name"] for r in results if verdict(r) != "export"}

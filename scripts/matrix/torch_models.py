@@ -1,4 +1,4 @@
-"""Networks of PyTorch, torchvision, timm and Hugging Face's transformers, small and freshly initialised."""
+"""Small, freshly initialised networks of PyTorch, torchvision, timm and Hugging Face's transformers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Loss = Literal["cross-entropy", "token-cross-entropy", "mse"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network, and what one sample of its inputs looks like: floats, or integers below a bound."""
+    """A network, and the shape and kind of its inputs for one sample: floats, or integers below a bound."""
 
     name: str
     library: str
@@ -40,7 +40,7 @@ def add(name: str, library: str, build: Callable[[], nn.Module], **options: obje
 
 
 class Field(nn.Module):
-    """A network whose result is a record, of which one field is taken."""
+    """A network that returns one field of a record."""
 
     def __init__(self, module: nn.Module, field: str | int, *names: str, **fixed: object) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class Recurrent(nn.Module):
 
 
 class UnrolledGru(nn.Module):
-    """A recurrent cell applied in a Python loop, as exporters see it: written out."""
+    """A recurrent cell in a Python loop, which exporters unroll."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ class GraphNetwork(nn.Module):
 
 
 class AutoEncoder(nn.Module):
-    """Strided convolutions down, transposed ones up, with weight normalisation; a picture out."""
+    """Strided convolutions down, transposed ones up, with weight normalisation. The output is an image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -429,7 +429,7 @@ def _timm_class(path: str, **options: object) -> nn.Module:
 
     name, cls = path.split(".")
     module = importlib.import_module(f"timm.models.{name}")
-    # What is named by a string is a class of the same module.
+    # A string names a class of the same module.
     found = {k: [getattr(module, x) for x in v] if k == "token_mixers" else v for k, v in options.items()}
     found = {k: getattr(module, v) if isinstance(v, str) else v for k, v in found.items()}
     return getattr(module, cls)(num_classes=CLASSES, **found)

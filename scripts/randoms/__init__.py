@@ -1,1 +1,1 @@
-"""Random networks: what a seed stands for."""
+"""Random networks, each defined by a seed."""

@@ -1,6 +1,6 @@
-"""A random network for each seed: blocks that real networks have, in orders that none has.
+"""A random network for each seed: blocks of real networks in random order.
 
-Three dimensions are drawn beside the blocks: ties (a layer applied several times, a head that is the
+Besides the blocks, three features are drawn: ties (a layer applied several times, a head that is the
 embedding's transpose), exact zeros (dead channels, rows of zeros, constant inputs) and magnitudes
 (weights and inputs scaled by powers of ten).
 """
@@ -67,7 +67,7 @@ class Gate(nn.Module):
 
 
 class Masked(nn.Module):
-    """Some channels are zero."""
+    """Sets some channels to zero."""
 
     def __init__(self, shape: list[int], rng: random.Random) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ ACTIVATIONS: list[Callable[[], nn.Module]] = [
 
 @dataclass
 class Drawn:
-    """A network, the shape of a sample, what its loss is, and what its output was before its end."""
+    """A network as its body up to the logits and its final activation, the shape of a sample, and the loss."""
 
     body: nn.Module
     end: nn.Module
@@ -140,7 +140,7 @@ class Drawn:
 
 
 def function(rng: random.Random, channels_last: bool) -> nn.Module:
-    """A function without parameters; over the channels where it is over an axis."""
+    """A function without parameters. A function along an axis is along the channels."""
     axis = -1 if channels_last else 1
     choices: list[tuple[str, Callable[[Tensor], Tensor]]] = [
         ("normalize", lambda x: F.normalize(x, dim=axis)),
@@ -223,7 +223,7 @@ def row_block(rng: random.Random, width: int, sequence: bool) -> nn.Module:
 
 
 def append(layers: list[nn.Module], make: Callable[[list[int]], nn.Module], x: Tensor) -> Tensor:
-    """Appends a block if it keeps the values finite and in range; returns what comes after it."""
+    """Appends a block if it keeps the values finite and in range. Returns the values after it."""
     block = make(list(x.shape[1:])).eval()
     with torch.no_grad():
         y = block(x)
@@ -299,7 +299,7 @@ def draw(seed: int) -> Drawn:
 
 
 def disturb(drawn: Drawn, rng: random.Random) -> None:
-    """Draws magnitudes, zeros and statistics."""
+    """Draws magnitudes, exact zeros and batch-norm statistics."""
     parameters = list(drawn.body.parameters())
     with torch.no_grad():
         if rng.random() < 0.25:

@@ -1,8 +1,8 @@
-"""Functions whose derivative keeps its digits far out.
+"""Activation functions with accurate derivatives for large operands.
 
-PyTorch takes tanh' from the result, 1 − tanh², and sigmoid' as s·(1 − s). In float64 the first is 0 beyond 19,
-the second beyond 37, and GELU is 0 below −8; gradalign's are not. Under `accurate_tails` they are taken from
-the operand, in the cells of recurrent layers, too.
+PyTorch computes tanh' from the result as 1 − tanh², and sigmoid' as s·(1 − s). In float64 the first is 0 beyond 19,
+the second beyond 37, and GELU is 0 below −8; gradalign's are not. Under `accurate_tails` they are computed from
+the operand, including those in the cells of recurrent layers.
 """
 
 import math
@@ -43,7 +43,7 @@ class Sigmoid(torch.autograd.Function):
 
 
 def recurrent(kind: str, x: Tensor, weights: list[Tensor]) -> Tensor:
-    """One layer, one direction, on `[batch, positions, width]`, from a state of zeros."""
+    """A recurrent layer with one direction on `[batch, positions, width]`, with an initial state of zeros."""
     w, r, b, rb = weights
     h = c = x.new_zeros(x.shape[0], r.shape[1])
     states = []
@@ -88,7 +88,7 @@ class accurate_tails(TorchFunctionMode):
 
 
 def check() -> None:
-    """In the middle they are PyTorch's, far out they are not 0."""
+    """Checks that they agree with PyTorch near 0 and are not 0 far from it."""
     torch.manual_seed(0)
     cells = [cell(4, 3, batch_first=True) for cell in (nn.RNN, nn.LSTM, nn.GRU)]
     for module in [*cells, nn.Tanh(), nn.Sigmoid(), nn.SiLU(), nn.GELU(), nn.GELU("tanh")]:

@@ -1,1 +1,1 @@
-"""PyTorch models, float64 gradients and scores that the project's own results are held against."""
+"""Reference PyTorch models, float64 gradients and scores."""

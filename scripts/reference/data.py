@@ -1,4 +1,4 @@
-"""The probe sets as the models see them."""
+"""The probe sets in the layouts of the models."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,9 @@ class Digits:
     labels: np.ndarray
 
     def inputs(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Float32 images in [0, 1] in a model's own layout, `[N, *shape]`.
+        """Float32 images in [0, 1] in a model's layout, `[N, *shape]`.
 
-        One channel: NCHW, NHWC and flat differ by their shape alone.
+        With one channel, NCHW, NHWC and flat layouts differ only in shape.
         """
         scaled = self.images.astype(np.float32) / np.float32(255)
         return scaled.reshape(len(scaled), *shape)

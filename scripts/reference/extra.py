@@ -69,7 +69,7 @@ def _file(name: str) -> Path:
 
 def _on_digits(name: str, make: Callable[[], nn.Module], shape: tuple[int, ...] = IMAGE) -> Reference:
     module, weights = make(), read_weights(_file(name))
-    # An export in training mode runs the module, which moves its running statistics.
+    # An export in training mode runs the module, which changes its running statistics.
     for buffer_name, buffer in module.named_buffers():
         if buffer_name in weights:
             buffer.copy_(torch.from_numpy(weights[buffer_name].copy()))

@@ -13,7 +13,7 @@ from .registry import Reference
 
 BatchNormMode = Literal["running", "sample"]
 
-# An entry below this share of the sample's largest one is rounding noise.
+# An entry below this fraction of the sample's largest one is rounding noise.
 NOISE = 1e-14
 
 
@@ -22,10 +22,10 @@ def has_batch_norm(module: nn.Module) -> bool:
 
 
 def set_batch_norm(module: nn.Module, mode: BatchNormMode) -> None:
-    """Evaluation mode, with batch norm by the stored statistics or by those of the one sample given.
+    """Sets evaluation mode, with batch norm by the stored statistics or by those of the single sample given.
 
-    With `sample` the statistics run over the positions of that sample; where it has a single position
-    the stored ones are used. The stored ones never change.
+    With `sample` the statistics are over the positions of that sample. If it has a single position,
+    the stored ones are used. The stored statistics never change.
     """
 
     def by_sample(norm: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
@@ -44,7 +44,7 @@ def set_batch_norm(module: nn.Module, mode: BatchNormMode) -> None:
 def sample_gradients(
     reference: Reference, mode: BatchNormMode, samples: int | None = None
 ) -> Iterator[tuple[float, list[np.ndarray]]]:
-    """Loss and gradients of one sample after the other, the gradients in the file's layout."""
+    """Yields the loss and the gradients of each sample, in the file's layout."""
     module = reference.module.double()
     set_batch_norm(module, mode)
     for row in range(len(reference.labels) if samples is None else samples):
@@ -64,7 +64,7 @@ def rounding_noise(matrix: np.ndarray) -> np.ndarray:
     """The entries that are zero in exact arithmetic but need not be in floating point: a mask.
 
     Some are noise in every sample: a bias in front of a normalisation, the bias of an attention's keys.
-    Others depend on the sample: where a ReLU is active everywhere between a batch norm by the sample's
+    Others depend on the sample: if a ReLU is active everywhere between a batch norm by the sample's
     statistics and a global average, the average is a constant.
     """
     small = np.abs(matrix) < NOISE * np.abs(matrix).max(axis=1, keepdims=True)

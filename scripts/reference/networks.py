@@ -123,7 +123,7 @@ class Reduction(nn.Module):
 
 
 class NasBench201(nn.Module):
-    """A NAS-Bench-201 network of `cells` cells a stage, for images of `inputs` channels."""
+    """A NAS-Bench-201 network of `cells` cells per stage, for images with `inputs` channels."""
 
     def __init__(self, architecture: str, channels: int = 8, cells: int = 1, inputs: int = 1) -> None:
         super().__init__()
@@ -217,7 +217,7 @@ class MobileNet(nn.Module):
     """MobileNetV3 in small.
 
     Hard swish halves small signals and so does squeeze-and-excite, so that convolutions start wide
-    enough to keep gradients alive where batch norm is still the identity.
+    enough that gradients do not vanish while batch norm is still the identity.
     """
 
     def __init__(self) -> None:
@@ -459,7 +459,7 @@ class VolumeCnn(nn.Sequential):
 
 
 class TinyCnn(nn.Module):
-    """The smallest network with everything common: Conv, BN, ReLU, pooling, a residual, Linear."""
+    """The smallest network with all common parts: Conv, BN, ReLU, pooling, a residual, Linear."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()

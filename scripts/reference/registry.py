@@ -1,4 +1,4 @@
-"""The models that ship with the project, as PyTorch modules."""
+"""The models of the project as PyTorch modules."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class TorchModel:
     seed: int = 0
 
     def build(self) -> nn.Module:
-        """The network with PyTorch's default initialisation, always the same."""
+        """The network with PyTorch's default initialisation and a fixed seed."""
         torch.manual_seed(self.seed)
         return self.make()
 

@@ -1,4 +1,4 @@
-"""PyTorch twins of the models that other frameworks export.
+"""PyTorch twins of the models exported by other frameworks.
 
 A twin computes the file's logits from the file's input, and takes its weights from the file.
 """
@@ -93,7 +93,7 @@ class KerasSeparable(nn.Module):
         return self.head(F.relu(self.hidden(x)))
 
 
-# The converter numbers folded constants anew at each run: those are found by their shapes.
+# The converter renumbers folded constants at each run, so they are found by shape.
 KERAS_SEPARABLE_NAMES = [
     "functional_1/conv2d_1/convolution/ReadVariableOp:0",
     "functional_1/conv2d_1/Squeeze:0",
@@ -157,7 +157,7 @@ class JaxCnn(nn.Module):
         return self.head(x.permute(0, 2, 3, 1).flatten(1))
 
 
-# Module, and where its parameters and running statistics lie in the file, in the order of `state_dict`.
+# A module, and the tensors of the file for its `state_dict`, in order.
 TWINS: dict[str, tuple[Callable[[], nn.Module], list[Place]]] = {
     "keras-cnn": (KerasCnn, _keras_names()),
     "keras-separable": (KerasSeparable, KERAS_SEPARABLE_NAMES),

@@ -1,4 +1,4 @@
-"""Which initializer of an ONNX file holds which parameter of a PyTorch module, and in what layout."""
+"""Matches the initializers of an ONNX file with the parameters of a PyTorch module, including layouts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-# An initializer: its name, or the shape that no other unnamed one has.
+# An initializer, by its name or by a unique shape.
 Place = str | tuple[int, ...]
 
 
@@ -19,7 +19,7 @@ Place = str | tuple[int, ...]
 class Binding:
     """A parameter under its name in the file.
 
-    The file's array is the parameter's, its axes permuted by `axes`, reshaped to `shape`.
+    The file's array is that of the parameter with its axes permuted by `axes`, reshaped to `shape`.
     """
 
     parameter: str
@@ -33,7 +33,7 @@ class Binding:
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """All constants of a file by name, together with plain copies of them.
+    """All constants of a file by name, including copies by Identity nodes.
 
     An exporter may store equal tensors once and copy the stored one by `Identity` under the name of
     each of the others.
@@ -47,7 +47,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def layout(parameter: np.ndarray, stored: np.ndarray) -> tuple[int, ...] | None:
-    """The permutation of `parameter`'s axes after which it has the values of `stored`, if there is one."""
+    """The permutation of the axes of `parameter` under which it equals `stored`, if there is one."""
     if parameter.size != stored.size or stored.dtype != parameter.dtype:
         return None
     for axes in permutations(range(parameter.ndim)):
@@ -80,7 +80,7 @@ def bind(module: nn.Module, weights: Mapping[str, np.ndarray]) -> list[Binding]:
 
 
 def resolve(weights: Mapping[str, np.ndarray], places: Sequence[Place]) -> list[str]:
-    """The names of the initializers meant by `places`."""
+    """The names of the initializers for `places`."""
     names: list[str] = []
     for place in places:
         if isinstance(place, tuple):
@@ -94,7 +94,7 @@ def load(
 ) -> list[Binding]:
     """Fills `module` (parameters and running statistics, in order) from the arrays of a file.
 
-    Frameworks other than PyTorch keep the matrix of a linear layer `transposed`: `[inputs, outputs]`.
+    Other frameworks store the matrix of a linear layer `transposed`: `[inputs, outputs]`.
     """
     linear = {id(m.weight) for m in module.modules() if transposed and isinstance(m, nn.Linear)}
     state = {n: t for n, t in module.state_dict(keep_vars=True).items() if t.is_floating_point()}

@@ -1,4 +1,4 @@
-"""The training-free scores beside GradAlign, each from its definition, by autograd in float64.
+"""The training-free scores other than GradAlign, from their definitions, by autograd in float64.
 
 Three modes of batch norm: `running` and `sample` forward one sample after the other (with the stored
 statistics, and with those of the sample's own positions); `batch` forwards all samples together with
@@ -37,7 +37,7 @@ ZEN_STEP = 0.01
 
 
 def weights(module: nn.Module) -> list[nn.Parameter]:
-    """The kernels and matrices, one for each layer; the packed projection of an attention is one."""
+    """The kernels and matrices, one for each layer. The packed projection of an attention counts as one."""
     found = []
     for layer in module.modules():
         if isinstance(layer, (_ConvNd, nn.Linear)):
@@ -71,14 +71,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward pass: the logits of its samples, and the calls of the functions that were watched."""
+    """A forward pass: the logits of its samples, and the recorded calls of the watched functions."""
 
     logits: Tensor
     calls: list[Call]
 
 
 def watch(owner: Any, function: str, calls: list[Call]) -> AbstractContextManager[Any]:
-    """Appends to `calls` whatever `owner.function` is called with, for the time of the context."""
+    """Records the arguments of all calls of `owner.function` in `calls` inside the context."""
     original = getattr(owner, function)
 
     def watched(*arguments: Any, **options: Any) -> Tensor:
@@ -95,9 +95,9 @@ def hard_sigmoid(x: Tensor) -> Tensor:
 
 @contextmanager
 def watching(*functions: str) -> Iterator[list[Call]]:
-    """The calls of some functions of `torch.nn.functional` and of `Tensor.mean`, in their order.
+    """Records the calls of some functions of `torch.nn.functional` and of `Tensor.mean`, in order.
 
-    What PyTorch cannot differentiate twice is computed in another way: hard sigmoid and fused attention.
+    Hard sigmoid and fused attention, which PyTorch cannot differentiate twice, are replaced.
     """
     calls: list[Call] = []
     with ExitStack() as stack:
@@ -119,7 +119,7 @@ def prepare(module: nn.Module, mode: Mode) -> nn.Module:
 
 
 def forward(module: nn.Module, inputs: Tensor, mode: Mode, *watched: str) -> list[Pass]:
-    """One pass of the whole batch, or one of each sample."""
+    """One pass of the whole batch, or one pass per sample."""
     prepare(module, mode)
     passes = []
     for rows in [inputs] if mode == "batch" else inputs.split(1):
@@ -181,12 +181,12 @@ RECTIFIERS = ("relu", "relu6", "hardtanh", "leaky_relu", "prelu")
 
 
 def is_rectifier(call: Call) -> bool:
-    """Of the hard tanhs only the one that is ReLU6."""
+    """Whether a call is a rectifier. The only hard tanh that counts is ReLU6."""
     return call.function != "hardtanh" or call.arguments[1:3] == (0, 6)
 
 
 def pattern(single: Pass) -> np.ndarray:
-    """Which units of the rectifiers that the logits depend on have a positive input: `[samples, units]`."""
+    """Whether each unit of the rectifiers that the logits depend on has a positive input, `[samples, units]`."""
     inputs = [call.input for call in single.calls if is_rectifier(call)]
     reached = torch.autograd.grad(single.logits.sum(), inputs, allow_unused=True) if inputs else []
     rows = len(single.logits)
@@ -273,7 +273,7 @@ LAYERS = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_tran
 def saliency(single: Pass, call: Call, gradient: Tensor) -> Tensor:
     """Activation times gradient, summed over the positions: `[samples, channels]`.
 
-    A pass of a single sample may have its positions anywhere, one of a batch has the samples first.
+    In a pass of a single sample, positions may be on any axis. In a pass of a batch, samples come first.
     """
     product = call.output * gradient
     channels_last = product if call.function == "linear" else product.movedim(1, -1)
@@ -321,12 +321,12 @@ def uniform(shape: tuple[int, ...], stream: int) -> np.ndarray:
 
 
 def is_global_pooling(call: Call) -> bool:
-    """A mean over positions (or tokens), written as such or as a pooling to one position."""
+    """Whether a call is a mean over positions or tokens, or a pooling to one position."""
     return call.function == "mean" or (call.function == "adaptive_avg_pool2d" and call.arguments[1] == 1)
 
 
 def feature_map(calls: list[Call]) -> Tensor:
-    """What the last global pooling reads, or else the last linear layer."""
+    """The input of the last global pooling, or else of the last linear layer."""
     pooled = [call.input for call in calls if is_global_pooling(call)]
     return pooled[-1] if pooled else [call.input for call in calls if call.function == "linear"][-1]
 
@@ -335,7 +335,7 @@ ZEN_WATCHED = ("adaptive_avg_pool2d", "mean", "linear", "batch_norm")
 
 
 def zen_pass(module: nn.Module, inputs: np.ndarray) -> tuple[Tensor, list[Tensor]]:
-    """The feature map, and what each batch norm reads, in one pass with the statistics of the batch."""
+    """The feature map, and the input of each batch norm, in one pass with the statistics of the batch."""
     (single,) = forward(module, torch.from_numpy(inputs), "batch", *ZEN_WATCHED)
     return feature_map(single.calls), [call.input for call in single.calls if call.function == "batch_norm"]
 
@@ -365,7 +365,7 @@ def zen(reference: Reference) -> dict[str, float] | None:
     return {name: math.log(difference) + sum(math.log(v) / 2 for v in values) for name, values in scales.items()}
 
 
-# Scores that take a mode of batch norm, with the modes they are defined for.
+# Scores that depend on the batch-norm mode, with the modes for which they are defined.
 BY_MODE: dict[str, tuple[Callable[[Reference, Mode], Score], tuple[Mode, ...]]] = {
     "gradsign": (gradsign, ("running", "sample")),
     "zico-samples": (zico_samples, ("running", "sample")),

@@ -11,6 +11,7 @@ use crate::tensor::{DType, Tensor, map_same};
 
 /// The kind of target that a loss compares a model's output with. Shapes are those of one sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Target {
     /// One class per sample: cross-entropy.
     Class {
@@ -38,6 +39,7 @@ pub enum Target {
 
 /// Labels fitted to a loss.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct FittedLabels {
     /// The targets: int64 `[n]` for [`Target::Class`], int64 `[n, positions…]` for
     /// [`Target::Tokens`], float32 `[n, shape…]` for the others.

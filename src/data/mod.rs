@@ -89,6 +89,7 @@ pub struct Description {
 
 /// Samples fitted to a model's inputs.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct FittedInputs {
     /// For each input, in the order given, a tensor `[n, dims[1..]…]` of the input's dtype, with the `n`
     /// samples along the leading axis.

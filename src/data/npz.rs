@@ -31,7 +31,7 @@ pub(super) fn open(path: &Path, memory: Option<u64>) -> Result<Source> {
     for index in 0..archive.len() {
         let entry = archive.by_index(index).map_err(|e| broken(&e))?;
         let name = entry.name().trim_end_matches(".npy").to_owned();
-        // Unpack no more than the directory says. Read to the end, where the checksum is verified.
+        // Unpack no more than the directory says. Reading to the end verifies the checksum.
         let size = entry.size();
         let array = read_array(entry.take(size.saturating_add(1)))
             .map_err(|reason| broken(&format!("array '{name}': {reason}")))?;

@@ -16,7 +16,7 @@ pub(super) const NAME: &str = "synthetic";
 /// Draws the tensor of the input at `position`.
 ///
 /// Floating-point inputs are standard normal. Integer inputs are uniform below their vocabulary,
-/// or below 2 where that is unknown, so that they are valid for any table with two rows. Boolean
+/// or below 2 if that is unknown, so that they are valid for any table with two rows. Boolean
 /// inputs, and integer inputs called a mask, are all ones: nothing is masked.
 pub(super) fn input(
     input: &DeclaredInput,

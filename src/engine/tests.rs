@@ -29,21 +29,14 @@ fn elem_type(dtype: DType) -> Option<i32> {
 }
 
 fn info(name: &str, dtype: DType, shape: &[usize]) -> ValueInfoProto {
-    let dim = |&d: &usize| Dimension {
-        value: Some(dimension::Value::DimValue(d as i64)),
-        ..Dimension::default()
-    };
+    let dim = |&d: &usize| Dimension { value: Some(dimension::Value::DimValue(d as i64)) };
     let tensor = type_proto::Tensor {
         elem_type: elem_type(dtype),
         shape: Some(TensorShapeProto { dim: shape.iter().map(dim).collect() }),
     };
     ValueInfoProto {
         name: Some(name.into()),
-        r#type: Some(TypeProto {
-            value: Some(type_proto::Value::TensorType(tensor)),
-            ..TypeProto::default()
-        }),
-        ..ValueInfoProto::default()
+        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)) }),
     }
 }
 

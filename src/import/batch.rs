@@ -15,11 +15,11 @@ use crate::ops::Op;
 /// The names of all results and their shapes at the batch size of the file, in the order of lowering.
 /// The shape is `None` for a result that is not a tensor of the graph.
 #[derive(Default)]
-pub(crate) struct RecordedShapes<'m>(Vec<(&'m str, Option<Vec<usize>>)>);
+pub(super) struct RecordedShapes<'m>(Vec<(&'m str, Option<Vec<usize>>)>);
 
 /// Which of the two passes this is.
 #[derive(Default)]
-pub(crate) enum BatchCheck<'m> {
+pub(super) enum BatchCheck<'m> {
     /// Neither: the file does not fix a batch size.
     #[default]
     Off,
@@ -30,7 +30,7 @@ pub(crate) enum BatchCheck<'m> {
 }
 
 /// The state of the second pass.
-pub(crate) struct Comparison<'m> {
+pub(super) struct Comparison<'m> {
     recorded: RecordedShapes<'m>,
     /// The index in `recorded` of the next result.
     next: usize,

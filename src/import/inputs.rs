@@ -24,7 +24,7 @@ enum Batch {
 }
 
 /// The inputs' shapes.
-pub(crate) struct Shapes<'m> {
+pub(super) struct Shapes<'m> {
     model: &'m Model,
     declared: Vec<&'m ValueInfo>,
     options: &'m ImportOptions,

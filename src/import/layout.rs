@@ -12,7 +12,7 @@ use crate::onnx::{Dim, Model, Type, ValueInfo};
 
 /// How the samples lie in an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Layout {
+pub(super) enum Layout {
     /// Along this batch axis.
     Batch(usize),
     /// The input has no batch axis: all of it belongs to one sample.
@@ -30,7 +30,7 @@ pub(crate) enum Layout {
 /// # Errors
 /// When an option names something that is not an input, gives an input both a value and a batch axis,
 /// or names an axis that does not exist.
-pub(crate) fn layouts<'m>(
+pub(super) fn layouts<'m>(
     model: &'m Model,
     declared: &[&'m ValueInfo],
     needed: impl Fn(&str) -> bool,

@@ -13,7 +13,7 @@ use crate::tensor::Tensor;
 const HUGE: f32 = 1e4;
 
 /// A tensor stored in the file. Each use decides whether it is a parameter or a constant there.
-pub(crate) struct Stored {
+pub(super) struct Stored {
     /// The name of the initializer, or of the constant node's result.
     pub name: Arc<str>,
     /// The values, or why there are none.
@@ -31,7 +31,7 @@ pub(crate) struct Stored {
 
 /// How an operator uses a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(super) enum Role {
     /// The weight or bias of an operator: a parameter.
     Weight,
     /// Any other operand: a parameter if it has several elements and does not look like a mask.
@@ -166,7 +166,7 @@ pub(super) fn generated(name: &str) -> bool {
 
 /// How a tensor is stored in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Storage {
+pub(super) enum Storage {
     /// As an initializer.
     Initializer,
     /// In a constant node of the main graph.
@@ -176,7 +176,7 @@ pub(crate) enum Storage {
 }
 
 /// The user's glob patterns that say which tensors are parameters.
-pub(crate) struct Patterns {
+pub(super) struct Patterns {
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
     pytorch: bool,

@@ -69,6 +69,7 @@ pub struct ImportOptions {
 
 /// A model lowered to the graph IR.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Imported {
     /// The graph. All inputs and its only output have a batch axis of length 1 in front, whatever their
     /// layout in the file. The output is taken before the final activation, unless that is kept.
@@ -91,6 +92,7 @@ pub struct Imported {
 
 /// Facts about a model file.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Info {
     /// The version of the file format.
     pub ir_version: i64,

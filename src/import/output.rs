@@ -8,7 +8,7 @@ use crate::onnx::{DataType, Model, Type, dtype_of};
 use crate::tensor::DType;
 
 /// The output that `options` name, or the default one.
-pub(crate) fn wanted_output(model: &Model, options: &ImportOptions) -> Result<String> {
+pub(super) fn wanted_output(model: &Model, options: &ImportOptions) -> Result<String> {
     match &options.output {
         Some(name) => named_output(model, name),
         None => default_output(model),
@@ -73,7 +73,7 @@ fn prediction_like(name: &str) -> i32 {
 const NO_PREDICTION: i32 = -2;
 
 /// A note that lists the other candidates, if `output` was chosen among several.
-pub(crate) fn choice_of_output(model: &Model, output: &str) -> Option<String> {
+pub(super) fn choice_of_output(model: &Model, output: &str) -> Option<String> {
     let candidates = float_outputs(model);
     let others: Vec<String> = candidates
         .iter()

@@ -8,10 +8,11 @@ use crate::error::{Error, Result};
 use crate::onnx::{Function, Graph, Model, Node, Opsets};
 
 /// The maximum nesting depth of functions and branches.
-pub(crate) const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 
 /// A reason why a model cannot be imported, usually an unsupported operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Problem {
     /// The node's name, or its first output if it has no name. Empty for a problem of the whole model.
     pub node: String,
@@ -25,13 +26,13 @@ pub struct Problem {
 
 impl Problem {
     /// A problem of the model as a whole.
-    pub(crate) fn general(error: &Error) -> Self {
+    pub(super) fn general(error: &Error) -> Self {
         Problem { node: String::new(), op: String::new(), opset: 0, reason: error.to_string() }
     }
 }
 
 /// The indices of the nodes that `wanted` depends on, in order, and all names that they need.
-pub(crate) fn live_nodes<'m>(
+pub(super) fn live_nodes<'m>(
     nodes: &'m [Node],
     wanted: impl IntoIterator<Item = &'m str>,
 ) -> (Vec<usize>, HashSet<&'m str>) {
@@ -58,7 +59,7 @@ fn add_names<'m>(graph: &'m Graph, names: &mut HashSet<&'m str>) {
 }
 
 /// The local function that `node` calls, if any.
-pub(crate) fn function_of<'m>(model: &'m Model, node: &Node) -> Option<&'m Function> {
+pub(super) fn function_of<'m>(model: &'m Model, node: &Node) -> Option<&'m Function> {
     if model.functions.is_empty() {
         return None;
     }
@@ -66,8 +67,8 @@ pub(crate) fn function_of<'m>(model: &'m Model, node: &Node) -> Option<&'m Funct
     model.functions.get(&key)
 }
 
-/// Errs where `outputs` need an operator that is not supported, naming all of them.
-pub(crate) fn check(model: &Model, outputs: &[&str]) -> Result<()> {
+/// Errs if `outputs` depend on unsupported operators. The message names all of them.
+pub(super) fn check(model: &Model, outputs: &[&str]) -> Result<()> {
     let problems = problems(model, outputs);
     let quantised = problems.iter().find(|p| is_quantised(&p.op));
     if let Some(Problem { node, op, .. }) = quantised {
@@ -99,7 +100,7 @@ pub(crate) fn check(model: &Model, outputs: &[&str]) -> Result<()> {
 }
 
 /// Whether an operator computes on quantised values.
-pub(crate) fn is_quantised(op: &str) -> bool {
+pub(super) fn is_quantised(op: &str) -> bool {
     let name = op.rsplit('.').next().unwrap_or(op);
     name.starts_with("QLinear")
         || name.starts_with("DynamicQuantize")
@@ -110,7 +111,7 @@ pub(crate) fn is_quantised(op: &str) -> bool {
 
 /// The unsupported operators that `outputs` depend on, including those inside local functions and
 /// branches.
-pub(crate) fn problems<'m>(model: &'m Model, outputs: &[&'m str]) -> Vec<Problem> {
+pub(super) fn problems<'m>(model: &'m Model, outputs: &[&'m str]) -> Vec<Problem> {
     let mut scan = Scan { model, seen: HashSet::new(), problems: Vec::new() };
     scan.nodes(&model.graph.nodes, outputs, &model.opsets, "", 0);
     scan.problems

@@ -1,4 +1,4 @@
-//! Whether a float tensor is an initializer or the value of a constant node makes no difference.
+//! A float tensor is treated alike as an initializer and as the value of a constant node.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,9 @@ use crate::tensor::Tensor;
 use crate::transform::batch_norm;
 use crate::transform::{Reduction, training_graph};
 
-/// PyTorch's TorchScript exporter calls the weights of this file `onnx::Conv_123`, as it calls
-/// numbers in the code of a network, too; only that it stores weights as initializers tells them
-/// apart.
-const PLACE_TELLS: &str = "fixtures/extra/folded-bn.onnx";
+/// The exception: PyTorch's TorchScript exporter names the weights of this file `onnx::Conv_123`, like
+/// numbers in the source code of a network. Only their storage as initializers tells them apart.
+const STORAGE_DECIDES: &str = "fixtures/extra/folded-bn.onnx";
 
 fn is_float(tensor: &Result<Tensor, String>) -> bool {
     matches!(tensor, Ok(Tensor::F32(_)))
@@ -65,8 +64,8 @@ fn parameters(imported: &Imported) -> BTreeMap<String, Tensor> {
     all.map(|(_, p)| (p.name.to_string(), p.tensor.clone())).collect()
 }
 
-/// A matrix product whose right side is computed of stored tensors by these nodes, written
-/// `Transpose w -> v`. Names of tensors have their shapes: `w3x6`.
+/// A matrix product whose right operand is computed from stored tensors by these nodes, written
+/// `Transpose w -> v`. The name of a tensor contains its shape: `w3x6`.
 fn product_with(lines: &[&str]) -> Model {
     let dims = |name: &str| -> Option<Vec<usize>> {
         name.strip_prefix('w')?.split('x').map(|d| d.parse().ok()).collect()
@@ -159,7 +158,7 @@ fn weights_behind_other_operators_train_wherever_they_are_stored() {
     }
 }
 
-/// Loss, per-sample gradients and scores of two samples a class, by engine and name.
+/// Loss, per-sample gradients and scores for two samples per class, by engine and name.
 fn results(model: &Model, data: &Path) -> BTreeMap<String, Vec<f64>> {
     let samples = Samples::Count(4.try_into().unwrap());
     let options = Options { samples, ..Options::default() };
@@ -204,7 +203,7 @@ fn files() -> Vec<PathBuf> {
     files
 }
 
-/// The samples of a file: its own, or digits.
+/// The data for a model: its own, or the digits.
 fn data(path: &Path) -> PathBuf {
     let own = path.with_extension("npz");
     let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/digits-30.npz");
@@ -220,7 +219,7 @@ fn compare(pick: impl Fn(usize) -> bool) {
         let wanted = results(&model, &data(&path));
         for (how, other) in [("nodes", in_nodes(&model)), ("initializers", as_initializers(&model))]
         {
-            if how == "nodes" && path.ends_with(PLACE_TELLS) {
+            if how == "nodes" && path.ends_with(STORAGE_DECIDES) {
                 continue;
             }
             let found = import(&other, &options).unwrap_or_else(|e| panic!("{at} in {how}: {e}"));

@@ -13,7 +13,7 @@ use crate::ops::Derivative;
 
 /// How an operator is lowered.
 #[derive(Clone, Copy)]
-pub(crate) enum Lowering {
+pub(super) enum Lowering {
     /// To one value.
     One(fn(&mut Call) -> Result<Value>),
     /// To several results, or to one that is not a value of the graph, such as a sequence.
@@ -34,7 +34,7 @@ pub struct Entry {
     pub derivative: Derivative,
     /// What it is lowered to, in words.
     pub note: &'static str,
-    pub(crate) lowering: Lowering,
+    pub(super) lowering: Lowering,
 }
 
 /// An operator with one result, differentiated through its lowering.
@@ -111,7 +111,7 @@ pub fn entries() -> impl Iterator<Item = &'static Entry> {
 }
 
 /// The entry of an operator; `None` if it is unknown.
-pub(crate) fn lookup(domain: &str, op: &str) -> Option<&'static Entry> {
+pub(super) fn lookup(domain: &str, op: &str) -> Option<&'static Entry> {
     INDEX.get(&(domain, op)).copied()
 }
 
@@ -119,13 +119,13 @@ pub(crate) fn lookup(domain: &str, op: &str) -> Option<&'static Entry> {
 pub fn markdown() -> String {
     let mut page = String::from(
         "# Operators\n\n\
-         *This page is made from the table of operators in the source by `gradalign ops --format \
-         markdown`.*\n\n\
-         Every operator is lowered at import to a small set of primitives, which have gradient and \
-         batching rules. The column *derivative* says how gradients pass: by a *rule*; not at all \
-         because the derivative is *zero* wherever it is defined; or the operator is not \
-         supported, and models that need it are refused with the reason. *Since* is the first \
-         version of the operator set, from 7 on, that has the operator.\n",
+         *This page is generated from the table of operators in the source by `gradalign ops \
+         --format markdown`.*\n\n\
+         The import lowers every operator to a small set of primitives, which have gradient and \
+         batching rules. The column *derivative* says how an operator is differentiated: by a \
+         *rule*; not at all, since its derivative is *zero* wherever it is defined; or the operator \
+         is *not supported*, and models that need it are refused with the reason. *Since* is the \
+         first version of the operator set, from 7 on, that has the operator.\n",
     );
     let mut domain = None;
     for entry in entries() {

@@ -1,4 +1,4 @@
-//! Every operator in many configurations against ONNX Runtime's results, which
+//! Compares every operator, in many configurations, with the results of ONNX Runtime, which
 //! `scripts/make_op_cases.py` writes.
 
 use std::collections::BTreeMap;
@@ -54,7 +54,7 @@ fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
 }
 
-/// The graph of `output`, with its final activation.
+/// Lowers `output`, including its final activation.
 fn lower(model: &Model, output: &str) -> Result<Graph> {
     scan::check(model, &[output])?;
     let options = ImportOptions::default();

@@ -401,8 +401,7 @@ mod tests {
         assert_eq!(left(&both(&a, &a), module), 1);
     }
 
-    /// Copies of a layer have copies of its bias, even where that is zero; other biases of zero are
-    /// their own.
+    /// Biases of zero are tied only if the weights of their layers are.
     #[test]
     fn biases_follow_the_weight_of_their_layer() {
         let mut b = Builder::default();

@@ -1,10 +1,10 @@
-//! The gradient of a convolution in its kernel, for every sample by itself.
+//! The per-sample gradient of a convolution with respect to its kernel.
 //!
-//! With `x` zero-padded and its channels last, what a kernel position meets is the same data at an
-//! offset. Each position is a product of the cotangent `[M, O]` with rows of `x` `[O, C]` that lie
-//! where they are: nothing is unfolded. A tile of outputs times channels stays in registers while
-//! positions of the output go by. The channels are cut into panels as wide as a tile, one after the
-//! other, so that what a tile reads lies together however many channels there are.
+//! `x` is zero-padded and laid out with the channels last, so that each kernel position reads the same
+//! data at an offset. Each position is a product of the cotangent `[M, O]` with rows of `x` `[O, C]`,
+//! read in place without unfolding. A tile of outputs × channels stays in registers during the loop over
+//! output positions. The channels are divided into panels as wide as a tile, stored one after the other,
+//! so that a tile reads contiguous memory for any number of channels.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -16,18 +16,18 @@ use super::simd::Lanes;
 use super::winograd::WeightGrad;
 use super::{ParallelFor, Parts};
 
-/// Outputs of a tile. With two vectors of channels: twelve accumulators, which hide the latency of
-/// multiply-add and leave registers for the operands.
+/// The number of outputs in a tile. With two vectors of channels there are twelve accumulators, which
+/// hide the latency of multiply-add and leave registers for the operands.
 const TILE: usize = 6;
 
-/// Values of the input that stay in the nearest cache beside what they are multiplied with.
+/// The number of input values that fit in the L1 cache beside the cotangent.
 const NEAR: usize = 1 << 12;
 
-/// Elements of the gradient that stay in a core's own cache from their first term until they are
-/// taken: the gradients of wide layers are too large for that.
+/// The maximum number of gradient elements in a chunk, so that a chunk stays in a core's own cache until
+/// it is complete and consumed. Whole gradients of wide layers are too large for that.
 const CHUNK: usize = 1 << 16;
 
-/// The per-sample gradient of a convolution in its kernel:
+/// The per-sample gradient of a convolution with respect to its kernel:
 /// `dw[n, m, c, k] = Σ_o x[n, c, o·s + k·d − p] · z[n, m, o]`, `c` in the group of `m`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConvWeightGrad {
@@ -53,38 +53,38 @@ pub struct ConvWeightGrad {
     pub pads: Vec<usize>,
 }
 
-/// Where things lie in the padded copy of one sample's `x`, `[g, panel, padded…, channel]`.
+/// The layout of the padded copy of one sample's `x`, `[g, panel, padded…, channel]`.
 struct Layout {
     /// Its spatial shape.
     padded: Vec<usize>,
     /// Channels of a group, rounded up to whole vectors.
     width: usize,
-    /// Channels of a panel; the last one of a group may have fewer.
+    /// Channels of a panel. The last panel of a group may have fewer.
     panel: usize,
-    /// Which place each kernel position begins at.
+    /// The offset of each kernel position, in positions of the padded copy.
     taps: Vec<usize>,
-    /// Which place each row of the output begins at.
+    /// The offset of each row of the output, in positions of the padded copy.
     rows: Vec<usize>,
-    /// Positions of a row of the output.
+    /// Positions in a row of the output.
     row: usize,
-    /// How many places neighbouring positions of a row are apart.
+    /// The distance of neighbouring output positions of a row in the padded copy.
     step: usize,
 }
 
 impl Layout {
-    /// Places of the padded copy.
+    /// The number of positions of the padded copy.
     fn places(&self) -> usize {
         product(&self.padded)
     }
 
-    /// The panels of a group: the first channel and the number of channels.
+    /// The panels of a group: the first channel and the number of channels of each.
     fn panels(&self) -> impl Iterator<Item = (usize, usize)> {
         let first = (0..self.width).step_by(self.panel);
         first.map(|c| (c, self.panel.min(self.width - c)))
     }
 }
 
-/// A part of a sample's gradient, `[g, K…, M/g, width]` of these.
+/// A part of a sample's gradient: ranges of groups, kernel positions and outputs.
 struct Chunk {
     groups: Range<usize>,
     taps: Range<usize>,
@@ -92,7 +92,7 @@ struct Chunk {
 }
 
 impl Chunk {
-    /// Rows of channels, as they lie one after the other: group, kernel position and output.
+    /// The rows of channels in the order in which they are stored: group, kernel position and output.
     fn rows(&self) -> impl Iterator<Item = [usize; 3]> {
         self.groups.clone().flat_map(move |g| {
             self.taps.clone().flat_map(move |tap| self.outputs.clone().map(move |m| [g, tap, m]))
@@ -105,7 +105,7 @@ impl Chunk {
 }
 
 thread_local! {
-    /// The copy of `x` and the chunk of the gradient at hand, kept from one call to the next.
+    /// Buffers for the padded copy of `x`, the cotangent and the chunk, kept for the next call.
     static SCRATCH: RefCell<[Vec<f32>; 3]> = const { RefCell::new([const { Vec::new() }; 3]) };
 }
 
@@ -114,28 +114,28 @@ fn product(shape: &[usize]) -> usize {
 }
 
 impl ConvWeightGrad {
-    /// Elements of `x` of one sample.
+    /// The number of elements of `x` for one sample.
     fn x_len(&self) -> usize {
         self.groups * self.channels * product(&self.input)
     }
 
-    /// Elements of `z` of one sample.
+    /// The number of elements of `z` for one sample.
     fn z_len(&self) -> usize {
         self.groups * self.outputs * product(&self.output)
     }
 
-    /// Elements of the gradient of one sample.
+    /// The number of elements of the gradient for one sample.
     fn len(&self) -> usize {
         self.groups * self.outputs * self.channels * product(&self.kernel)
     }
 
-    /// Whether every channel is a group.
+    /// Whether every group has a single channel.
     fn is_depthwise(&self) -> bool {
         self.channels == 1 && self.outputs == 1
     }
 
-    /// Groups, and outputs and channels of each, as they are laid out: where every channel is a
-    /// group, the groups lie side by side as channels do.
+    /// The numbers of groups, and of outputs and channels per group, in the layout. For a depthwise
+    /// convolution the groups are laid out like channels.
     fn blocks(&self) -> [usize; 3] {
         match self.is_depthwise() {
             true => [1, 1, self.groups],
@@ -194,7 +194,7 @@ impl ConvWeightGrad {
         let (row, rest) = self.input.split_last().map_or((1, &[][..]), |(&l, r)| (l, r));
         let last = layout.padded.last().map_or(1, |&d| d);
         let pad = self.pads.last().copied().unwrap_or(0);
-        // The end of a row may lie beyond what the kernel reaches.
+        // The kernel may not reach the end of a row.
         let length = row.min(last.saturating_sub(pad));
         let rows = product(rest);
         for outer in 0..rows {
@@ -224,19 +224,20 @@ impl ConvWeightGrad {
         }
     }
 
-    /// How the work lies, for the vectors of this processor.
+    /// The layout and the chunks for the vector width of this processor.
     fn plan(&self) -> (Layout, Vec<Chunk>) {
         let layout = self.layout(Arch::new().dispatch(Lanes));
         let chunks = self.chunks(&layout);
         (layout, chunks)
     }
 
-    /// The gradient in parts of at most [`CHUNK`] elements, as far as a row of outputs allows.
+    /// Divides the gradient into chunks of at most [`CHUNK`] elements. A single tile of outputs may be
+    /// larger.
     fn chunks(&self, layout: &Layout) -> Vec<Chunk> {
         let [groups, outputs, _] = self.blocks();
         let taps = layout.taps.len();
         let fit = |elements: usize| CHUNK / elements.max(1);
-        // As many of the smallest units as fit, of the largest kind of which one fits.
+        // Split along groups if a whole group fits, else along kernel positions, else along outputs.
         let steps = match (fit(taps * outputs * layout.width), fit(outputs * layout.width)) {
             (0, 0) => [1, 1, fit(TILE * layout.width).max(1) * TILE],
             (0, some) => [1, some, outputs],
@@ -261,7 +262,7 @@ impl ConvWeightGrad {
     /// The gradients of all samples, `[samples, M, C/g, K…]`.
     ///
     /// # Panics
-    /// When a slice has another length than the shapes say.
+    /// When the length of a slice does not match the shapes.
     pub fn gradients(&self, x: &[f32], z: &[f32], dw: &mut [f32], parallel: &ParallelFor) {
         assert_eq!(dw.len(), self.samples * self.len(), "elements of the gradients");
         let parts = Parts::new(dw, self.len());
@@ -271,11 +272,11 @@ impl ConvWeightGrad {
         });
     }
 
-    /// The packed signs of the gradients of all samples, `[samples, `[`Self::signs_len`]`]`. The
-    /// order of the elements is the same for each sample, and otherwise of no meaning.
+    /// The packed signs of the gradients of all samples, `[samples, `[`Self::signs_len`]`]`. The order
+    /// of the elements is unspecified, but the same for all samples.
     ///
     /// # Panics
-    /// When a slice has another length than the shapes say.
+    /// When the length of a slice does not match the shapes.
     pub fn signs(&self, x: &[f32], z: &[f32], signs: &mut [i32], parallel: &ParallelFor) {
         let len = self.signs_len();
         assert_eq!(signs.len(), self.samples * len, "elements of the signs");
@@ -297,7 +298,7 @@ impl ConvWeightGrad {
         });
     }
 
-    /// Elements of the packed signs of one sample.
+    /// The length of the packed signs of one sample.
     pub fn signs_len(&self) -> usize {
         if let Some(op) = WeightGrad::of(self) {
             return op.signs_len();
@@ -306,8 +307,8 @@ impl ConvWeightGrad {
         chunks.iter().map(|chunk| words_len(chunk.len(&layout))).sum::<usize>() + 1
     }
 
-    /// Computes the chunks of the gradient of each sample, one after the other, and calls `take`
-    /// with the sample, the number of the chunk and its values.
+    /// Computes the gradient of each sample chunk by chunk, and calls `take` with the sample, the index of
+    /// the chunk and its values.
     fn each_chunk(
         &self,
         layout: &Layout,
@@ -344,7 +345,7 @@ impl ConvWeightGrad {
         parallel(self.samples, &sample);
     }
 
-    /// Puts a chunk of the gradient where it belongs in `[g·M, C/g, K…]`.
+    /// Copies a chunk to its position in the gradient `[g·M, C/g, K…]`.
     fn in_order(&self, chunk: &Chunk, gradient: &[f32], width: usize, dw: &mut [f32]) {
         let taps = product(&self.kernel);
         let [_, outputs, channels] = self.blocks();
@@ -393,8 +394,8 @@ impl WithSimd for Tiles<'_> {
             let z = &z[(g * outputs + chunk.outputs.start) * positions..][..height * positions];
             for (c, panel) in layout.panels() {
                 let x = &x[(g * width + c) * places..][..panel * places];
-                // What a few rows of the output meet stays in the nearest cache while kernel
-                // positions and outputs go by.
+                // The input for a few rows of the output stays in the L1 cache during the loops over
+                // kernel positions and outputs.
                 let rows = NEAR / (layout.row * layout.step * panel).max(1);
                 let rows = rows.clamp(1, layout.rows.len().max(1));
                 for first_row in (0..layout.rows.len()).step_by(rows) {
@@ -406,7 +407,7 @@ impl WithSimd for Tiles<'_> {
                         let tiles = height.div_ceil(TILE);
                         let mut first = 0;
                         for t in 0..tiles {
-                            // Of nearly equal height.
+                            // Tiles of nearly equal height.
                             let outputs = (height - first) / (tiles - t);
                             let (z, out) = (&z[first * positions..], &mut out[first * width + c..]);
                             macro_rules! tile {
@@ -428,8 +429,8 @@ impl WithSimd for Tiles<'_> {
     }
 }
 
-/// Adds `M` outputs times `V` vectors of channels, over the rows of the output that start at
-/// `starts`.
+/// Accumulates a tile of `M` outputs × `V` vectors of channels over the rows of the output that start
+/// at `starts`.
 #[inline(always)]
 fn tile<S: Simd, const M: usize, const V: usize>(
     simd: S,
@@ -467,7 +468,7 @@ fn tile<S: Simd, const M: usize, const V: usize>(
     }
 }
 
-/// Every channel with itself.
+/// The gradient of a depthwise convolution: each output with its own channel.
 struct Depthwise<'a> {
     layout: &'a Layout,
     chunk: &'a Chunk,
@@ -515,7 +516,7 @@ mod tests {
         (0..len).map(|i| ((i * 7919 + seed * 31 + 13) % 101) as f32 / 50.0 - 1.0).collect()
     }
 
-    /// What the interpreter makes of the same convolutions.
+    /// The result of the interpreter for the same convolutions.
     fn expected(op: &ConvWeightGrad, x: &[f32], z: &[f32], pads_end: &[usize]) -> Vec<f64> {
         let window = Window {
             strides: op.strides.clone(),
@@ -551,7 +552,7 @@ mod tests {
         for (got, want) in got.iter().zip(&want) {
             assert!((f64::from(*got) - want).abs() < 1e-4, "{op:?}: {got} {want}");
         }
-        // The signs, whose order is free, have the inner products of those of the gradients.
+        // The order of the signs is unspecified, so compare their inner products.
         let mut signs = vec![0; op.samples * op.signs_len()];
         op.signs(&x, &z, &mut signs, &in_turn);
         let gram = crate::kernel::SignGram { groups: 1, size: op.samples };
@@ -622,7 +623,7 @@ mod tests {
         let groups = square(190, 3, 5, 2);
         assert!(groups.chunks(&groups.layout(16)).len() > 1);
         check(&groups, &[1, 1]);
-        // One value that is not finite shows, whichever chunk it is in.
+        // A single value that is not finite is detected in any chunk.
         for at in [0, outputs.z_len() - 1] {
             let (x, mut z) = (noise(3 * outputs.x_len(), 1), noise(3 * outputs.z_len(), 2));
             z[at] = f32::INFINITY;
@@ -642,7 +643,7 @@ mod tests {
         check(&dilated, &[1, 1]);
         let pads = vec![0, 2];
         check(&ConvWeightGrad { output: vec![6, 7], pads, ..base.clone() }, &[1, 0]);
-        // The last rows and columns of the input are met by nothing.
+        // The kernel does not reach the last rows and columns of the input.
         let short =
             ConvWeightGrad { output: vec![2; 2], strides: vec![4; 2], pads: vec![0; 2], ..base };
         check(&short, &[0, 0]);

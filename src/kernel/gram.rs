@@ -1,38 +1,38 @@
-//! Inner products of signs, packed to bits.
+//! Gram matrices of signs that are packed to bits.
 //!
-//! A row of values becomes one bit for "is negative" and one for "is not zero" of each. The inner
-//! product of two rows of signs is then the number of places where both are not zero, less twice
-//! the number of those where they differ.
+//! Each value is packed to two bits: "is negative" and "is not zero". The inner product of two rows of
+//! signs is the number of positions where both are non-zero, minus twice the number of those where the
+//! signs differ.
 
 use pulp::{Arch, Simd, WithSimd};
 
 use super::{ParallelFor, Parts};
 
-/// Words that are made side by side.
+/// The number of words that are packed together, as one vector.
 const WIDE: usize = 8;
 
-/// Values that are packed together: one bit in each of so many words for each of 32 rows.
+/// The number of values in a block: 32 rows of `WIDE` values. Row `r` fills bit `r` of each word.
 const BLOCK: usize = 32 * WIDE;
 
-/// Elements of the packed signs of `values` values: words, then one that is not 0 where a value is
-/// not finite.
+/// The length of the packed signs of `values` values: the words, then one element that is non-zero if a
+/// value is not finite.
 fn packed_len(values: usize) -> usize {
     words_len(values) + 1
 }
 
-/// Words of the packed signs of `values` values.
+/// The number of words in the packed signs of `values` values.
 pub(super) fn words_len(values: usize) -> usize {
     2 * WIDE * values.div_ceil(BLOCK)
 }
 
-/// Packs the signs of `values` into `words`, of [`words_len`] elements: for each block of values the
-/// words of negative and of non-zero places. Zeros at the end change nothing. Returns whether all are
-/// finite.
+/// Packs the signs of `values` into `words` of length [`words_len`]: for each block of values, the words
+/// for "is negative", then those for "is not zero". Trailing zeros do not change inner products. Returns
+/// whether all values are finite.
 pub(super) fn pack(values: &[f32], words: &mut [i32]) -> bool {
     Arch::new().dispatch(Pack { values, words })
 }
 
-/// The packed signs of `rows` rows of `values`, one after the other.
+/// The packed signs of each of the `rows` rows of `values`, concatenated.
 pub fn packed_rows(values: &[f32], rows: usize, parallel: &ParallelFor) -> Vec<i32> {
     let width = values.len() / rows.max(1);
     let length = packed_len(width);
@@ -60,7 +60,7 @@ impl WithSimd for Pack<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> bool {
         let Pack { values, words } = self;
-        // The largest magnitude, by its bits without the sign: finite numbers stand below infinity.
+        // The bits without the sign order magnitudes; those of finite numbers are below infinity.
         let mut largest = [0u32; WIDE];
         let mut rest = [0.0; BLOCK];
         let (blocks, tail) = values.as_chunks::<BLOCK>();
@@ -88,22 +88,22 @@ impl WithSimd for Pack<'_> {
     }
 }
 
-/// The Gram matrices of signs inside groups of as many samples each.
+/// The Gram matrices of signs inside groups of equal size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignGram {
     /// The number of groups.
     pub groups: usize,
-    /// Samples of a group.
+    /// The number of samples in each group.
     pub size: usize,
 }
 
 impl SignGram {
-    /// Writes the inner products `[groups, size, size]` of the rows of all `operands` laid side by
-    /// side, each of which is packed signs `[groups·size, length]`. A sample with a value that is
-    /// not finite has products of NaN.
+    /// Writes the inner products `[groups, size, size]` of the rows of all `operands`, concatenated along
+    /// the row. Each operand is packed signs `[groups·size, length]`. The inner products of a sample with
+    /// a value that is not finite are NaN.
     ///
     /// # Panics
-    /// When the length of an operand or result does not go with the groups.
+    /// When the length of an operand or result does not match the groups.
     pub fn products(&self, operands: &[&[i32]], products: &mut [f64], parallel: &ParallelFor) {
         let Self { groups, size } = *self;
         let lanes = groups * size;
@@ -114,7 +114,7 @@ impl SignGram {
             let (group, i) = (lane / size, lane % size);
             rows.with(lane, |row| {
                 row.fill(0.0);
-                // One operand after the other: its rows are met by several others.
+                // One operand at a time, so that its rows stay in the cache for all pairs.
                 for operand in operands {
                     let length = operand.len() / lanes;
                     let packed = |lane: usize| &operand[lane * length..][..length];
@@ -149,7 +149,7 @@ impl WithSimd for Product<'_> {
         if *flag_a != 0 || *flag_b != 0 {
             return f64::NAN;
         }
-        // Two words at a time, as wide as the processor counts ones.
+        // Two words at a time: 64 bits, the width of the population count.
         let pair = |words: &[i32; 2 * WIDE], i: usize| {
             u64::from(words[2 * i] as u32) | u64::from(words[2 * i + 1] as u32) << 32
         };

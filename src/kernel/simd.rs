@@ -1,4 +1,4 @@
-//! What the vectors of `pulp` lack.
+//! Vector operations that `pulp` lacks.
 
 use pulp::bytemuck::cast_slice_mut;
 use pulp::{Simd, WithSimd};
@@ -20,16 +20,16 @@ impl WithSimd for Lanes {
     }
 }
 
-/// The most floats that a vector has on any processor.
+/// The maximum number of floats in a vector on any processor.
 pub(super) const MOST_LANES: usize = 16;
 
-/// Absolute values. Those of `pulp` are a call each.
+/// Absolute values. The version of `pulp` is not inlined.
 #[inline(always)]
 pub(super) fn magnitudes<S: Simd>(simd: S, values: S::f32s) -> S::f32s {
     simd.max_f32s(values, simd.sub_f32s(simd.splat_f32s(0.0), values))
 }
 
-/// Room for floats that whole vectors of lie in one line of memory each, kept from one use to the next.
+/// A reusable buffer of floats, aligned so that no vector crosses a cache line.
 #[derive(Default)]
 pub(super) struct Buffer(Vec<f32>);
 
@@ -38,11 +38,11 @@ impl Buffer {
         Buffer(Vec::new())
     }
 
-    /// Room for `len` floats, with what was there before.
+    /// `len` floats with unspecified values.
     pub(super) fn room(&mut self, len: usize) -> &mut [f32] {
         self.0.resize(self.0.len().max(len + MOST_LANES), 0.0);
         let offset = self.0.as_ptr().align_offset(MOST_LANES * size_of::<f32>());
-        // Where an address cannot be told, anywhere is as good.
+        // Without an address, as in an interpreter, alignment does not matter.
         &mut self.0[offset.min(MOST_LANES)..][..len]
     }
 
@@ -54,7 +54,7 @@ impl Buffer {
     }
 }
 
-/// Turns squares of vectors round: value `j` of vector `i` becomes value `i` of vector `j`.
+/// Transposes squares of vectors: value `j` of vector `i` becomes value `i` of vector `j`.
 #[derive(Clone, Copy)]
 pub(super) struct Transpose {
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
@@ -64,7 +64,7 @@ pub(super) struct Transpose {
 }
 
 impl Transpose {
-    /// With the instructions of this processor.
+    /// Selects the instructions of this processor.
     pub(super) fn new() -> Self {
         Transpose {
             #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
@@ -74,7 +74,7 @@ impl Transpose {
         }
     }
 
-    /// Turns round `square`, as many vectors as each has floats.
+    /// Transposes `square`, which has as many vectors as a vector has floats.
     #[inline(always)]
     pub(super) fn square<S: Simd>(self, square: &mut [S::f32s]) {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
@@ -99,13 +99,13 @@ impl Transpose {
     }
 }
 
-/// First within quarters of vectors, then the quarters.
+/// Transposes within quarters of vectors, then transposes the quarters.
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
 #[inline(always)]
 fn square_of_16(simd: V4, square: &mut [f32x16]) {
     let f = simd.avx512f;
     let Ok(square) = <&mut [f32x16; 16]>::try_from(square) else { return };
-    // `quarters[k][g]` holds, quarter by quarter `l`, value 4·l + k of the rows from 4·g on.
+    // Quarter `l` of `quarters[k][g]` holds value 4·l + k of the four rows from 4·g on.
     let mut quarters = [[cast(square[0]); 4]; 4];
     for g in 0..square.len() / 4 {
         let rows = &square[4 * g..][..4];
@@ -134,7 +134,7 @@ fn square_of_16(simd: V4, square: &mut [f32x16]) {
     }
 }
 
-/// First within halves of vectors, then the halves.
+/// Transposes within halves of vectors, then transposes the halves.
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
 #[inline(always)]
 fn square_of_8(simd: V3, square: &mut [f32x8]) {

@@ -1,5 +1,5 @@
-//! From protobuf messages to the plain representation. Messages are consumed as they are decoded,
-//! so that a tensor's bytes and its values are held together one tensor at a time.
+//! Converts protobuf messages to a [`Model`]. Messages are consumed, so that the bytes and the values of
+//! only one tensor at a time are in memory together.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use super::proto::{
 use super::tensor;
 use crate::error::{Error, Result};
 
-/// Decodes a model; `source` is what messages call it.
+/// Decodes a model, which messages call `source`.
 pub(super) fn model(proto: ModelProto, source: &str, external: External) -> Result<Model> {
     let mut decoder = Decoder { source: source.to_owned(), external, stored: BTreeMap::new() };
     let graph = proto.graph.ok_or_else(|| {
@@ -69,7 +69,7 @@ fn metadata(entries: Vec<StringStringEntryProto>) -> Vec<(String, String)> {
 struct Decoder {
     source: String,
     external: External,
-    /// How many tensors there are of each stored type.
+    /// The number of tensors decoded, by element type.
     stored: BTreeMap<DataType, usize>,
 }
 

@@ -1,4 +1,4 @@
-//! Tensor data kept in files beside the model.
+//! Tensor data in external files beside the model.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -8,14 +8,14 @@ use std::path::{Component, Path, PathBuf};
 use super::proto::{StringStringEntryProto, TensorProto};
 use crate::error::{Error, Result};
 
-/// The length of the file that the data of `tensor` is in, where it is a file in `folder`.
+/// The length of the external file of `tensor`, if it is a file in `folder`.
 pub(super) fn length(tensor: &TensorProto, folder: &Path) -> Option<u64> {
     let location = tensor.external_data.iter().find(|e| e.key.as_deref() == Some("location"))?;
     let meta = folder.join(location.value.as_deref()?).metadata().ok()?;
     meta.is_file().then_some(meta.len())
 }
 
-/// Opens external data, but only inside the model's folder.
+/// Opens external files, which must lie in the model's folder.
 pub(super) struct External {
     source: String,
     model: Option<PathBuf>,
@@ -29,7 +29,7 @@ struct Opened {
 }
 
 impl External {
-    /// For the model `source`, which is the file `model`; `None` where it is not a file.
+    /// For the model that messages call `source`. `model` is its path, or `None` if it is not a file.
     pub(super) fn new(source: &str, model: Option<&Path>) -> Self {
         External {
             source: source.to_owned(),
@@ -43,9 +43,9 @@ impl External {
         self.open.iter().map(|(location, opened)| (location.clone(), opened.path.clone())).collect()
     }
 
-    /// A reader of exactly the `bytes` bytes that `entries` place for tensor `name`. Errs when the
-    /// file is missing, outside the model's folder, or too short; nothing is read before that is
-    /// known.
+    /// A reader of the `bytes` bytes of tensor `name`, whose external file, offset and length are in
+    /// `entries`. Errs, before anything is read, when the file is missing, too short, or outside the
+    /// model's folder.
     pub(super) fn reader(
         &mut self,
         name: &str,
@@ -90,10 +90,10 @@ impl External {
     }
 }
 
-/// Opens `location` in the folder of `model`. Errs in words when that leads outside.
+/// Opens `location` in the folder of `model`. Errs, in words, when it lies outside that folder.
 ///
-/// A link may lead to the folder that holds the model's own file: caches keep both as links to one
-/// folder of contents.
+/// A link may lead to the folder of the model's own file after resolving links: caches keep the model
+/// and its data as links into one folder.
 fn open_inside(model: Option<&Path>, location: &str) -> Result<Opened, String> {
     let refused = |why| {
         format!(
@@ -121,7 +121,7 @@ fn open_inside(model: Option<&Path>, location: &str) -> Result<Opened, String> {
     if !within && path.parent() != content.parent() {
         return Err(refused("a link leads it outside the model's folder"));
     }
-    // Before it is opened: opening a pipe waits for its writer.
+    // Check before opening: opening a pipe would wait for its writer.
     if !path.metadata().map_err(missing)?.is_file() {
         return Err(refused("it is not a regular file"));
     }

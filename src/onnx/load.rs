@@ -1,4 +1,4 @@
-//! Reading model files, and saying what is wrong with those that cannot be used.
+//! Reads model files, with clear errors for files that cannot be used.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,23 +15,28 @@ use super::{decode, names, tensor};
 use crate::error::{Error, Result};
 use crate::file;
 
-/// The oldest accepted version of the `ai.onnx` operator set: since 7, operators broadcast.
+/// The oldest supported version of the `ai.onnx` operator set. Before 7, operators do not broadcast.
 const OLDEST_OPSET: i64 = 7;
 
-/// The newest version of the `ai.onnx` operator set that every rule has been checked against.
+/// The newest version of the `ai.onnx` operator set against which the import rules were checked.
 pub const NEWEST_KNOWN_OPSET: i64 = 28;
 
-/// The newest version of the `ai.onnx` operator set that is tried, with a warning.
+/// The newest version of the `ai.onnx` operator set that is accepted, with a warning.
 const NEWEST_OPSET: i64 = 30;
 
-/// Reads the ONNX model at `path`, with its external data. Errs when the file is missing, is not
-/// ONNX, is damaged, or is of a version that is not supported; the message says which.
+/// Reads the ONNX model at `path`, with its external data.
+///
+/// # Errors
+/// When the file is missing, is not ONNX, is damaged, or has an unsupported version.
 pub fn load(path: impl AsRef<Path>) -> Result<Model> {
     load_within(path, None)
 }
 
-/// As [`load`], where the model may take at most `room` bytes of memory. Errs before it takes more: the
-/// file's length is known at once, that of external data with the file.
+/// Like [`load`], with at most `room` bytes of memory for the model.
+///
+/// # Errors
+/// As [`load`], and when the file and its external data do not fit. The sizes are checked before that
+/// memory is used.
 pub fn load_within(path: impl AsRef<Path>, room: Option<u64>) -> Result<Model> {
     let path = path.as_ref();
     let source = path.display().to_string();
@@ -53,7 +58,7 @@ pub fn load_within(path: impl AsRef<Path>, room: Option<u64>) -> Result<Model> {
     finish(decoded, &source, External::new(&source, Some(path)))
 }
 
-/// Errs where `bytes` are more than there is room for.
+/// Errs if `bytes` exceed `room`.
 fn check_room(bytes: u64, room: Option<u64>, source: &str) -> Result<()> {
     match room {
         Some(room) if bytes > room => Err(Error::Memory(format!(
@@ -65,8 +70,8 @@ fn check_room(bytes: u64, room: Option<u64>, source: &str) -> Result<()> {
     }
 }
 
-/// What the tensors of a graph take beside the file, in bytes: all of those in files beside it, and of
-/// the others what they take more than there.
+/// The memory that decoded tensors take in addition to the bytes of the file: all of an external tensor,
+/// and for others the growth when they are widened to a dtype of the IR.
 fn tensor_bytes(graph: &GraphProto, folder: &Path) -> u64 {
     let attributes = graph.node.iter().flat_map(|node| &node.attribute);
     let constants = attributes.filter_map(|attribute| attribute.t.as_ref());
@@ -82,7 +87,7 @@ fn tensor_bytes(graph: &GraphProto, folder: &Path) -> u64 {
             _ if tensor.data_location == Some(DataLocation::External as i32) => {
                 let sizes = tensor.dims.iter().map(|&d| u64::try_from(d).unwrap_or(0));
                 let len = sizes.fold(1u64, u64::saturating_mul);
-                // What claims more than its file has is an error of its own.
+                // A tensor larger than its file is an error that is reported later.
                 let file = external::length(tensor, folder).unwrap_or(0);
                 match len.saturating_mul(width) <= file {
                     true => len.saturating_mul(size),
@@ -96,14 +101,19 @@ fn tensor_bytes(graph: &GraphProto, folder: &Path) -> u64 {
     })
 }
 
-/// Reads an ONNX model from memory; `source` is what messages call it. External data is refused.
+/// Reads an ONNX model from memory. Messages call it `source`. External data is refused.
+///
+/// # Errors
+/// As [`load`].
 pub fn read(bytes: &[u8], source: &str) -> Result<Model> {
     check_head(&bytes[..bytes.len().min(64)], source)?;
     finish(ModelProto::decode(bytes), source, External::new(source, None))
 }
 
-/// Reads a tensor from the bytes of a `TensorProto`; `source` is what messages call it. External
-/// data is refused.
+/// Reads a tensor from the bytes of a `TensorProto`. Messages call it `source`. External data is refused.
+///
+/// # Errors
+/// When the bytes are not a tensor, or its data does not match its shape.
 pub fn read_tensor(bytes: &[u8], source: &str) -> Result<Literal> {
     let proto = TensorProto::decode(bytes).map_err(|e| {
         Error::InvalidModel(format!("{source}: the file is truncated, damaged, or no tensor ({e})"))
@@ -138,7 +148,7 @@ fn finish(
     Ok(model)
 }
 
-/// Recognises files of other kinds by their first bytes.
+/// Recognises files of other formats by their first bytes.
 fn check_head(head: &[u8], source: &str) -> Result<()> {
     let what = match head {
         [] => "it is empty",
@@ -189,15 +199,15 @@ fn check_opset(opsets: &Opsets, source: &str) -> Result<()> {
     }
 }
 
-/// A file as a protobuf buffer: bytes fields are read straight into memory of their own, so the
-/// file is never held as a whole beside the tensors.
+/// A file as a buffer for prost. Bytes fields are read directly into their own memory, so the whole file
+/// is never in memory beside the tensors.
 struct Stream {
     chunk: Vec<u8>,
     at: usize,
     file: File,
-    /// Bytes not yet consumed, those of the chunk included.
+    /// The number of bytes not yet consumed, including those of the chunk.
     remaining: u64,
-    /// The first failure. What follows it is read as zeros, which no protobuf message survives.
+    /// The first read error. All later bytes read as zeros, which end the decoding with an error.
     error: Option<io::Error>,
 }
 
@@ -259,7 +269,7 @@ impl Buf for Stream {
         bytes[..ready].copy_from_slice(&self.chunk[self.at..self.at + ready]);
         self.advance(ready);
         if ready < count {
-            // The chunk that `advance` just loaded comes first, the rest directly from the file.
+            // First the chunk that `advance` just loaded, then the rest directly from the file.
             let more = (count - ready).min(self.buffered());
             bytes[ready..ready + more].copy_from_slice(&self.chunk[self.at..self.at + more]);
             if ready + more < count {

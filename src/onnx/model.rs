@@ -1,4 +1,4 @@
-//! What an ONNX file holds, decoded: nodes with typed attributes, and tensors.
+//! The decoded contents of an ONNX file: graphs, nodes with typed attributes, and tensors.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -15,61 +15,61 @@ pub type FunctionKey = (String, String, String);
 /// An ONNX model.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    /// What messages call the model: its path, or a description where it is not a file.
+    /// The name of the model in messages: its path, or a description if it is not a file.
     pub source: String,
     /// The version of the file format.
     pub ir_version: i64,
-    /// The exporter and its version, as far as the file says.
+    /// The exporter and its version; may be empty.
     pub producer: String,
-    /// The operator sets that the main graph is written in.
+    /// The operator sets of the main graph.
     pub opsets: Opsets,
     /// The main graph.
     pub graph: Graph,
-    /// Functions that nodes may call as operators.
+    /// The model's local functions, which nodes call like operators.
     pub functions: HashMap<FunctionKey, Function>,
-    /// Named texts that exporters attach to the model.
+    /// Metadata of the model.
     pub metadata: Vec<(String, String)>,
-    /// The files beside the model that hold its tensors, by the locations that it gives them.
+    /// The files with external data, by their location in the model.
     pub external: BTreeMap<String, PathBuf>,
-    /// What the user should know of the file.
+    /// Warnings about the file.
     pub warnings: Vec<String>,
 }
 
-/// A graph, or the branch or body of a control-flow node.
+/// The main graph, or a branch or body of a control-flow node.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     /// The nodes, each after those it depends on.
     pub nodes: Vec<Node>,
     /// Named tensors stored in the file.
     pub initializers: Vec<Initializer>,
-    /// Declared inputs, which may include initializers.
+    /// Declared inputs. They may include initializers.
     pub inputs: Vec<ValueInfo>,
     /// Declared outputs.
     pub outputs: Vec<ValueInfo>,
-    /// What the file says of the values between.
+    /// Declared types of intermediate values.
     pub values: Vec<ValueInfo>,
-    /// Named texts that exporters attach to the graph.
+    /// Metadata of the graph.
     pub metadata: Vec<(String, String)>,
 }
 
 impl Graph {
-    /// The tensors that are stored under a name, as initializers or in constant nodes.
+    /// The named tensors stored in the graph: initializers and constant nodes.
     pub fn stored(&self) -> impl Iterator<Item = (&str, &Literal)> {
         let initializers = self.initializers.iter().map(|i| (i.name.as_str(), &i.literal));
         initializers.chain(self.nodes.iter().filter_map(Node::stored))
     }
 }
 
-/// A function defined by the model itself.
+/// A local function of a model.
 #[derive(Clone, Debug)]
 pub struct Function {
-    /// The names of its operands inside the body.
+    /// The names of the operands inside the body.
     pub inputs: Vec<String>,
-    /// The names of its results inside the body.
+    /// The names of the results inside the body.
     pub outputs: Vec<String>,
-    /// Default values of its attributes.
+    /// Default values of attributes.
     pub defaults: Vec<(String, Attribute)>,
-    /// The operator sets that the body is written in.
+    /// The operator sets of the body.
     pub opsets: Opsets,
     /// The body.
     pub nodes: Vec<Node>,
@@ -84,20 +84,20 @@ pub struct Node {
     pub op: String,
     /// The operator's domain; empty for `ai.onnx`.
     pub domain: String,
-    /// Which of several functions of one name is meant.
+    /// Selects among local functions of the same name; usually empty.
     pub overload: String,
-    /// Names of the operands; an empty name is an operand left out.
+    /// Names of the operands; empty for an omitted operand.
     pub inputs: Vec<String>,
-    /// Names of the results; an empty name is a result not wanted.
+    /// Names of the results; empty for an unwanted result.
     pub outputs: Vec<String>,
     /// Named attributes.
     pub attributes: Vec<(String, Attribute)>,
-    /// Named texts that exporters attach to the node.
+    /// Metadata of the node.
     pub metadata: Vec<(String, String)>,
 }
 
 impl Node {
-    /// The node's name, or where it has none that of its first output.
+    /// The node's name, or that of its first result if it has no name.
     pub fn label(&self) -> &str {
         if self.name.is_empty() {
             self.outputs.iter().map(String::as_str).find(|o| !o.is_empty()).unwrap_or_default()
@@ -106,7 +106,7 @@ impl Node {
         }
     }
 
-    /// The operator, with its domain where it is not `ai.onnx`.
+    /// The operator, with its domain unless that is `ai.onnx`.
     pub fn full_op(&self) -> String {
         if self.domain.is_empty() {
             self.op.clone()
@@ -129,7 +129,7 @@ impl Node {
         }
     }
 
-    /// The graphs among the attributes: branches and bodies.
+    /// The attributes that are graphs: branches and bodies.
     pub fn subgraphs(&self) -> impl Iterator<Item = &Graph> {
         self.attributes.iter().filter_map(|(_, value)| match value {
             Attribute::Graph(graph) => Some(&**graph),
@@ -140,6 +140,7 @@ impl Node {
 
 /// The value of an attribute.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Attribute {
     /// A float.
     Float(f32),
@@ -157,14 +158,14 @@ pub enum Attribute {
     Ints(Vec<i64>),
     /// A list of strings.
     Strings(Vec<String>),
-    /// The value of the calling node's attribute of this name (inside functions).
+    /// Inside a function, a reference to the attribute of this name of the calling node.
     Reference(String),
-    /// Something of another kind, named here.
+    /// A value of a kind that is not supported, in words.
     Other(&'static str),
 }
 
 impl Attribute {
-    /// What kind of value this is, in words.
+    /// The kind of value, in words.
     pub fn kind(&self) -> &'static str {
         match self {
             Attribute::Float(_) => "a float",
@@ -181,16 +182,16 @@ impl Attribute {
     }
 }
 
-/// A tensor from the file: its type there, and its values or why they cannot be used.
+/// A tensor from the file.
 #[derive(Clone, Debug)]
 pub struct Literal {
     /// The element type in the file.
     pub stored: DataType,
-    /// The values in one of the IR's types, or the reason that there are none.
+    /// The values in a dtype of the IR, or the reason why they cannot be used.
     pub tensor: Result<Tensor, String>,
 }
 
-/// A named tensor stored with a graph.
+/// A named tensor stored in a graph.
 #[derive(Clone, Debug)]
 pub struct Initializer {
     /// The name.
@@ -210,10 +211,11 @@ pub struct ValueInfo {
 
 /// A declared type.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Type {
-    /// A tensor of an element type, and its dimensions where the rank is declared.
+    /// A tensor with its element type, and its dimensions if the rank is declared.
     Tensor(DataType, Option<Vec<Dim>>),
-    /// Something else, described in words; `unknown` where nothing is declared.
+    /// Another type, in words; `unknown` if no type is declared.
     Other(&'static str),
 }
 
@@ -224,6 +226,6 @@ pub enum Dim {
     Fixed(usize),
     /// A named size.
     Named(String),
-    /// A size not said.
+    /// A size that is not declared.
     Unknown,
 }

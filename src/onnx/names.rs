@@ -1,5 +1,4 @@
-//! Names stand for one thing each: a file that defines one twice is refused, since readers differ
-//! in which of the two they take.
+//! Refuses files that define a name twice: other readers differ in which definition they use.
 
 use std::collections::HashSet;
 
@@ -33,7 +32,7 @@ fn graph(graph: &Graph, place: &str) -> Result<()> {
     for input in &graph.inputs {
         inputs.define(&input.name)?;
     }
-    // An input may be an initializer, too, which is its default.
+    // An input may also be an initializer, its default value.
     let mut values = Names::new("value", place);
     values.seen = initializers.seen.union(&inputs.seen).copied().collect();
     nodes(&graph.nodes, &mut values, place)
@@ -51,7 +50,7 @@ fn nodes<'m>(nodes: &'m [Node], values: &mut Names<'m, '_>, place: &str) -> Resu
     Ok(())
 }
 
-/// The names of one kind so far.
+/// The names of one kind that have been defined so far.
 struct Names<'m, 'p> {
     kind: &'static str,
     place: &'p str,
@@ -64,7 +63,7 @@ impl<'m, 'p> Names<'m, 'p> {
     }
 
     fn define(&mut self, name: &'m str) -> Result<()> {
-        // Results that are not wanted have no name.
+        // Unwanted results have an empty name.
         if name.is_empty() || self.seen.insert(name) {
             return Ok(());
         }

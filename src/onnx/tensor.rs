@@ -1,4 +1,4 @@
-//! Decoding tensors to the dtypes of the IR.
+//! Decodes tensors to the dtypes of the IR.
 
 use std::io::{self, Read};
 
@@ -11,8 +11,9 @@ use super::proto::tensor_proto::{DataLocation, DataType};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
 
-/// The IR's dtype for an ONNX element type: floats of all widths are float32, small integers
-/// int32, large and unsigned ones int64. `None` for strings, complex and sub-byte types.
+/// The dtype in the IR for an ONNX element type. Floats of 16 bits and more become float32. Integers of 8
+/// and 16 bits and int32 become int32; uint32, uint64 and int64 become int64. `None` for strings, complex
+/// numbers, 8-bit floats, and types with fewer than 8 bits.
 pub fn dtype_of(stored: DataType) -> Option<DType> {
     use DataType as T;
     Some(match stored {
@@ -37,7 +38,7 @@ fn unusable(stored: DataType) -> String {
     }
 }
 
-/// The bytes of a stored element.
+/// The number of bytes of a stored element.
 pub(super) fn width(stored: DataType) -> u64 {
     use DataType as T;
     match stored {
@@ -48,8 +49,8 @@ pub(super) fn width(stored: DataType) -> u64 {
     }
 }
 
-/// Decodes `proto`, consuming its data. Errs when data and shape do not agree, before memory is
-/// taken for more elements than there is data for.
+/// Decodes `proto`, consuming its data. Errs when data and shape do not agree, before memory for the
+/// values is allocated.
 pub(super) fn decode(proto: TensorProto, external: &mut External, source: &str) -> Result<Literal> {
     let name = proto.name.clone().unwrap_or_default();
     let fail = |why: String| Error::InvalidModel(format!("{source}: tensor '{name}': {why}"));
@@ -126,7 +127,7 @@ where
     flat(values.iter().map(|&v| f(v)).collect())
 }
 
-/// Reads `len` little-endian values, in pieces: beside the result only a small buffer is held.
+/// Reads `len` little-endian values through a small buffer.
 fn read_values(reader: &mut dyn Read, len: usize, stored: DataType) -> io::Result<Tensor> {
     Ok(match stored {
         DataType::Float => flat(read_as(reader, len, f32::from_le_bytes)?),

@@ -29,14 +29,11 @@ use crate::transform::{Init, Loss, Reduction, batch_norm, initialise, linearise,
 struct File(GraphProto);
 
 fn info(name: &str, shape: &[usize]) -> ValueInfoProto {
-    let dim = |&d: &usize| Dimension {
-        value: Some(dimension::Value::DimValue(d as i64)),
-        ..Dimension::default()
-    };
+    let dim = |&d: &usize| Dimension { value: Some(dimension::Value::DimValue(d as i64)) };
     let shape = Some(TensorShapeProto { dim: shape.iter().map(dim).collect() });
     let value = type_proto::Value::TensorType(type_proto::Tensor { elem_type: Some(1), shape });
-    let r#type = Some(TypeProto { value: Some(value), ..TypeProto::default() });
-    ValueInfoProto { name: Some(name.into()), r#type, ..ValueInfoProto::default() }
+    let r#type = Some(TypeProto { value: Some(value) });
+    ValueInfoProto { name: Some(name.into()), r#type }
 }
 
 impl File {

@@ -73,10 +73,10 @@ impl Linear<'_> {
 
 fn slot(name: &str, size: i64) -> ValueInfoProto {
     let sizes = [dimension::Value::DimParam("N".into()), dimension::Value::DimValue(size)];
-    let dim = sizes.map(|size| Dimension { value: Some(size), ..Dimension::default() });
+    let dim = sizes.map(|size| Dimension { value: Some(size) });
     let shape = Some(TensorShapeProto { dim: dim.to_vec() });
     let tensor = type_proto::Tensor { elem_type: Some(DataType::Float as i32), shape };
     let value = Some(type_proto::Value::TensorType(tensor));
-    let r#type = Some(TypeProto { value, ..TypeProto::default() });
-    ValueInfoProto { name: Some(name.into()), r#type, ..ValueInfoProto::default() }
+    let r#type = Some(TypeProto { value });
+    ValueInfoProto { name: Some(name.into()), r#type }
 }

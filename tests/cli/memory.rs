@@ -12,12 +12,11 @@ use tempfile::TempDir;
 use super::{engines, gradalign, inside};
 
 fn info(name: &str, shape: &[i64]) -> ValueInfoProto {
-    let dim =
-        |&d: &i64| Dimension { value: Some(dimension::Value::DimValue(d)), ..Dimension::default() };
+    let dim = |&d: &i64| Dimension { value: Some(dimension::Value::DimValue(d)) };
     let shape = Some(TensorShapeProto { dim: shape.iter().map(dim).collect() });
     let value = type_proto::Value::TensorType(type_proto::Tensor { elem_type: Some(1), shape });
-    let r#type = Some(TypeProto { value: Some(value), ..TypeProto::default() });
-    ValueInfoProto { name: Some(name.into()), r#type, ..ValueInfoProto::default() }
+    let r#type = Some(TypeProto { value: Some(value) });
+    ValueInfoProto { name: Some(name.into()), r#type }
 }
 
 /// A network whose weights are most of what it takes: five layers of 1024, 20 MiB.

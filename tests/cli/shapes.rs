@@ -20,13 +20,12 @@ fn info(name: &str, kind: i32, dims: &[i64]) -> ValueInfoProto {
     // An open dimension is 0.
     let dim = |&d: &i64| Dimension {
         value: Some(if d == 0 { Dim::DimParam("batch".into()) } else { Dim::DimValue(d) }),
-        ..Dimension::default()
     };
     let shape = Some(TensorShapeProto { dim: dims.iter().map(dim).collect() });
     let tensor = type_proto::Tensor { elem_type: Some(kind), shape };
     let value = Some(type_proto::Value::TensorType(tensor));
-    let r#type = Some(TypeProto { value, ..TypeProto::default() });
-    ValueInfoProto { name: Some(name.into()), r#type, ..ValueInfoProto::default() }
+    let r#type = Some(TypeProto { value });
+    ValueInfoProto { name: Some(name.into()), r#type }
 }
 
 fn weight(name: &str, dims: &[i64]) -> TensorProto {

@@ -15,15 +15,15 @@ use crate::ops::Unary;
 use crate::tensor::Tensor;
 
 /// The most elements of a tensor that the import itself creates.
-pub(crate) const MAX_MADE: usize = 1 << 24;
+pub(super) const MAX_MADE: usize = 1 << 24;
 
 /// The most iterations, time steps or elements that loops, recurrent layers and sequences are unrolled
 /// to.
-pub(crate) const MAX_UNROLLED: usize = 4096;
+pub(super) const MAX_UNROLLED: usize = 4096;
 
 /// An application of an operator that is being lowered. It dereferences to the [`Builder`] of the graph,
 /// so that `c.relu(x)` adds a node.
-pub(crate) struct Call<'a, 'm> {
+pub(super) struct Call<'a, 'm> {
     importer: &'a mut Importer<'m>,
     node: &'m Node,
     inputs: Vec<Option<Binding>>,

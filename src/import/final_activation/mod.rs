@@ -21,6 +21,7 @@ use patterns::{
 /// The activation at the end of a model, which belongs to its loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum FinalActivation {
     /// Softmax over the classes.
     Softmax,

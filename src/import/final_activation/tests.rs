@@ -1,5 +1,5 @@
-//! Every spelling of an activation has the loss and the gradients of the logits before it, which
-//! are compared with PyTorch's, on every engine.
+//! A model has the same loss and gradients for every form of its final activation. They are compared
+//! with PyTorch's on every engine.
 
 use super::*;
 use crate::emit::emit_bytes;
@@ -12,7 +12,7 @@ use crate::tensor::{DType, Tensor};
 use crate::transform::{LABELS, Loss};
 use crate::transform::{Reduction, training_graph};
 
-/// A perceptron with the logits `z`, and what the ends below are made of.
+/// A perceptron with the logits `z`, and constants for the final activations below.
 fn perceptron(columns: usize) -> Made {
     Made::new(&[0, 4])
         .weight("w1", &[4, 5])
@@ -40,7 +40,7 @@ fn perceptron(columns: usize) -> Made {
         )
 }
 
-/// The model with `end` behind its logits: nodes, and an `If` with its two branches behind bars.
+/// The model with the nodes `end` after its logits. Two parts after bars are the branches of an `If`.
 fn ending(columns: usize, end: &str) -> Model {
     let lines: Vec<&str> = end.split("; ").collect();
     let made = perceptron(columns);
@@ -88,11 +88,11 @@ fn gradients(
     named.map(|(o, t)| (o.name.clone(), t.to_f64().into_iter().collect())).collect()
 }
 
-/// Loss of each sample, and the norm of its gradient by w1, b1, w2 and b2.
+/// The loss of each sample, and the norms of its gradients with respect to w1, b1, w2 and b2.
 type Reference = [(f64, [f64; 4]); 2];
 
-/// By PyTorch in float64, from `−log p` with the probabilities written out: `exp(z − max) / Σ`,
-/// `1 / (1 + exp(−z))`, and `[1 − p, p]`.
+/// Computed by PyTorch in float64 from `−log p`, with `p` as `exp(z − max) / Σ`, `1 / (1 + exp(−z))` or
+/// `[1 − p, p]`.
 const CROSS_ENTROPY: Reference = [
     (0.765_895_658, [0.508_336_125, 0.351_273_437, 0.222_879_94, 0.656_759_867]),
     (1.255_358_497, [0.794_073_142, 0.529_811_772, 0.268_517_237, 0.885_934_638]),
@@ -147,7 +147,7 @@ fn softmax_is_recognised_however_it_is_written() {
         "Softmax axis=-1 z -> p; Reshape p map -> y",
         "Reshape z map -> m; Softmax axis=1 m -> p; Reshape p row -> y",
         "Reshape z map -> m; Softmax axis=1 m -> p; Transpose perm=0,2,3,1 p -> y",
-        // As JAX and TensorFlow write it.
+        // The form of JAX and TensorFlow.
         "ReduceMax axes=1 z -> m; Sub z m -> d; Exp d -> e; ReduceSum e classes -> t; Div e t -> y",
         "Exp z -> e; ReduceSum e classes -> t; Div e t -> y",
         "Exp z -> e; ReduceSum keepdims=0 e classes -> s; Unsqueeze s classes -> t; Div e t -> y",
@@ -228,7 +228,7 @@ fn two_columns_of_one_probability_are_two_classes() {
     check(1, &other_way, softmax, loss, &Tensor::index([0, 1]), &TWO_COLUMNS);
 }
 
-/// Cross-entropy does not see that a log-softmax has been taken: nothing need be recognised there.
+/// A log-softmax does not change the cross-entropy, so it need not be recognised.
 #[test]
 fn a_log_softmax_that_is_kept_changes_no_gradient() {
     let (labels, loss) = (Tensor::index([2, 0]), Loss::CrossEntropy);
@@ -244,8 +244,8 @@ fn a_log_softmax_that_is_kept_changes_no_gradient() {
     }
 }
 
-/// What resembles an activation and is another function stays, and what is probabilities all the
-/// same is warned of.
+/// Functions that only resemble an activation are kept. If their results are probabilities, there is a
+/// warning.
 #[test]
 fn other_functions_are_left_in() {
     for (end, warned) in [
@@ -268,7 +268,7 @@ fn other_functions_are_left_in() {
              Softmax axis=2 d -> y",
             true,
         ),
-        // Taken apart and put together again: the same, but that is not looked for.
+        // Split and concatenated again: the same function, but not recognised.
         ("Softmax axis=1 z -> p; Split axis=1 p parts -> a b; Concat axis=1 a b -> y", true),
         ("HardSigmoid z -> y", true),
         ("Sigmoid z -> p; ReduceMean axes=1 p -> y", true),
@@ -281,7 +281,7 @@ fn other_functions_are_left_in() {
     }
 }
 
-/// A squared error is of the outputs as they are.
+/// A squared error compares the outputs themselves.
 #[test]
 fn outputs_that_are_kept_are_not_warned_of() {
     let options = ImportOptions { keep_activation: true, ..ImportOptions::default() };
@@ -291,8 +291,7 @@ fn outputs_that_are_kept_are_not_warned_of() {
     }
 }
 
-/// The logits of `activation(x)` divided by the sum of its magnitudes, and their softmax beside
-/// the output.
+/// The logits of `activation(x) / Σ|activation(x)|`, their softmax, and the output.
 fn logits_of(activation: impl Fn(&mut Builder, Value) -> Value) -> [Vec<f64>; 3] {
     let mut b = Builder::default();
     let x = b.input("x", Fact::new(DType::F64, [1, 3]));

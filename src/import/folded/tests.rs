@@ -1,4 +1,4 @@
-//! The files in `fixtures/folded` are what the tools write; others are made by hand after them.
+//! Tests on the files in `fixtures/folded`, which the tools wrote, and on hand-written models like them.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ fn what_tools_fold_is_noticed_and_what_they_keep_is_not() {
     assert!(seen >= 9, "{seen} files");
 }
 
-/// The traces that are left where the metadata are not.
+/// The traces that remain without metadata.
 #[test]
 fn files_without_metadata_are_known_by_their_names() {
     for (name, tool) in
@@ -38,7 +38,7 @@ fn files_without_metadata_are_known_by_their_names() {
     }
 }
 
-/// A model with layers whose weights, biases and results have these names.
+/// A model with the given nodes and weights.
 fn model(producer: &str, nodes: &str, weights: &[&str]) -> Model {
     let mut made = Made::new(&[1, 1, 4, 4]);
     for weight in weights {
@@ -54,7 +54,7 @@ fn names_tell_the_tool() {
     for (nodes, producer, weights, wanted) in [
         ("Conv x w_fused_bn b -> y", "tf2onnx 1.16", &[][..], Some("tf2onnx")),
         ("Conv x 12 13 -> y", "pytorch 1.7", &["fc.weight"], Some("PyTorch")),
-        // A file all of whose tensors are numbers, as old exporters wrote them.
+        // Old exporters name all tensors by numbers.
         ("Conv x 12 13 -> y", "pytorch 0.3", &["12", "13"], None),
         ("Conv x 12 13 -> y", "CNTK", &["fc.weight"], None),
         ("Conv x w b -> net/bn/FusedBatchNormV3:0", "tf2onnx", &[], Some("simplifier")),
@@ -75,7 +75,7 @@ fn names_tell_the_tool() {
     }
 }
 
-/// Where some batch norms are kept, those that are not still make another network.
+/// Folding is also detected if other batch norms are kept.
 #[test]
 fn folding_is_noticed_beside_batch_norms_that_are_kept() {
     let nodes = "Conv x onnx::Conv_1 onnx::Conv_2 -> c
@@ -96,7 +96,7 @@ fn metadata_tell_of_folding() {
             "['Net', 'torch.nn.modules.batchnorm.BatchNorm2d', 'aten.x']",
             true,
         ),
-        // Batch norm written out is still there.
+        // A batch norm written as several operators is not folded.
         (
             "Mul",
             "pkg.torch.onnx.class_hierarchy",

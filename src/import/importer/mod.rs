@@ -22,16 +22,16 @@ use crate::graph::Builder;
 use crate::onnx::{Model, ValueInfo};
 use names::Frame;
 
-pub(crate) use names::Binding;
+pub(super) use names::Binding;
 
 /// Values with more elements than this are refused. They come from damaged files, not from networks.
-pub(crate) const MAX_ELEMENTS: usize = 1 << 31;
+pub(super) const MAX_ELEMENTS: usize = 1 << 31;
 
 /// Marks results of nodes that could not be lowered while all problems are collected.
 const UNKNOWN: &str = "a node before it cannot be imported";
 
 /// An import in progress.
-pub(crate) struct Importer<'m> {
+pub(super) struct Importer<'m> {
     /// The graph so far.
     pub b: Builder,
     /// What may give scores another meaning than the user expects.
@@ -131,7 +131,7 @@ impl<'m> Importer<'m> {
         Ok(importer)
     }
 
-    /// The batch size that the file fixes, where it is not 1.
+    /// The batch size that the file fixes, unless it is 1.
     pub fn fixed_batch(&self) -> Option<usize> {
         self.shapes.fixed_batch()
     }

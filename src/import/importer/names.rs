@@ -1,4 +1,4 @@
-//! What names stand for: one frame for each graph, branch or function body that is being lowered.
+//! Name resolution: one frame for each graph, branch, loop body or function body being lowered.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::onnx::{Attribute, Node, Opsets};
 
 /// What a name is bound to.
 #[derive(Clone, Debug)]
-pub(crate) enum Binding {
+pub(in crate::import) enum Binding {
     /// A value of the graph.
     Value(Value),
     /// A tensor of the file, by index.

@@ -12,7 +12,7 @@ use crate::tensor::{DType, Tensor};
 const MAX_WEIGHT: usize = 1 << 27;
 
 pub(super) const ENTRIES: &[Entry] = &[
-    rules("Constant", 7, "a constant or a parameter, as an initializer is", constant),
+    rules("Constant", 7, "a constant or a parameter, like an initializer", constant),
     rules(
         "ConstantOfShape",
         9,

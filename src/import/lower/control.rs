@@ -14,9 +14,9 @@ pub(super) const ENTRIES: &[Entry] = &[
     rules("Dropout", 7, "nothing: dropout is off", dropout),
     rules("Identity", 7, "nothing", identity),
     rules("If", 7, "the branch taken; Where between both if that depends on the data", branch),
-    rules("Loop", 7, "its body, once a turn; only for a number of turns known at import", loops),
-    rules("Scan", 8, "its body, once a step; from opset 9 on", scan),
-    rules("SequenceMap", 17, "its body, once an element", sequence_map),
+    rules("Loop", 7, "its body, unrolled; the number of iterations must be known at import", loops),
+    rules("Scan", 8, "its body, unrolled; from opset 9", scan),
+    rules("SequenceMap", 17, "its body, unrolled", sequence_map),
 ];
 
 fn dropout(c: &mut Call) -> Result<Vec<Binding>> {

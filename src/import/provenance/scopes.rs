@@ -56,7 +56,8 @@ impl<'m> Scopes<'m> {
         scopes
     }
 
-    /// The owner of the tensor `name`: its own name says, or the bias or the node beside it.
+    /// The owner of the tensor `name`, from its own name, or else from the bias or the node that belongs
+    /// to the same layer.
     pub(super) fn owner(&self, name: &str) -> Owner {
         if of_module(name) {
             return Owner::Parameter(name.to_owned());

@@ -3,7 +3,7 @@ use crate::import::made::Made;
 use crate::import::{ImportOptions, all_problems, import};
 use crate::tensor::{DType, Tensor};
 
-/// What comes of a perceptron whose integers `q`, `[4, 3]`, of type `stored` are used as `nodes` say.
+/// The error for a perceptron with the stored integers `q` `[4, 3]` of type `stored` and the given nodes.
 fn refused(stored: DataType, values: &[i64], nodes: &str) -> Option<String> {
     let wide = matches!(stored, DataType::Int64 | DataType::Uint32);
     let dtype = if wide { DType::I64 } else { DType::I32 };
@@ -51,7 +51,7 @@ fn weights_behind_a_cast_are_refused_however_they_are_dequantised() {
          Cast to=1 h -> c
          Mul scale c -> s
          Gemm transB=1 x s -> y",
-        // The scale stands behind the product.
+        // The scale follows the product.
         "Cast to=1 q -> c
          MatMul x c -> p
          Mul p scale -> y",
@@ -94,7 +94,7 @@ fn integers_that_are_no_weights_are_let_through() {
         // A mask, one-hot rows, an adjacency matrix.
         (DataType::Int8, &[0, 1][..], "Cast to=1 q -> c\nMatMul x c -> p\nMatMul p head -> y"),
         (DataType::Bool, &[0, 1], "Cast to=1 q -> c\nMatMul x c -> p\nMatMul p head -> y"),
-        // Positions, and filters that a user wrote down as integers.
+        // Positions, and filters that a user wrote as integers.
         (int64, &WEIGHTS, "Cast to=1 q -> c\nMatMul x c -> p\nMatMul p head -> y"),
         (DataType::Int32, &WEIGHTS, "Cast to=1 q -> c\nMatMul x c -> p\nMatMul p head -> y"),
         // A table of positions that is scaled and added.
@@ -110,7 +110,7 @@ fn integers_that_are_no_weights_are_let_through() {
              Add t m -> a
              MatMul a head -> y",
         ),
-        // Frequencies times positions, of which neither is data.
+        // Frequencies times positions, neither of which depends on data.
         (
             DataType::Uint8,
             &WEIGHTS[..2],

@@ -1,76 +1,76 @@
-//! In which order the operations of a map are done, and where values are kept meanwhile.
+//! Compiles a map to a program: the order of its operations, and the registers for intermediate values.
 
 use std::collections::BTreeMap;
 
 use super::{Axis, Blocks, Elementwise, Map, OutputLayout, PIECE, Source};
 
-/// Where an instruction finds values.
+/// An argument of an instruction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Argument {
-    /// The same number everywhere.
+    /// A constant.
     Number(f32),
-    /// In an operand, at their own place.
+    /// An operand, at the same positions.
     Operand(usize),
-    /// In a register.
+    /// A register.
     Register(usize),
-    /// In a result, at their own place.
+    /// A result that has been written, at the same positions.
     Result(usize),
 }
 
-/// Where an instruction puts values.
+/// The destination of an instruction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Place {
     Register(usize),
     Result(usize),
 }
 
-/// What is done to a piece: of the values, or of numbers that each are one row's.
+/// An instruction on a piece: of values, or of numbers with one per row.
 #[derive(Debug, PartialEq)]
 pub(super) enum Instruction {
-    /// Puts elements of an operand into a register, repeated as the view says.
+    /// Reads an operand into a register, broadcast by the view.
     Read { operand: usize, view: Vec<Axis>, to: usize },
-    /// Puts numbers of rows, found in a register, into another: each for all values of its row.
+    /// Broadcasts numbers with one per row, in a register, to all values of their rows.
     Repeat { from: usize, to: usize },
-    /// Does an operation.
+    /// Applies an operation.
     Compute { op: Elementwise, arguments: [Argument; 3], to: Place },
     /// Copies values to a result.
     Write { from: Argument, result: usize },
-    /// Adds values to sums, and their magnitudes where these are needed.
+    /// Adds values to sums.
     Add { from: Argument, sums: usize, blocks: Blocks },
 }
 
-/// A result that is made of sums.
+/// A result that consists of sums.
 #[derive(Debug)]
 pub(super) struct Sum {
     pub result: usize,
-    /// The number of the sums.
+    /// The index of the sums.
     pub sums: usize,
-    /// For sums over rows, the register that they go to as well.
+    /// For sums over rows, the register that also receives them.
     pub register: Option<usize>,
 }
 
-/// What needs the same sums over rows.
+/// One pass over the values of a row. It needs the sums of earlier passes.
 #[derive(Debug, Default)]
 pub(super) struct Pass {
-    /// What is done with numbers of rows, before anything else.
+    /// Instructions on numbers with one per row, which run first.
     pub rows: Vec<Instruction>,
-    /// What is done with values, piece by piece.
+    /// Instructions on values, which run piece by piece.
     pub values: Vec<Instruction>,
-    /// The results that are sums and known in the end.
+    /// The sums that are complete after the pass.
     pub sums: Vec<Sum>,
 }
 
 /// A map, ready to be run.
 #[derive(Debug)]
 pub(super) struct Program {
-    /// The length of rows, if anything is made of their sums.
+    /// The length of rows, if sums over rows are used.
     pub row: Option<usize>,
-    /// How many rows a piece holds at most; 1 where a row may have more than one piece.
+    /// The maximum number of rows in a piece; 1 if a row may have several pieces.
     pub rows: usize,
-    /// How many registers there are.
+    /// The number of registers.
     pub registers: usize,
-    /// All passes over a row, in order. What a later one needs again it computes again, from operands
-    /// that are in the cache.
+    /// The passes over a row, in order. A later pass recomputes values of earlier ones from the operands,
+    /// which are in the cache.
     pub passes: Vec<Pass>,
 }
 
@@ -102,39 +102,39 @@ impl Program {
     }
 }
 
-/// A program that is put together, pass by pass.
+/// Builds a program pass by pass.
 struct Compiler<'a> {
     map: &'a Map,
     /// As in [`Program`].
     row: Option<usize>,
     /// As in [`Program`].
     rows: usize,
-    /// For each step, the pass in which it can be computed.
+    /// For each step, the first pass in which it can be computed.
     pass: Vec<usize>,
-    /// For each step, whether it is the same throughout a row.
+    /// For each step, whether it is constant along each row.
     is_of_rows: Vec<bool>,
-    /// The registers of numbers of rows.
+    /// The registers that hold numbers with one per row.
     of_rows: BTreeMap<Source, usize>,
-    /// For each step, the result that it has been written to.
+    /// For each step, the result that it has been written to, if any.
     written: Vec<Option<usize>>,
-    /// How many registers there are so far.
+    /// The number of registers so far.
     registers: usize,
-    /// Registers that nothing needs any more.
+    /// Free registers.
     free: Vec<usize>,
 }
 
-/// What a pass has already.
+/// The values that are available in a pass.
 struct Kept {
-    /// Where values are.
+    /// By source, the register that holds it.
     registers: BTreeMap<Source, usize>,
-    /// The step that needs values last.
+    /// By source, the last step that needs it.
     last: BTreeMap<Source, usize>,
-    /// By what is summed up, the instruction that does it.
+    /// By source, the sums of it.
     sums: BTreeMap<Source, usize>,
 }
 
 impl Compiler<'_> {
-    /// The first pass in which a source is known.
+    /// The first pass in which a source is available.
     fn pass_of(&self, source: Source) -> usize {
         match source {
             Source::Operand(_) | Source::Constant(_) => 0,
@@ -143,7 +143,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Whether a source is the same throughout each row.
+    /// Whether a source is constant along each row.
     fn is_of_rows(&self, source: Source) -> bool {
         self.row.is_some()
             && match source {
@@ -153,7 +153,7 @@ impl Compiler<'_> {
             }
     }
 
-    /// How an operand is repeated to one element for each row, if that is what it has.
+    /// The view of an operand with one element per row; `None` if the operand varies along rows.
     fn view_of_rows(&self, operand: usize) -> Option<Vec<Axis>> {
         let (row, mut view) = (self.row?, self.map.views[operand].clone());
         match view.last_mut() {
@@ -164,7 +164,7 @@ impl Compiler<'_> {
         Some(view)
     }
 
-    /// A register that nothing needs.
+    /// Takes a free register, or a new one.
     fn register(&mut self) -> usize {
         self.free.pop().unwrap_or_else(|| {
             self.registers += 1;
@@ -172,7 +172,7 @@ impl Compiler<'_> {
         })
     }
 
-    /// The register of numbers of rows, which keeps them through all passes.
+    /// The register with the numbers of a source, one per row. It keeps them through all passes.
     fn register_of_rows(&mut self, source: Source, rows: &mut Vec<Instruction>) -> usize {
         if let Some(&register) = self.of_rows.get(&source) {
             return register;
@@ -188,7 +188,7 @@ impl Compiler<'_> {
         to
     }
 
-    /// What an instruction on numbers of rows takes.
+    /// The argument of an instruction on numbers with one per row.
     fn argument_of_rows(&mut self, source: Source, rows: &mut Vec<Instruction>) -> Argument {
         match source {
             Source::Constant(i) => Argument::Number(self.map.constants[i]),
@@ -196,7 +196,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// The pass of this number, given those before it.
+    /// Compiles pass `number`, after those before it.
     fn compile(&mut self, number: usize) -> Pass {
         let map = self.map;
         let mut pass = Pass::default();
@@ -251,13 +251,13 @@ impl Compiler<'_> {
                 self.free.extend(kept.registers.remove(&source));
             }
         }
-        // What no step computes.
+        // Outputs whose source is not a step.
         outputs.into_iter().for_each(|output| self.put_out(output, &mut kept, &mut pass));
         self.free.extend(kept.registers.into_values());
         pass
     }
 
-    /// The steps on values that `outputs` are made of, unless they are written already.
+    /// The steps that `outputs` depend on, except those already written.
     fn needed(&self, outputs: &[usize]) -> Vec<bool> {
         let mut needed = vec![false; self.map.steps.len()];
         let need = |source, needed: &mut [bool]| {
@@ -274,7 +274,7 @@ impl Compiler<'_> {
         needed
     }
 
-    /// What an instruction on values takes.
+    /// The argument of an instruction on values.
     fn argument(&mut self, source: Source, kept: &mut Kept, pass: &mut Pass) -> Argument {
         match source {
             Source::Constant(i) => return Argument::Number(self.map.constants[i]),
@@ -306,7 +306,7 @@ impl Compiler<'_> {
         Argument::Register(to)
     }
 
-    /// Frees the registers of what is needed by such a step at last.
+    /// Frees the registers of sources whose last use is at such a step.
     fn release(&mut self, kept: &mut Kept, is_last: impl Fn(usize) -> bool) {
         let Kept { registers, last, .. } = kept;
         last.retain(|source, step| {
@@ -318,7 +318,7 @@ impl Compiler<'_> {
         });
     }
 
-    /// Adds what makes a result.
+    /// Adds the instruction that writes or sums a result.
     fn put_out(&mut self, result: usize, kept: &mut Kept, pass: &mut Pass) {
         let output = self.map.outputs[result];
         let OutputLayout::Sum { blocks, .. } = output.layout else {
@@ -326,7 +326,7 @@ impl Compiler<'_> {
             pass.values.push(Instruction::Write { from, result });
             return;
         };
-        // The blocks of all sums are of the same size.
+        // The blocks of all sums have the same size, so outputs with the same source share a sum.
         let number = match kept.sums.get(&output.source) {
             Some(&number) => number,
             None => {

@@ -1,4 +1,4 @@
-//! The convolution itself.
+//! The forward convolution.
 
 use std::cell::{Cell, RefCell};
 
@@ -11,15 +11,16 @@ use super::{
 use crate::kernel::simd::{Buffer, Lanes};
 use crate::kernel::{ParallelFor, Parts};
 
-/// Points of tiles that are multiplied at once, in floats, so that they stay in a core's own cache.
+/// The maximum size of the transformed tiles that are multiplied at once, in floats, so that they stay
+/// in a core's own cache.
 const NEAR: usize = 1 << 17;
 
-/// Samples go together until they have so many tiles.
+/// Samples are processed together until they have this many tiles.
 const TILES: usize = 8;
 
-/// `y[n, m, o] = Σ_{c, k} x[n, c, o + k − p] · w[c, k, m]` with a kernel of 3×3 and steps of one.
+/// `y[n, m, o] = Σ_{c, k} x[n, c, o + k − p] · w[c, k, m]` with a 3×3 kernel and stride 1.
 ///
-/// Where all that a result is made of is zero, so is the result, as if it were summed up.
+/// A result whose whole receptive field is zero is exactly zero, as in the direct sum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conv3x3 {
     /// The number of samples.
@@ -46,7 +47,7 @@ struct Scratch {
 }
 
 thread_local! {
-    /// The points of the kernels, kept by the thread that calls for its next call.
+    /// The transformed kernels. The calling thread keeps the buffer for its next call.
     static KERNEL: Cell<Buffer> = const { Cell::new(Buffer::new()) };
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
@@ -64,7 +65,7 @@ impl Conv3x3 {
     /// `[C, 3, 3, M]`.
     ///
     /// # Panics
-    /// When a slice has another length than the shapes say.
+    /// When the length of a slice does not match the shapes.
     pub fn compute(&self, x: &[f32], w: &[f32], y: &mut [f32], parallel: &ParallelFor) {
         assert_eq!(x.len(), self.samples * self.x_len(), "elements of x");
         assert_eq!(w.len(), self.channels * 9 * self.outputs, "elements of the kernel");
@@ -104,7 +105,7 @@ impl Conv3x3 {
     }
 }
 
-/// A row of points of all kernels `[C, 3, 3, M]`, `[point, C, width]`.
+/// Transforms the kernels `[C, 3, 3, M]` to one row of points, `[point, C, width]`.
 struct Kernel<'a> {
     w: &'a [f32],
     outputs: usize,
@@ -130,7 +131,7 @@ impl WithSimd for Kernel<'_> {
 }
 
 impl Kernel<'_> {
-    /// Those of row `ROW`: a number that is known spares what only other rows need.
+    /// Computes the points of row `ROW`. As a constant, it removes the terms that only other rows need.
     #[inline(always)]
     fn points<S: Simd, const ROW: usize>(self, simd: S) {
         let Kernel { w, outputs, out, .. } = self;
@@ -161,7 +162,7 @@ struct Plan<'a> {
     /// Channels of `y`, rounded up to whole vectors.
     width: usize,
     frame: Frame,
-    /// Where the positions of `x` and `y` lie in what the tiles meet and give.
+    /// The positions of `x` in the input of the tiles, and of `y` in their results.
     input: Vec<usize>,
     output: Vec<usize>,
 }
@@ -196,7 +197,7 @@ impl WithSimd for Samples<'_> {
         for ((input, x), magnitudes) in images.zip(magnitudes.chunks_exact_mut(positions)) {
             spread(simd, x, &plan.input, room, input, Some(magnitudes));
         }
-        // Rows of tiles of all samples, a few at a time.
+        // Process a few rows of tiles of all samples at a time.
         let rows = samples * grid.rows;
         let step = NEAR / (POINTS * grid.columns * (channels + plan.width));
         for first in (0..rows).step_by(step.max(1)) {
@@ -252,8 +253,8 @@ impl WithSimd for Samples<'_> {
 }
 
 impl Conv3x3 {
-    /// Sets those results to zero whose whole field in the input is: `magnitudes` are those of each
-    /// of its positions.
+    /// Sets the results to zero whose whole receptive field is zero. `magnitudes` are sums over the
+    /// channels at each position of the input.
     fn clear_untouched(&self, magnitudes: &[f32], y: &mut [f32]) {
         let [height, width] = self.input;
         let [_, columns] = self.output;
@@ -264,7 +265,7 @@ impl Conv3x3 {
                 first.min(size)..(at[axis] + 3).saturating_sub(self.pads[axis]).min(size)
             };
             let across = field(1, width);
-            // The middle of the field says it of almost all.
+            // The middle of the receptive field decides most cases.
             let middle = [0, 1].map(|axis| (at[axis] + 1).wrapping_sub(self.pads[axis]));
             if middle[0] < height
                 && middle[1] < width
@@ -305,7 +306,7 @@ mod tests {
         y
     }
 
-    /// What the interpreter makes of it.
+    /// The result of the interpreter.
     fn expected(op: &Conv3x3, x: &[f32], w: &[f32]) -> Vec<f64> {
         let ends =
             [0, 1].map(|i| (op.output[i] + 2).saturating_sub(op.input[i] + op.pads[i])).to_vec();
@@ -342,7 +343,7 @@ mod tests {
         }
     }
 
-    /// A rectifier lets through what rounding makes of zero.
+    /// A rectifier would pass on rounding noise in place of zero.
     #[test]
     fn nothing_makes_nothing() {
         let op = op(5, 9, [16, 13], [[1, 1], [1, 1]]);

@@ -1,14 +1,14 @@
 //! Convolutions with kernels of 3×3 and strides of one, by Winograd's minimal filtering.
 //!
-//! Four results in a row, `y[i] = Σ_k d[i + k] · g[k]`, need no more than six multiplications,
-//! `y = Aᵀ[(G g) ⊙ (Bᵀ d)]`, and a tile of 4×4 results 36 in place of 144 (Lavin & Gray, "Fast
-//! Algorithms for Convolutional Neural Networks", arXiv 1509.09308, section 4). The gradient in the
-//! kernel is the same thing with the roles exchanged: three results in a row of four factors. Both
-//! take the polynomials at the points 0, ±√½, ±√2 and ∞, which round less than 0, ±1, ±2 and ∞, so
-//! that both transform the input in the same way.
+//! Four adjacent results, `y[i] = Σ_k d[i + k] · g[k]`, need only six multiplications,
+//! `y = Aᵀ[(G g) ⊙ (Bᵀ d)]`, and a tile of 4×4 results 36 instead of 144 (Lavin & Gray, "Fast
+//! Algorithms for Convolutional Neural Networks", arXiv 1509.09308, section 4). The gradient with
+//! respect to the kernel is the same computation with exchanged roles: three adjacent results, four
+//! factors. Both evaluate polynomials at the points 0, ±√½, ±√2 and ∞, whose rounding errors are smaller
+//! than those of 0, ±1, ±2 and ∞, so both transform the input in the same way.
 //!
-//! What is multiplied are matrices, one for each of the 36 points. Everything before and after is
-//! done on vectors of channels, for which images are turned round to channels last and back.
+//! The multiplications are matrix products, one for each of the 36 points. The transforms work on
+//! vectors of channels, so images are converted to channels last and back.
 
 mod conv;
 mod weight_grad;
@@ -21,20 +21,20 @@ pub use self::conv::Conv3x3;
 pub(super) use self::weight_grad::WeightGrad;
 use super::simd::{self, Buffer, MOST_LANES, Transpose};
 
-/// Results of a tile along an axis.
+/// The number of results in a tile along each axis.
 const TILE: usize = 4;
 
-/// Values of the input that a tile meets along an axis, and points.
+/// The number of input values that a tile reads along each axis, which is also the number of points.
 const REACH: usize = 6;
 
-/// Points of both axes.
+/// The number of points for both axes.
 const POINTS: usize = REACH * REACH;
 
-/// Rows of a tile of a product, where it is one vector wide and where it is two: sums enough to hide
-/// the latency of multiply-add.
+/// The maximum number of rows in a tile of a matrix product that is one or two vectors wide: enough
+/// accumulators to hide the latency of multiply-add.
 const MOST_ROWS: [usize; 2] = [12, 6];
 
-/// How the results of a convolution are cut into tiles.
+/// The tiles that cover the results of a convolution.
 #[derive(Clone, Copy)]
 struct Grid {
     rows: usize,
@@ -52,35 +52,35 @@ impl Grid {
         self.rows * self.columns
     }
 
-    /// The shape of the results of all tiles.
+    /// The spatial shape of the results of all tiles.
     fn results(self) -> [usize; 2] {
         [self.rows * TILE, self.columns * TILE]
     }
 
-    /// The shape of what the tiles meet.
+    /// The spatial shape of the input that the tiles read.
     fn reach(self) -> [usize; 2] {
         self.results().map(|d| d + REACH - TILE)
     }
 }
 
-/// An image within a larger one.
+/// The position of an image within a larger one.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Frame {
-    /// Its shape.
+    /// The shape of the image.
     image: [usize; 2],
-    /// How far it lies from the corner of the larger one.
+    /// The offset of the image from the corner of the larger one.
     offset: [usize; 2],
     /// The shape of the larger one.
     larger: [usize; 2],
 }
 
 impl Frame {
-    /// Positions of the larger image.
+    /// The number of positions of the larger image.
     fn room(&self) -> usize {
         self.larger[0] * self.larger[1]
     }
 
-    /// Where the positions of the image lie in the larger one.
+    /// For each position of the image, its position in the larger one.
     fn places(&self) -> Vec<usize> {
         let [top, left] = self.offset;
         let row = |y| (0..self.image[1]).map(move |x| (y + top) * self.larger[1] + x + left);
@@ -88,8 +88,7 @@ impl Frame {
     }
 }
 
-/// Images that have been framed with zeros, kept from one use to the next: the next images of the
-/// same frame only replace them.
+/// A reusable buffer for zero-padded images. Images with the same frame reuse its zeros.
 #[derive(Default)]
 struct Framed {
     buffer: Buffer,
@@ -98,7 +97,7 @@ struct Framed {
 }
 
 impl Framed {
-    /// Room for `[panels, places, lane]`, `len` floats, zero outside of the images.
+    /// A buffer `[panels, positions, lane]` of `len` floats that is zero outside the images.
     fn room(&mut self, frame: &Frame, len: usize) -> &mut [f32] {
         if self.frame != *frame || self.len < len {
             self.buffer.room(len).fill(0.0);
@@ -108,15 +107,15 @@ impl Framed {
     }
 }
 
-/// How far matrices of `rows` times `width`, one for each point, are apart: a little more than they
-/// take, so that they do not all fall on the same lines of a cache.
+/// The stride between the matrices `[rows, width]` of the points. It is a little larger than a matrix, so
+/// that they do not all map to the same cache lines.
 fn apart(rows: usize, width: usize) -> usize {
     rows * width + MOST_LANES
 }
 
-/// Copies an image `[C, positions]` to `[panel, places, lane]`, a panel a vector of channels. Adds the
-/// magnitudes of all channels of a position to `magnitudes` where these are given, which have room for
-/// whole vectors.
+/// Copies an image `[C, positions]` to `[panel, positions, lane]`, where a panel is a vector of channels.
+/// Adds the magnitudes over all channels of each position to `magnitudes`, if given. Its length is
+/// rounded up to whole vectors.
 #[inline(always)]
 fn spread<S: Simd>(
     simd: S,
@@ -150,7 +149,7 @@ fn spread<S: Simd>(
     }
 }
 
-/// Copies `[panel, places, lane]` back to an image `[C, positions]`.
+/// Copies `[panel, positions, lane]` back to an image `[C, positions]`.
 #[inline(always)]
 fn gather<S: Simd>(simd: S, x: &[f32], places: &[usize], room: usize, out: &mut [f32]) {
     let (lanes, turn) = (S::F32_LANES, Transpose::new());
@@ -178,7 +177,7 @@ fn load<S: Simd>(from: &[f32]) -> S::f32s {
     S::as_simd_f32s(&from[..S::F32_LANES]).0[0]
 }
 
-/// As many values as there are up to a whole vector, and zeros.
+/// Loads a vector from `values`, filled up with zeros if there are too few.
 #[inline(always)]
 fn load_some<S: Simd>(simd: S, from: &[f32]) -> S::f32s {
     match S::as_simd_f32s(&from[..from.len().min(S::F32_LANES)]) {
@@ -198,7 +197,7 @@ fn plus<S: Simd>(simd: S, k: f32, a: S::f32s, b: S::f32s) -> S::f32s {
     simd.mul_add_f32s(simd.splat_f32s(k), a, b)
 }
 
-/// `Bᵀ d`: six values of the input at the points.
+/// `Bᵀ d`: transforms six values of the input to the points.
 #[inline(always)]
 fn input_points<S: Simd>(simd: S, d: [S::f32s; REACH]) -> [S::f32s; REACH] {
     let even = [plus(simd, -2.0, d[2], d[4]), plus(simd, -0.5, d[2], d[4])];
@@ -213,7 +212,7 @@ fn input_points<S: Simd>(simd: S, d: [S::f32s; REACH]) -> [S::f32s; REACH] {
     ]
 }
 
-/// The values at the points of a polynomial with three or four coefficients.
+/// Evaluates a polynomial with three or four coefficients at the points.
 #[inline(always)]
 fn points<S: Simd, const N: usize>(simd: S, g: [S::f32s; N]) -> [S::f32s; REACH] {
     let even = [plus(simd, 0.5, g[2], g[0]), plus(simd, 2.0, g[2], g[0])];
@@ -231,8 +230,8 @@ fn points<S: Simd, const N: usize>(simd: S, g: [S::f32s; N]) -> [S::f32s; REACH]
     ]
 }
 
-/// `Aᵀ m`, with the factors that [`points`] leaves out of `G`: results from their products at the
-/// points.
+/// `Aᵀ m`: transforms the products at the points to results. Includes the factors that [`points`] leaves
+/// out of `G`.
 #[inline(always)]
 fn results<S: Simd, const N: usize>(simd: S, m: [S::f32s; REACH]) -> [S::f32s; N] {
     // 1 / Π (p − q) over the other points q.
@@ -253,7 +252,7 @@ fn results<S: Simd, const N: usize>(simd: S, m: [S::f32s; REACH]) -> [S::f32s; N
     y
 }
 
-/// How to transform a row of `N` vectors into `M`.
+/// A transform of a row of `N` vectors to `M` vectors.
 trait Transform<const N: usize, const M: usize> {
     fn row<S: Simd>(simd: S, row: [S::f32s; N]) -> [S::f32s; M];
 }
@@ -288,8 +287,8 @@ impl<const M: usize> Transform<REACH, M> for Collect {
     }
 }
 
-/// Transforms a square that lies in `from`, its rows and columns so many floats apart, along both
-/// axes, and puts the result into `to` likewise.
+/// Transforms a square in `from` along both axes and writes the result to `to`. Both are given with the
+/// strides of their rows and columns, in floats.
 #[inline(always)]
 fn square<S: Simd, T: Transform<N, M>, const N: usize, const M: usize>(
     simd: S,
@@ -317,13 +316,13 @@ fn square<S: Simd, T: Transform<N, M>, const N: usize, const M: usize>(
     }
 }
 
-/// A product of matrices, `c[i, j] = Σ_k a[i, k] · b[k, j]`, of `rows` times `width` results; `width`
-/// is a number of whole vectors.
+/// A matrix product `c[i, j] = Σ_k a[i, k] · b[k, j]` with `rows` × `width` results. `width` is a
+/// multiple of the vector length.
 struct Product {
     rows: usize,
     depth: usize,
     width: usize,
-    /// How far rows, and neighbours in the sum, of `a` are apart.
+    /// The strides of `a` along the rows and along the sum.
     a: [usize; 2],
 }
 
@@ -339,7 +338,7 @@ impl Product {
             let tiles = self.rows.div_ceil(most);
             let mut row = 0;
             for t in 0..tiles {
-                // Of nearly equal height.
+                // Tiles of nearly equal height.
                 let rows = (self.rows - row) / (tiles - t);
                 let (a, c) = (&a[row * self.a[0]..], &mut c[row * self.width + first..]);
                 let b = &b[first..];

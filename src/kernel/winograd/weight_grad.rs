@@ -1,4 +1,4 @@
-//! The signs of the gradient in the kernel.
+//! The signs of the per-sample gradient with respect to the kernel.
 
 use std::cell::RefCell;
 
@@ -12,30 +12,30 @@ use crate::kernel::gram::{pack, words_len};
 use crate::kernel::simd::{Buffer, Lanes, MOST_LANES, magnitudes};
 use crate::kernel::{ConvWeightGrad, ParallelFor, Parts};
 
-/// Points of a part of the gradient, in floats: it stays in a core's own cache until its signs are
-/// packed.
+/// The maximum size of a transformed part of the gradient, in floats, so that it stays in a core's own
+/// cache until its signs are packed.
 const NEAR: usize = 1 << 16;
 
-/// Fewer tiles do not pay for the transforms.
+/// With fewer tiles, the transforms cost more than they save.
 const FEWEST_TILES: usize = 16;
 
-/// Points of the two operands of a sample may take so many floats.
+/// The maximum size of the two transformed operands of a sample, in floats.
 const ROOM: usize = 1 << 21;
 
-/// What rounding may make of zero, as a part of the product of the norms of the two operands. It is
-/// several times what has been seen; a smaller value is computed again as the sum that it is, so that
-/// its sign, or its being zero, is as sure as without transforms. Gradients of rectified values have many
-/// zeros, from terms that are all zero: bits tell those quickly.
+/// The bound on the rounding error of a value, relative to the product of the norms of the two operands.
+/// It is several times the largest error observed. Smaller values are computed again as direct sums, so
+/// that their signs and zeros are as reliable as without transforms. Gradients after rectifiers have many
+/// zeros whose terms are all zero; these are found by bit masks.
 const DOUBT: f32 = 32.0 * f32::EPSILON;
 
-/// [`ConvWeightGrad`] of a kernel of 3×3 with steps of one: the sum over the tiles of `z` of what each
-/// gives with the part of `x` that it meets. The tiles are summed up at the points.
+/// [`ConvWeightGrad`] for a 3×3 kernel with stride 1. Each tile of `z` contributes the gradient with the
+/// part of `x` that it meets; the contributions are summed before the inverse transform.
 pub(in crate::kernel) struct WeightGrad {
     op: ConvWeightGrad,
     grid: Grid,
-    /// Channels of `x` and of `z`, rounded up to whole vectors.
+    /// The channels of `x` and of `z`, rounded up to whole vectors.
     widths: [usize; 2],
-    /// Which of the two lies along vectors, and how many of the other are taken at once.
+    /// Which of the two lies along vectors, and how many channels of the other one are in a part.
     along: usize,
     rows: usize,
 }
@@ -49,8 +49,7 @@ struct Scratch {
     touched: [Touched; 2],
 }
 
-/// Which values of an image are not zero, a bit each, row by row, of the channels for which that was
-/// asked.
+/// Bit masks of the non-zero values of an image, row by row, computed per channel on demand.
 #[derive(Default)]
 struct Touched {
     known: Vec<bool>,
@@ -58,16 +57,16 @@ struct Touched {
 }
 
 impl Touched {
-    /// Values of the longest row.
+    /// The length of the longest row.
     const WIDEST: usize = 64;
 
-    /// Another image, of so many channels.
+    /// Starts a new image with the given number of channels.
     fn start(&mut self, channels: usize) {
         self.known.clear();
         self.known.resize(channels, false);
     }
 
-    /// The rows of a channel, whose values are `values`.
+    /// The masks of the rows of a channel with the given values.
     #[inline(always)]
     fn rows(&mut self, channel: usize, values: &[f32], width: usize) -> &[u64] {
         let height = values.len() / width;
@@ -76,7 +75,7 @@ impl Touched {
         if !std::mem::replace(&mut self.known[channel], true) {
             for (bits, row) in rows.iter_mut().zip(values.chunks_exact(width)) {
                 *bits = 0;
-                // In halves, as wide as the values.
+                // In halves of 32 bits, the width of the values.
                 for (half, values) in row.chunks(32).enumerate() {
                     let mut word = 0;
                     for (i, &v) in values.iter().enumerate() {
@@ -95,7 +94,7 @@ thread_local! {
 }
 
 impl WeightGrad {
-    /// That of `op`, if it is one and worth its transforms.
+    /// The transformed form of `op`, if it has a 3×3 kernel with stride 1 and the transforms pay off.
     pub(in crate::kernel) fn of(op: &ConvWeightGrad) -> Option<Self> {
         let fits = op.kernel == [3, 3]
             && op.groups == 1
@@ -105,7 +104,7 @@ impl WeightGrad {
         let lanes = Arch::new().dispatch(Lanes);
         let channels = [op.channels, op.outputs];
         let widths = channels.map(|d| d.next_multiple_of(lanes));
-        // At most half of the multiplications, and a sum of some length.
+        // At most half of the multiplications, and sums that are long enough.
         let pays = grid.tiles() >= FEWEST_TILES
             && grid.tiles() * POINTS * 2 <= height * width * 9
             && POINTS * grid.tiles() * (widths[0] + widths[1]) <= ROOM;
@@ -115,7 +114,7 @@ impl WeightGrad {
         (fits && pays).then(|| WeightGrad { op: op.clone(), grid, widths, along, rows })
     }
 
-    /// How many channels each part of the gradient is of.
+    /// The number of channels of each part of the gradient.
     fn parts(&self) -> impl Iterator<Item = usize> {
         let all = [self.op.channels, self.op.outputs][1 - self.along];
         (0..all).step_by(self.rows.max(1)).map(move |first| self.rows.min(all - first))
@@ -125,12 +124,12 @@ impl WeightGrad {
         words_len(9 * rows * self.widths[self.along])
     }
 
-    /// As [`ConvWeightGrad::signs_len`].
+    /// See [`ConvWeightGrad::signs_len`].
     pub(in crate::kernel) fn signs_len(&self) -> usize {
         self.parts().map(|rows| self.words(rows)).sum::<usize>() + 1
     }
 
-    /// As [`ConvWeightGrad::signs`].
+    /// See [`ConvWeightGrad::signs`].
     pub(in crate::kernel) fn signs(
         &self,
         x: &[f32],
@@ -160,7 +159,7 @@ impl WeightGrad {
         });
     }
 
-    /// One element of the gradient: that of channel `c`, output `m` and kernel position `tap`.
+    /// The element of the gradient for channel `c`, output `m` and kernel position `tap`, as a direct sum.
     #[inline(always)]
     fn element<S: Simd>(
         &self,
@@ -173,7 +172,7 @@ impl WeightGrad {
         let x = &operands[0][c * input[0] * input[1]..][..input[0] * input[1]];
         let z = &operands[1][m * output[0] * output[1]..][..output[0] * output[1]];
         let (pads, tap) = ([self.op.pads[0], self.op.pads[1]], [tap / 3, tap % 3]);
-        // What of the output meets the input.
+        // The range of output positions that meet the input.
         let meet = |axis: usize| {
             let first = pads[axis].saturating_sub(tap[axis]);
             (first, output[axis].min((input[axis] + pads[axis]).saturating_sub(tap[axis])))
@@ -193,7 +192,7 @@ impl WeightGrad {
             }
         }
         let mut sum = simd.splat_f32s(0.0);
-        // Sums of their own for what is left of rows, which have no vectors where they are short.
+        // Separate sums for the rest of each row. Short rows have no whole vector.
         let mut rests = [0.0; MOST_LANES];
         let length = right.saturating_sub(left);
         for row in top..bottom {
@@ -308,7 +307,7 @@ impl WithSimd for Sample<'_> {
     }
 }
 
-/// The norm of each of so many channels, and zeros up to whole vectors.
+/// The norm of each channel, padded with zeros to whole vectors.
 #[inline(always)]
 fn norms<S: Simd>(simd: S, x: &[f32], channels: usize) -> Vec<f32> {
     let mut norms = vec![0.0; channels.next_multiple_of(S::F32_LANES)];
@@ -348,7 +347,7 @@ mod tests {
         (0..len).map(|i| ((i * 7919 + seed * 31 + i * i) % 10007) as f32 / 5003.0 - 1.0).collect()
     }
 
-    /// The inner products of the signs of both samples, and whether they are finite.
+    /// The inner products of the signs of two samples, and whether all values are finite.
     fn products(op: &ConvWeightGrad, x: &[f32], z: &[f32]) -> (Vec<f64>, bool) {
         let mut signs = vec![0; 2 * op.signs_len()];
         op.signs(x, z, &mut signs, &in_turn);
@@ -359,7 +358,7 @@ mod tests {
         (products, finite)
     }
 
-    /// What the signs of the sums themselves give.
+    /// The expected result, from the signs of direct sums.
     fn expected(op: &ConvWeightGrad, x: &[f32], z: &[f32]) -> Vec<f64> {
         let mut dw = vec![0.0; 2 * op.channels * op.outputs * 9];
         op.gradients(x, z, &mut dw, &in_turn);
@@ -392,7 +391,7 @@ mod tests {
         assert_eq!(products(&op, &x, &z), (expected(&op, &x, &z), true));
     }
 
-    /// Where the operands never meet, the gradient is zero and not what rounding leaves.
+    /// Where the operands never meet, the gradient is exactly zero and not a rounding error.
     #[test]
     fn zero_is_zero() {
         let op = op(5, 20, [16, 16], [1, 1]);
@@ -404,7 +403,7 @@ mod tests {
             *z = if i % 16 == 3 { *z / 7.0 } else { 0.0 };
         }
         let want = expected(&op, &x, &z);
-        // One of three columns of kernel positions meets something.
+        // One of three columns of kernel positions meets non-zero values.
         assert!(want[0] > 0.0 && want[0] <= f64::from(5 * 20 * 3));
         assert_eq!(products(&op, &x, &z), (want, true));
     }
