@@ -13,7 +13,7 @@ use gradalign::engine::{self, Device, Engine, EngineChoice, EngineOptions, all_f
 use gradalign::metric::{self, Evidence, Metric, Options, RegionInputs, ZenForm};
 use gradalign::ops::BatchNormMode;
 use gradalign::pass::{Memory, Network, Roles, Setting, has_batch_norm};
-use gradalign::score::{Score, Settings, score};
+use gradalign::score::{ScoreValue, Settings, score};
 use gradalign::tensor::Tensor;
 use serde::Deserialize;
 use support::{load, root, splitmix64};
@@ -90,7 +90,7 @@ fn tolerance(model: &Path, score: &str, mode: &str) -> f64 {
 }
 
 /// Compares a score with the reference.
-fn compare(context: &str, score: &Score, expected: Option<&Expected>, tolerance: f64) {
+fn compare(context: &str, score: &ScoreValue, expected: Option<&Expected>, tolerance: f64) {
     match expected {
         None => {
             assert!(score.value.is_nan(), "{context}: {} where there is no value", score.value);

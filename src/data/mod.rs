@@ -19,6 +19,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use ndarray::{ArcArray, Array3, Axis, IxDyn};
+use serde::de::{self, Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Result};
@@ -54,8 +55,27 @@ impl Serialize for Samples {
     }
 }
 
+impl<'de> Deserialize<'de> for Samples {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Count(NonZeroUsize),
+            Name(String),
+        }
+        match Form::deserialize(deserializer)? {
+            Form::Count(count) => Ok(Samples::Count(count)),
+            Form::Name(name) if name == "all" => Ok(Samples::All),
+            Form::Name(name) => {
+                let expected = "a number above 0, or 'all'";
+                Err(de::Error::invalid_value(de::Unexpected::Str(&name), &expected))
+            }
+        }
+    }
+}
+
 /// How a data set is read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
     /// How many samples to draw; 128 by default.
     pub samples: Samples,
@@ -72,7 +92,7 @@ pub struct Options {
 }
 
 /// What a data set is, for reports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct Description {
     /// The file's or folder's name, or `synthetic`.
     pub source: String,
@@ -106,6 +126,8 @@ pub struct Dataset {
     places: Vec<usize>,
     normalisation: Normalisation,
     seed: u64,
+    /// How many samples were asked for.
+    asked: Samples,
     warnings: Vec<String>,
 }
 
@@ -266,8 +288,16 @@ impl Dataset {
             classes: labels.distinct(),
             sha256: Some(sha256),
         };
-        let seed = options.seed;
-        Ok(Dataset { description, content, labels, places: indices, normalisation, seed, warnings })
+        Ok(Dataset {
+            description,
+            content,
+            labels,
+            places: indices,
+            normalisation,
+            seed: options.seed,
+            asked: options.samples,
+            warnings,
+        })
     }
 
     fn synthetic(options: &Options, normalisation: Normalisation) -> Result<Self> {
@@ -297,8 +327,16 @@ impl Dataset {
             places: (0..samples.get()).collect(),
             normalisation,
             seed: options.seed,
+            asked: options.samples,
             warnings,
         })
+    }
+
+    /// Whether it is what reading the source with `options` gives.
+    pub(crate) fn is_read_by(&self, options: &Options) -> bool {
+        let Options { samples, seed, mean, std, memory: _ } = options;
+        (self.asked, self.seed) == (*samples, *seed)
+            && (&self.normalisation.mean, &self.normalisation.std) == (mean, std)
     }
 
     /// The source, the number of samples and classes, and the checksum.

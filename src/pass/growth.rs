@@ -173,7 +173,7 @@ struct Idle(Dialect);
 impl Engine for Idle {
     fn describe(&self) -> Description {
         let (version, device) = (String::new(), String::new());
-        Description { name: "idle", version, device, note: None }
+        Description { name: "idle".into(), version, device, note: None }
     }
 
     fn dialect(&self) -> Dialect {
