@@ -33,6 +33,7 @@ pub mod engine;
 pub mod error;
 mod file;
 pub mod graph;
+mod hash;
 pub mod import;
 mod kernel;
 pub mod linalg;

@@ -64,7 +64,7 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) => {
             // Nobody is left to be told where standard error is closed as well.
-            let _ = writeln!(io::stderr(), "gradalign: {}", printable(&format!("{error:#}")));
+            let _ = writeln!(io::stderr(), "gradalign: {}", printable(&error.to_string()));
             ExitCode::from(NOTHING_DONE)
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead};
 
-use anyhow::Context;
+use anyhow::anyhow;
 
 use super::{Outcome, print};
 use crate::report::write_line;
@@ -14,7 +14,7 @@ pub(super) fn run() -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::Done;
     for (i, line) in io::stdin().lock().lines().enumerate() {
         let job: Job = serde_json::from_str(&line?)
-            .with_context(|| format!("line {} of standard input is not a job", i + 1))?;
+            .map_err(|e| anyhow!("line {} of standard input is not a job: {e}", i + 1))?;
         tracing::debug!("scoring {}", job.model.name);
         let record = worker.run(&job);
         if record.result.error.is_some() {

@@ -4,6 +4,7 @@
 //! [`Dataset::fit_labels`] turn these into the tensors that one model takes. A data set can be
 //! fitted to any number of models, so that all of them see the same samples.
 
+mod arrays;
 mod cifar;
 mod draw;
 mod fit;
@@ -27,6 +28,7 @@ pub use crate::file::sha256;
 pub use crate::import::DeclaredInput;
 use crate::tensor::{Tensor, map_same};
 
+pub use arrays::InputArray;
 pub(crate) use fit::{agrees, fits};
 pub use labels::{FittedLabels, Target, check_labels};
 
@@ -89,6 +91,12 @@ pub struct Options {
     /// The most bytes of memory that reading an archive may take; `None` for any number. Compressed
     /// ones may unpack to a thousand times their size.
     pub memory: Option<u64>,
+}
+
+impl Options {
+    fn normalisation(&self) -> Normalisation {
+        Normalisation { mean: self.mean.clone(), std: self.std.clone() }
+    }
 }
 
 /// What a data set is, for reports.
@@ -257,13 +265,19 @@ impl Dataset {
     /// Errs when the source cannot be read, holds no samples, or holds labels that are not
     /// finite.
     pub fn open(source: &str, options: &Options) -> Result<Self> {
-        let normalisation = Normalisation { mean: options.mean.clone(), std: options.std.clone() };
+        let normalisation = options.normalisation();
         normalisation.check()?;
         if source == synthetic::NAME {
             return Self::synthetic(options, normalisation);
         }
         let path = Path::new(source);
         let found = open_source(path, options.memory)?;
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        Self::drawn(found, source, &name, options)
+    }
+
+    /// The samples drawn from `found`, which messages call `source` and reports `name`.
+    fn drawn(found: Source, source: &str, name: &str, options: &Options) -> Result<Self> {
         if found.len == 0 {
             return Err(Error::Data(format!("{source}: there are no samples in it")));
         }
@@ -283,7 +297,7 @@ impl Dataset {
         let labels = found.labels.select(&indices);
         let (content, sha256) = (found.read)(&indices)?;
         let description = Description {
-            source: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            source: name.to_owned(),
             samples: indices.len(),
             classes: labels.distinct(),
             sha256: Some(sha256),
@@ -293,7 +307,7 @@ impl Dataset {
             content,
             labels,
             places: indices,
-            normalisation,
+            normalisation: options.normalisation(),
             seed: options.seed,
             asked: options.samples,
             warnings,

@@ -1,18 +1,13 @@
 //! The identity of a result: what a value depends on, and nothing else.
 
-use std::fmt::{self, Write as _};
-use std::io;
-
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::canonical::digest;
 use super::record::Run;
-use crate::file;
-use crate::graph::{Fact, Graph};
+use crate::graph::Graph;
+use crate::hash::Hash;
 use crate::ops::Op;
 use crate::pass::Batch;
-use crate::tensor::Tensor;
 use crate::transform::Loss;
 
 /// Raised where a value changes without a change of gradalign's version.
@@ -113,67 +108,14 @@ fn of_batch(batch: &Batch) -> String {
     hash.hex()
 }
 
-/// A digest under construction. Everything is told from what follows it: by its length, or by an end.
-#[derive(Default)]
-struct Hash(Sha256);
-
-impl Hash {
-    fn text(&mut self, text: fmt::Arguments) {
-        // Neither this writer nor those of tensors fail.
-        let _ = self.write_fmt(text);
-        self.0.update([0]);
-    }
-
-    fn numbers(&mut self, numbers: impl IntoIterator<Item = usize>) {
-        let mut count = 0u64;
-        for number in numbers {
-            self.0.update((number as u64).to_le_bytes());
-            count += 1;
-        }
-        self.0.update(count.to_le_bytes());
-    }
-
-    fn fact(&mut self, fact: &Fact) {
-        self.text(format_args!("{}", fact.dtype));
-        self.numbers(fact.shape.iter().copied());
-    }
-
-    fn tensor(&mut self, tensor: &Tensor) {
-        self.fact(&Fact::of(tensor));
-        let _ = tensor.write_le_bytes(self);
-    }
-
-    fn hex(self) -> String {
-        file::hex(self.0)
-    }
-}
-
-impl fmt::Write for Hash {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.update(text);
-        Ok(())
-    }
-}
-
-impl io::Write for Hash {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::graph::Builder;
+    use crate::graph::{Builder, Fact};
     use crate::ops::Unary;
-    use crate::tensor::DType;
+    use crate::tensor::{DType, Tensor};
 
     /// What a small network differs in.
     #[derive(Clone)]

@@ -379,7 +379,7 @@ mod tests {
         let text = super::super::canonical::json(&ScoreSettings::new());
         assert!(text.starts_with(r#"{"batch-axis":{},"bn":"auto","features":null,"#), "{text}");
         // printf %s "$text" | sha256sum
-        let expected = "DIGEST";
+        let expected = "3a1ad2f0aac6196be5d6cbe9f454ee3b5d97aeec05f7814bd9ae9e42cdec5245";
         assert_eq!(ScoreSettings::new().digest(), expected, "{text}");
     }
 

@@ -13,6 +13,8 @@ mod options;
 mod outside;
 mod paper;
 mod rank;
+mod records;
+mod schema;
 mod shapes;
 
 use std::path::PathBuf;
