@@ -34,7 +34,7 @@ use gradalign::graph::Graph;
 use gradalign::metric;
 use gradalign::ops::BatchNormMode;
 use gradalign::probe::{Batch, peak_resident};
-use gradalign::score::{Score, Settings, prepare, score};
+use gradalign::score::{ScoreValue, Settings, prepare, score};
 use gradalign::tensor::Tensor;
 use gradalign::{Result, onnx, transform};
 use serde_json::{Value, json};
@@ -237,7 +237,7 @@ fn time_score(
     dataset: &Dataset,
     settings: &Settings,
     engine: &TimedEngine,
-) -> Result<(Parts, Vec<Score>)> {
+) -> Result<(Parts, Vec<ScoreValue>)> {
     engine.stopwatch.take();
     let start = Instant::now();
     let model = onnx::load(path)?;
@@ -298,7 +298,7 @@ fn measure(
 ) -> Result<Value> {
     let runs = arguments.runs.get();
     let timed = (0..runs).map(|_| time_score(path, dataset, settings, engine));
-    let (parts, mut scores): (Vec<Parts>, Vec<Vec<Score>>) =
+    let (parts, mut scores): (Vec<Parts>, Vec<Vec<ScoreValue>>) =
         timed.collect::<Result<Vec<_>>>()?.into_iter().unzip();
     let peak = peak_resident();
     let of = |part: fn(&Parts) -> f64| median(parts.iter().map(part).collect());

@@ -625,7 +625,8 @@ fn page(version: &str, outcomes: &[Outcome], engines: &[&str]) -> String {
 fn onnx_tests() {
     let Some(folder) = tests() else { return };
     let engines = all_for_tests();
-    let names: Vec<&str> = engines.iter().map(|e| e.describe().name).collect();
+    let described: Vec<_> = engines.iter().map(|e| e.describe()).collect();
+    let names: Vec<&str> = described.iter().map(|d| d.name.as_str()).collect();
     let outcomes = all(&folder, &engines);
     if std::env::var_os("ONNX_TEST").is_some() {
         for outcome in &outcomes {

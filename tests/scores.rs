@@ -14,7 +14,7 @@ use gradalign::ops::BatchNormMode;
 use gradalign::probe::{
     BatchView, Features, Inputs, Memory, Network, Parameters, Roles, has_batch_norm,
 };
-use gradalign::score::{Score, Settings, score};
+use gradalign::score::{ScoreValue, Settings, score};
 use gradalign::tensor::Tensor;
 use serde::Deserialize;
 use support::{load, root, splitmix64};
@@ -91,7 +91,7 @@ fn tolerance(model: &Path, score: &str, mode: &str) -> f64 {
 }
 
 /// Compares a score with the reference.
-fn compare(context: &str, score: &Score, expected: Option<&Expected>, tolerance: f64) {
+fn compare(context: &str, score: &ScoreValue, expected: Option<&Expected>, tolerance: f64) {
     match expected {
         None => {
             assert!(score.value.is_nan(), "{context}: {} where there is no value", score.value);

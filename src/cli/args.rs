@@ -15,7 +15,8 @@ use crate::engine::{Device, EngineChoice};
 use crate::metric::{RegionInputs, ZenForm};
 use crate::ops::BatchNormMode;
 use crate::probe::GramKind;
-use crate::report::{Aggregate, Format};
+use crate::rank::Aggregate;
+use crate::report::Format;
 use crate::transform::{Init, Loss};
 
 /// Scores neural networks given as ONNX files without training them.
@@ -80,6 +81,9 @@ pub(super) enum Command {
     Metrics(List),
     /// Show which engines and devices were found, and what to do about missing ones
     Doctor(Doctor),
+    /// Score the jobs on standard input, a line of JSON each, and print a record for each
+    #[command(hide = true)]
+    Worker,
     /// Print a completion script for a shell
     #[command(hide = true)]
     Completions {
@@ -105,7 +109,7 @@ pub(super) struct Rank {
     pub sources: Vec<OsString>,
 
     /// Known accuracies to compare the ranking with: a CSV file with the columns 'model' (a file
-    /// name, with or without .onnx) and 'accuracy'
+    /// name, with or without .onnx; or a path, or as much of its end as the output has) and 'accuracy'
     #[arg(long, value_name = "FILE.csv")]
     pub truth: Option<PathBuf>,
 

@@ -3,7 +3,7 @@
 use super::args::{self, Plain};
 use super::{Outcome, print};
 use crate::engine::{EngineOptions, doctor};
-use crate::report::Tool;
+use crate::score::Tool;
 
 #[derive(serde::Serialize)]
 struct Findings {

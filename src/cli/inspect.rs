@@ -16,9 +16,9 @@ use crate::graph::Graph;
 use crate::import::{self, FinalActivation, ImportOptions, Imported, Problem};
 use crate::onnx;
 use crate::probe::{self, Batch};
-use crate::rank::{contained, find_models};
-use crate::report::{Align, Format, Grid, RowError, printable};
-use crate::score::{Settings, check, output_fact, prepare, target};
+use crate::report::{Align, Format, Grid, printable};
+use crate::score::{Failure, Settings, check, contained, output_fact, prepare, target};
+use crate::source::Files;
 use crate::transform::{Loss, Role, roles};
 
 /// How many samples are made up: as few as show what a model takes.
@@ -45,7 +45,7 @@ struct Inspection {
     data: Vec<String>,
     /// The engine that would run it.
     engine: Option<engine::Description>,
-    error: Option<RowError>,
+    error: Option<Failure>,
     warnings: Vec<String>,
 }
 
@@ -93,7 +93,8 @@ struct Parameter {
 }
 
 pub(super) fn run(args: args::Inspect) -> anyhow::Result<Outcome> {
-    let models = find_models(&args.sources)?;
+    let files = Files::find(&args.sources)?;
+    let models = files.paths();
     let settings = Settings { import: args.reading.resolve()?, ..Settings::default() };
     let options = data::Options { samples: Samples::Count(SAMPLES), ..data::Options::default() };
     let dataset = Dataset::open("synthetic", &options)?;
@@ -105,7 +106,7 @@ pub(super) fn run(args: args::Inspect) -> anyhow::Result<Outcome> {
 
     let mut inspections = Vec::new();
     let mut outcome = Outcome::Done;
-    for path in &models {
+    for path in models {
         let inspection = inspect(path, &dataset, &settings, &engine);
         if !inspection.scorable {
             outcome = Outcome::SomeFailed;
@@ -369,7 +370,7 @@ mod tests {
                 opset: 17,
                 reason: "no".into(),
             }],
-            error: Some(RowError { kind: "unsupported-op".into(), message: "because".into() }),
+            error: Some(Failure { kind: "unsupported-op".into(), message: "because".into() }),
             ..Inspection::default()
         };
         let text = describe(&inspection).unwrap();

@@ -12,8 +12,10 @@ mod ops;
 mod output;
 mod progress;
 mod rank;
+mod results;
 mod score;
 mod settings;
+mod worker;
 
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
@@ -77,6 +79,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Ops(args) => ops::run(args),
         Command::Metrics(args) => metrics::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Worker => worker::run(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "gradalign", &mut script);

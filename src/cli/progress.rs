@@ -1,7 +1,6 @@
 //! Progress on standard error, and a log that does not run through it.
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -40,10 +39,10 @@ impl Progress {
         Progress(bar)
     }
 
-    /// Tells that `done` models are finished and that the one at `path` is next.
-    pub(super) fn next(&self, done: usize, path: &Path) {
+    /// Tells that `done` models are finished and that the one called `name` is next.
+    pub(super) fn next(&self, done: usize, name: &str) {
         self.0.set_position(done as u64);
-        self.0.set_message(printable(&path.to_string_lossy()).into_owned());
+        self.0.set_message(printable(name).into_owned());
     }
 }
 
@@ -61,16 +60,21 @@ pub(super) fn clear() {
     }
 }
 
+/// Does what writes to the terminal, with the bar out of the way.
+pub(super) fn aside<T>(write: impl FnOnce() -> T) -> T {
+    let bar = SHOWN.lock().ok().and_then(|shown| shown.clone());
+    match bar {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
+}
+
 /// Standard error, with the bar out of the way while it is written to.
 pub(super) struct LogWriter;
 
 impl Write for LogWriter {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        let bar = SHOWN.lock().ok().and_then(|shown| shown.clone());
-        match bar {
-            Some(bar) => bar.suspend(|| io::stderr().write(text)),
-            None => io::stderr().write(text),
-        }
+        aside(|| io::stderr().write(text))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,31 +1,42 @@
 //! `gradalign rank`.
 
 use super::{Outcome, args, score};
-use crate::rank::find_models;
-use crate::report::{AGGREGATE, Format, Truth};
+use crate::rank::{AGGREGATE, Truth};
+use crate::report::Format;
+use crate::source::{Files, Source};
 
 pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
-    let mut settings = args.scoring.resolve()?;
-    settings.aggregate = args.aggregate;
+    let args::Rank { sources, truth: truth_file, aggregate, scoring } = args;
+    let request = scoring.resolve()?;
     // What can go wrong early does so before any model is scored.
-    let models = find_models(&args.sources)?;
-    let truth = args.truth.as_deref().map(Truth::read).transpose()?;
+    let files = Files::find(&sources)?;
+    let models = files.list()?;
+    let truth = truth_file.as_deref().map(Truth::read).transpose()?;
+    truth.as_ref().map_or(Ok(()), |truth| truth.check(&models))?;
 
-    if let (Some(out), Some(truth)) = (&settings.out, &args.truth) {
+    if let (Some(out), Some(truth)) = (&request.out, &truth_file) {
         out.spare([truth.as_path()])?;
     }
-    let (aggregate, format) = (args.aggregate, settings.format);
-    let first = settings.score.metrics.first().map(|metric| metric.info().name);
-    score::score_all(&models, &settings, move |report| {
-        report.sum_ranks();
-        if let Some(method) = aggregate {
-            report.aggregate(method);
+    let format = request.format;
+    if format == Format::Jsonl {
+        if truth.is_some() {
+            tracing::warn!("the jsonl format has no place for the correlation; the others do");
         }
-        if let Some(name) = aggregate.map(|_| AGGREGATE).or(first) {
-            report.sort_by(name);
+        if aggregate.is_some() {
+            tracing::warn!("the jsonl format has no place for an aggregate; the others do");
+        }
+    }
+    let first = request.settings.metrics.first().cloned();
+    score::score_all(&files, &models, &request, move |ranking| {
+        ranking.sum_ranks();
+        if let Some(method) = aggregate {
+            ranking.aggregate(method);
+        }
+        if let Some(name) = aggregate.map(|_| AGGREGATE).or(first.as_deref()) {
+            ranking.sort_by(name);
         }
         let Some(truth) = &truth else { return };
-        for warning in report.correlate(truth) {
+        for warning in ranking.correlate(truth) {
             tracing::warn!("{warning}");
         }
         if format == Format::Csv {

@@ -1,101 +1,104 @@
 //! `gradalign score`, and what it shares with `gradalign rank`.
 
-use std::collections::BTreeMap;
-use std::io::Write;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 
 use super::output::OutFile;
 use super::progress::{self, Progress};
-use super::settings::Settings;
-use super::{Outcome, args, interrupt, print};
+use super::results::Results;
+use super::settings::Request;
+use super::{Outcome, args, interrupt};
 use crate::data::Dataset;
 use crate::engine::{self, Device, EngineOptions};
 use crate::onnx;
 use crate::probe;
-use crate::rank::{Observer, score_models};
-use crate::report::{Format, ModelRow, Report, Run};
+use crate::rank::{Observer, Ranking, score_each};
+use crate::score::{Record, Scorer};
+use crate::source::{Files, ModelRef, Source};
 
 /// How many models are scored at once, at most, unless it was said: each takes memory.
 const JOBS: usize = 4;
 
 pub(super) fn run(args: args::Score) -> anyhow::Result<Outcome> {
-    let settings = args.scoring.resolve()?;
-    score_all(&args.models, &settings, |_| {})
+    let request = args.scoring.resolve()?;
+    let files = Files::at(args.models);
+    let models = files.list()?;
+    score_all(&files, &models, &request, |_| {})
 }
 
-/// Scores `models` and writes the report that `arrange` has put in order.
+/// Scores `models`, which are those of `files`, and writes the ranking that `arrange` has put in
+/// order.
 pub(super) fn score_all(
-    models: &[PathBuf],
-    settings: &Settings,
-    arrange: impl Fn(&mut Report) + Send + Sync + 'static,
+    files: &Files,
+    models: &[ModelRef],
+    request: &Request,
+    arrange: impl Fn(&mut Ranking) + Send + Sync + 'static,
 ) -> anyhow::Result<Outcome> {
-    if let Some(out) = &settings.out {
-        let data = file_in(Path::new(&settings.source), out);
-        let tensors = tensors_beside(models, out);
-        let read = models.iter().chain(&data).chain(&tensors).map(PathBuf::as_path);
-        out.spare(read.chain([Path::new(&settings.source)]))?;
+    if let Some(out) = &request.out {
+        let data = file_in(Path::new(&request.data), out);
+        let tensors = tensors_beside(files.paths(), out);
+        let read = files.paths().iter().chain(&data).chain(&tensors).map(PathBuf::as_path);
+        out.spare(read.chain([Path::new(&request.data)]))?;
     }
-    let dataset = Dataset::open(&settings.source, &settings.data)?;
+    let options = request.settings.data_options(request.memory.free());
+    let dataset = Dataset::open(&request.data, &options)?;
     for warning in dataset.warnings() {
         tracing::warn!("{warning}");
     }
-    let jobs = jobs(settings, models.len());
-    let engine = engine::open(settings.engine, &for_one_of(jobs, &settings.engine_options))?;
-    let mut scoring = settings.score.clone();
+    let jobs = jobs(request, models.len());
+    let engine = engine::open(request.engine, &for_one_of(jobs, &request.engine_options))?;
+    let mut memory = request.memory;
     // A GPU works for one model at a time, unless it was told otherwise.
-    if settings.jobs.is_some() || engine.describe().device == Device::Cpu.to_string() {
-        scoring.memory.sharers = jobs;
+    if request.jobs.is_some() || engine.describe().device == Device::Cpu.to_string() {
+        memory.sharers = jobs;
     }
-    let writer = Arc::new(Writer {
-        run: Run::new(engine.describe(), dataset.description().clone(), settings.describe()),
-        models: models.len(),
-        arrange: Box::new(arrange),
-        format: settings.format,
-        out: settings.out.clone(),
-    });
-    let finished = Arc::new(Mutex::new(BTreeMap::new()));
-    let rescued = (Arc::clone(&writer), Arc::clone(&finished));
+    let scorer = Scorer::new(&request.settings, &dataset, &*engine, memory)?;
+    let results = Arc::new(Results::new(
+        scorer.run().clone(),
+        models.len(),
+        arrange,
+        request.format,
+        request.out.clone(),
+    ));
+    let rescued = Arc::clone(&results);
     interrupt::arm(move || {
-        let (writer, finished) = rescued;
         progress::clear();
-        let rows = finished.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = writer.write(rows.values().cloned().collect()) {
+        if let Err(error) = rescued.write() {
             tracing::error!("{error}");
         }
+        rescued.close();
     });
 
-    let progress = Progress::new(models.len());
-    let rows = score_models(models, &dataset, &scoring, &*engine, Watch { progress, finished });
+    let watch = Watch { progress: Progress::new(models.len()), results: &results };
+    score_each(files, models, &scorer, watch);
     interrupt::disarm();
     if let Some(bytes) = probe::peak_resident() {
         tracing::info!("peak memory {} MiB", bytes.div_ceil(1 << 20));
     }
-    writer.write(rows)
+    results.write()
 }
 
-/// Shows how far the scoring is, stops it, and keeps what is finished.
-struct Watch {
+/// Shows how far the scoring is, stops it, and hands on what is finished.
+struct Watch<'a> {
     progress: Progress,
-    finished: Arc<Mutex<BTreeMap<usize, ModelRow>>>,
+    results: &'a Results,
 }
 
-impl Observer for Watch {
-    fn next(&mut self, finished: usize, path: &Path) -> ControlFlow<()> {
+impl Observer for Watch<'_> {
+    fn next(&mut self, finished: usize, model: &ModelRef) -> ControlFlow<()> {
         if interrupt::requested() {
             return ControlFlow::Break(());
         }
-        self.progress.next(finished, path);
-        tracing::debug!("scoring {}", path.display());
+        self.progress.next(finished, &model.name);
+        tracing::debug!("scoring {}", model.name);
         ControlFlow::Continue(())
     }
 
-    fn finished(&mut self, position: usize, row: &ModelRow) {
-        let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
-        finished.insert(position, row.clone());
+    fn finished(&mut self, position: usize, record: Record) -> ControlFlow<()> {
+        self.results.add(position, record)
     }
 }
 
@@ -125,57 +128,14 @@ fn is_report(file: &Path) -> bool {
     ["csv", "json", "jsonl", "md", "txt"].contains(&extension.to_ascii_lowercase().as_str())
 }
 
-/// How many warnings of a report are shown beside it.
-const MOST_WARNINGS: usize = 20;
-
-/// Makes a report of rows, and writes it.
-struct Writer {
-    run: Run,
-    /// How many models there are rows of, unless there was an interruption.
-    models: usize,
-    arrange: Box<dyn Fn(&mut Report) + Send + Sync>,
-    format: Format,
-    out: Option<OutFile>,
-}
-
-impl Writer {
-    fn write(&self, rows: Vec<ModelRow>) -> anyhow::Result<Outcome> {
-        let interrupted = rows.len() < self.models;
-        let mut report = Report::new(self.run.clone(), rows);
-        (self.arrange)(&mut report);
-        report.join_warnings();
-        // Where they are a cell among many, nobody would read them.
-        if self.format == Format::Csv {
-            let warnings = report.warnings();
-            for warning in warnings.iter().take(MOST_WARNINGS) {
-                tracing::warn!("{warning}");
-            }
-            if let Some(more @ 1..) = warnings.len().checked_sub(MOST_WARNINGS) {
-                tracing::warn!("{more} more warnings are in the column 'warnings'");
-            }
-        }
-        let mut text = Vec::new();
-        self.format.renderer().report(&report, &mut text)?;
-        match &self.out {
-            Some(out) => out.write(|file| file.write_all(&text))?,
-            None => print(&text)?,
-        }
-        Ok(match (interrupted, report.any_failed()) {
-            (true, _) => Outcome::Interrupted,
-            (false, true) => Outcome::SomeFailed,
-            (false, false) => Outcome::Done,
-        })
-    }
-}
-
 /// How many of `models` models are scored at once. One thread for each makes better use of cores
 /// than several for one: what is not parallel in scoring a model runs beside the others.
-fn jobs(settings: &Settings, models: usize) -> NonZeroUsize {
-    let most = || match settings.engine_options.device {
+fn jobs(request: &Request, models: usize) -> NonZeroUsize {
+    let most = || match request.engine_options.device {
         Device::Cuda(_) => 1,
-        Device::Auto | Device::Cpu => threads(&settings.engine_options).min(JOBS),
+        Device::Auto | Device::Cpu => threads(&request.engine_options).min(JOBS),
     };
-    let jobs = settings.jobs.map_or_else(most, NonZeroUsize::get);
+    let jobs = request.jobs.map_or_else(most, NonZeroUsize::get);
     NonZeroUsize::new(jobs.min(models)).unwrap_or(NonZeroUsize::MIN)
 }
 

@@ -1,134 +1,143 @@
 //! The options as they are meant: defaults filled in, contradictions refused.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::thread;
 
 use clap::ValueEnum;
 
-use super::args;
+use super::args::{self, Auto};
 use super::output::OutFile;
-use crate::data;
 use crate::engine::{EngineChoice, EngineOptions};
 use crate::error::{Error, Result};
 use crate::import::ImportOptions;
-use crate::metric;
 use crate::probe::{GramKind, Memory};
-use crate::report::{self, Aggregate};
-use crate::score;
+use crate::report::Format;
+use crate::score::ScoreSettings;
 
-/// What `score` and `rank` work with.
+/// What `score` and `rank` are asked to do.
 #[derive(Debug)]
-pub(super) struct Settings {
-    pub source: String,
-    pub data: data::Options,
-    pub score: score::Settings,
+pub(super) struct Request {
+    /// Where the data is.
+    pub data: String,
+    pub settings: ScoreSettings,
     pub engine: EngineChoice,
     pub engine_options: EngineOptions,
+    pub memory: Memory,
     /// How many models are scored at once; `None` for what is best.
     pub jobs: Option<NonZeroUsize>,
-    pub format: report::Format,
+    pub format: Format,
     /// Where the result goes; `None` for standard output.
     pub out: Option<OutFile>,
-    /// How one ranking is made of several, where it is.
-    pub aggregate: Option<Aggregate>,
 }
 
-impl Settings {
-    /// What the report says of the settings.
-    pub(super) fn describe(&self) -> report::Settings {
-        let score::Settings { options, import, .. } = &self.score;
-        let auto = || "auto".into();
-        report::Settings {
-            seed: self.score.seed,
-            init: self.score.init.to_string(),
-            repeats: self.score.repeats,
-            loss: self.score.loss.map_or_else(auto, |loss| loss.to_string()),
-            samples: self.data.samples,
-            mean: self.data.mean.clone(),
-            std: self.data.std.clone(),
-            bn: options.batch_norm.map_or_else(auto, |mode| mode.to_string()),
-            normalize: options.normalize,
-            off_diagonal: options.off_diagonal,
-            gram: match options.gram {
-                GramKind::Sign => "sign".into(),
-                GramKind::Raw => "raw".into(),
-            },
-            ridge: options.ridge,
-            zen: name(&options.zen),
-            features: options.features.clone(),
-            regions: name(&options.regions),
-            ntk_samples: options.ntk_samples,
-            shape: import.shapes.clone().into_iter().collect(),
-            fix: import.fixed.clone().into_iter().collect(),
-            batch_axis: import.batch_axes.clone().into_iter().collect(),
-            params: import.include.clone(),
-            no_params: import.exclude.clone(),
-            tensor: import.output.clone(),
-            aggregate: self.aggregate.as_ref().map(name),
-        }
-    }
-}
+// Every option is named below, so that one that is added must find its place: in the settings, where it
+// changes a value.
 
 impl args::Scoring {
     /// Errs when the options contradict each other.
-    pub(super) fn resolve(self) -> Result<Settings> {
+    pub(super) fn resolve(self) -> Result<Request> {
         let args::Scoring { data, metric, model, engine, format, out } = self;
-        let out = out.as_deref().map(OutFile::new).transpose()?;
-        let names: Vec<&str> = metric.metric.iter().map(|name| name.trim()).collect();
-        let metrics = metric::select(&names)?;
-        let options = metric::Options {
-            batch_norm: metric.bn.explicit(),
-            gram: metric.gram,
-            normalize: metric.normalize,
-            off_diagonal: metric.off_diagonal,
-            ridge: metric.ridge,
-            zen: metric.zen,
-            features: metric.features,
-            regions: metric.regions,
-            ntk_samples: metric.ntk_samples,
-        };
-        // An option that a score refuses is refused now, not once for each model.
-        metrics.iter().try_for_each(|metric| metric.probe(&options).map(drop))?;
-        let score = score::Settings {
+        let args::Data { data, samples, mean, std, seed } = data;
+        let args::Metric {
+            metric: metrics,
+            init,
+            repeats,
+            bn,
+            loss,
+            normalize,
+            off_diagonal,
+            gram,
+            ridge,
+            zen,
+            features,
+            regions,
+            ntk_samples,
+        } = metric;
+        let args::Engine { engine, device, threads, jobs, memory, ort_lib } = engine;
+        let model = model.settings()?;
+        let settings = ScoreSettings {
             metrics,
-            options,
-            init: metric.init,
-            seed: data.seed,
-            repeats: metric.repeats.get(),
-            loss: metric.loss.explicit(),
-            memory: engine.memory.map_or_else(Memory::default, Memory::up_to),
-            import: model.resolve()?,
+            seed,
+            init: init.to_string(),
+            repeats: repeats.get(),
+            loss: auto(loss),
+            samples,
+            mean,
+            std,
+            bn: auto(bn),
+            normalize,
+            off_diagonal,
+            gram: match gram {
+                GramKind::Sign => "sign".into(),
+                GramKind::Raw => "raw".into(),
+            },
+            ridge,
+            zen: name(&zen),
+            features,
+            regions: name(&regions),
+            ntk_samples,
+            ..model
         };
-        score::check_repeats(&score)?;
-        Ok(Settings {
-            source: data.data,
-            data: data::Options {
-                samples: data.samples,
-                seed: data.seed,
-                mean: data.mean,
-                std: data.std,
-                memory: score.memory.free(),
-            },
-            score,
-            engine: engine.engine,
-            engine_options: EngineOptions {
-                standard: false,
-                device: engine.device,
-                threads: threads(engine.threads),
-                spinning: true,
-                ort_lib: engine.ort_lib,
-            },
-            jobs: NonZeroUsize::new(engine.jobs),
-            format,
-            out,
-            aggregate: None,
+        let settings = settings.spelt_out()?;
+        let memory = memory.map_or_else(Memory::default, Memory::up_to);
+        settings.resolve(memory)?;
+        let engine_options = EngineOptions {
+            standard: false,
+            device,
+            threads: self::threads(threads),
+            spinning: true,
+            ort_lib,
+        };
+        let out = out.as_deref().map(OutFile::new).transpose()?;
+        let jobs = NonZeroUsize::new(jobs);
+        Ok(Request { data, settings, engine, engine_options, memory, jobs, format, out })
+    }
+}
+
+impl args::Model {
+    /// The settings that say how a model is read, beside defaults.
+    fn settings(self) -> Result<ScoreSettings> {
+        let args::Model { shape, fix, batch_axis, params, no_params, tensor } = self;
+        Ok(ScoreSettings {
+            shape: unique("shapes", shape)?,
+            fix: unique("values", fix)?,
+            batch_axis: unique("batch axes", batch_axis)?,
+            params,
+            no_params,
+            tensor,
+            ..ScoreSettings::new()
         })
+    }
+
+    /// Errs when an input is given two shapes, values or batch axes.
+    pub(super) fn resolve(self) -> Result<ImportOptions> {
+        Ok(self.settings()?.import_options())
     }
 }
 
 /// A choice as the command line calls it.
 fn name(choice: &impl ValueEnum) -> String {
     choice.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+fn auto(choice: Auto<impl ToString>) -> String {
+    match choice {
+        Auto::Auto => "auto".into(),
+        Auto::This(choice) => choice.to_string(),
+    }
+}
+
+/// Errs when an input is given two of `what`.
+fn unique<T>(what: &str, given: Vec<(String, T)>) -> Result<BTreeMap<String, T>> {
+    let mut by_name = BTreeMap::new();
+    for (name, value) in given {
+        if by_name.contains_key(&name) {
+            return Err(Error::Usage(format!("two {what} are given for the input '{name}'")));
+        }
+        by_name.insert(name, value);
+    }
+    Ok(by_name)
 }
 
 /// No more threads than there are cores: those beyond only wait, and keep others waiting.
@@ -138,34 +147,4 @@ fn threads(asked: usize) -> usize {
         tracing::warn!("--threads {asked}: this machine has {cores} cores, and as many are used");
     }
     asked.min(cores)
-}
-
-impl args::Model {
-    /// Errs when an input is given two shapes, values or batch axes.
-    pub(super) fn resolve(self) -> Result<ImportOptions> {
-        let mut options = ImportOptions {
-            output: self.tensor,
-            include: self.params,
-            exclude: self.no_params,
-            ..ImportOptions::default()
-        };
-        for (name, shape) in self.shape {
-            if options.shapes.insert(name.clone(), shape).is_some() {
-                return Err(Error::Usage(format!("two shapes are given for the input '{name}'")));
-            }
-        }
-        for (name, values) in self.fix {
-            if options.fixed.insert(name.clone(), values).is_some() {
-                return Err(Error::Usage(format!("two values are given for the input '{name}'")));
-            }
-        }
-        for (name, axis) in self.batch_axis {
-            if options.batch_axes.insert(name.clone(), axis).is_some() {
-                return Err(Error::Usage(format!(
-                    "two batch axes are given for the input '{name}'"
-                )));
-            }
-        }
-        Ok(options)
-    }
 }

@@ -5,6 +5,7 @@
 //! any number of models, so that all of them see the same samples.
 
 mod arrange;
+mod arrays;
 mod cifar;
 mod draw;
 mod fit;
@@ -20,6 +21,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use ndarray::{ArcArray, Array3, Axis, IxDyn};
+use serde::de::{self, Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Result};
@@ -28,6 +30,7 @@ pub use crate::onnx::DeclaredInput;
 use crate::tensor::{Tensor, map_same};
 
 pub(crate) use arrange::{agrees, fits};
+pub use arrays::InputArray;
 pub use labels::{FittedLabels, Target, check_labels};
 
 /// How many samples to draw.
@@ -55,8 +58,27 @@ impl Serialize for Samples {
     }
 }
 
-/// Options for reading a data set.
-#[derive(Clone, Debug, Default)]
+impl<'de> Deserialize<'de> for Samples {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Count(NonZeroUsize),
+            Name(String),
+        }
+        match Form::deserialize(deserializer)? {
+            Form::Count(count) => Ok(Samples::Count(count)),
+            Form::Name(name) if name == "all" => Ok(Samples::All),
+            Form::Name(name) => {
+                let expected = "a number above 0, or 'all'";
+                Err(de::Error::invalid_value(de::Unexpected::Str(&name), &expected))
+            }
+        }
+    }
+}
+
+/// How a data set is read.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
     /// How many samples to draw; 128 by default.
     pub samples: Samples,
@@ -72,8 +94,14 @@ pub struct Options {
     pub memory: Option<u64>,
 }
 
+impl Options {
+    fn normalisation(&self) -> Normalisation {
+        Normalisation { mean: self.mean.clone(), std: self.std.clone() }
+    }
+}
+
 /// What a data set is, for reports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct Description {
     /// The file's or folder's name, or `synthetic`.
     pub source: String,
@@ -108,6 +136,8 @@ pub struct Dataset {
     indices: Vec<usize>,
     normalisation: Normalisation,
     seed: u64,
+    /// How many samples were asked for.
+    asked: Samples,
     warnings: Vec<String>,
 }
 
@@ -239,13 +269,19 @@ impl Dataset {
     /// # Errors
     /// When the source cannot be read, has no samples, or has labels that are not finite.
     pub fn open(source: &str, options: &Options) -> Result<Self> {
-        let normalisation = Normalisation { mean: options.mean.clone(), std: options.std.clone() };
+        let normalisation = options.normalisation();
         normalisation.check()?;
         if source == synthetic::NAME {
             return Self::synthetic(options, normalisation);
         }
         let path = Path::new(source);
         let found = open_source(path, options.memory)?;
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        Self::drawn(found, source, &name, options)
+    }
+
+    /// The samples drawn from `found`, which messages call `source` and reports `name`.
+    fn drawn(found: Source, source: &str, name: &str, options: &Options) -> Result<Self> {
         if found.len == 0 {
             return Err(Error::Data(format!("{source}: there are no samples in it")));
         }
@@ -265,13 +301,21 @@ impl Dataset {
         let labels = found.labels.select(&indices);
         let (content, sha256) = (found.read)(&indices)?;
         let description = Description {
-            source: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            source: name.to_owned(),
             samples: indices.len(),
             classes: labels.distinct(),
             sha256: Some(sha256),
         };
-        let seed = options.seed;
-        Ok(Dataset { description, content, labels, indices, normalisation, seed, warnings })
+        Ok(Dataset {
+            description,
+            content,
+            labels,
+            indices,
+            normalisation: options.normalisation(),
+            seed: options.seed,
+            asked: options.samples,
+            warnings,
+        })
     }
 
     fn synthetic(options: &Options, normalisation: Normalisation) -> Result<Self> {
@@ -301,11 +345,19 @@ impl Dataset {
             indices: (0..samples.get()).collect(),
             normalisation,
             seed: options.seed,
+            asked: options.samples,
             warnings,
         })
     }
 
-    /// The source, the numbers of samples and classes, and the checksum.
+    /// Whether it is what reading the source with `options` gives.
+    pub(crate) fn is_read_by(&self, options: &Options) -> bool {
+        let Options { samples, seed, mean, std, memory: _ } = options;
+        (self.asked, self.seed) == (*samples, *seed)
+            && (&self.normalisation.mean, &self.normalisation.std) == (mean, std)
+    }
+
+    /// The source, the number of samples and classes, and the checksum.
     pub fn description(&self) -> &Description {
         &self.description
     }

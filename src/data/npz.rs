@@ -38,7 +38,11 @@ pub(super) fn open(path: &Path, memory: Option<u64>) -> Result<Source> {
         arrays.insert(name, array);
     }
 
-    let at = path.display();
+    source(arrays, &path.display().to_string(), sha256)
+}
+
+/// The samples and labels that `arrays` hold; `at` is what messages call them.
+pub(super) fn source(arrays: BTreeMap<String, Stored>, at: &str, sha256: String) -> Result<Source> {
     let (name, stored) =
         LABELS.iter().find_map(|&name| arrays.get_key_value(name)).ok_or_else(|| {
             Error::Data(format!(

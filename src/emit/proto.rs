@@ -81,21 +81,13 @@ pub(super) fn external_tensor(name: &str, tensor: &Tensor) -> TensorProto {
 
 pub(super) fn value_info(name: &str, fact: &Fact) -> ValueInfoProto {
     use tensor_shape_proto::{Dimension, dimension::Value::DimValue};
-    let dim = fact
-        .shape
-        .iter()
-        .map(|&d| Dimension { value: Some(DimValue(d as i64)), ..Default::default() })
-        .collect();
+    let dim = fact.shape.iter().map(|&d| Dimension { value: Some(DimValue(d as i64)) }).collect();
     let tensor = type_proto::Tensor {
         elem_type: Some(onnx_dtype(fact.dtype)),
         shape: Some(TensorShapeProto { dim }),
     };
     ValueInfoProto {
         name: Some(name.into()),
-        r#type: Some(TypeProto {
-            value: Some(type_proto::Value::TensorType(tensor)),
-            ..Default::default()
-        }),
-        ..Default::default()
+        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)) }),
     }
 }

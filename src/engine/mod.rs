@@ -31,10 +31,10 @@ use crate::tensor::Tensor;
 use guard::guarded;
 
 /// What an engine says of itself, for reports.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Description {
     /// `onnxruntime` or `tract`.
-    pub name: &'static str,
+    pub name: String,
     /// The version of the library that runs.
     pub version: String,
     /// `cpu` or `cuda:N`.

@@ -66,14 +66,14 @@ fn metadata(entries: Vec<StringStringEntryProto>) -> Vec<(String, String)> {
     entries.into_iter().map(|entry| (text(entry.key), text(entry.value))).collect()
 }
 
-struct Decoder {
+struct Decoder<'a> {
     source: String,
-    external: External,
+    external: External<'a>,
     /// The number of tensors decoded, by element type.
     stored: BTreeMap<DataType, usize>,
 }
 
-impl Decoder {
+impl Decoder<'_> {
     fn graph(&mut self, proto: GraphProto) -> Result<Graph> {
         let mut initializers = Vec::with_capacity(proto.initializer.len());
         for tensor in proto.initializer {

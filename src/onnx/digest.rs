@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::external::Sidecars;
 use crate::error::Result;
 use crate::file;
 
@@ -21,15 +22,29 @@ use crate::file;
 /// When one of the files cannot be read.
 pub fn sha256(path: &Path, external: &BTreeMap<String, PathBuf>) -> Result<String> {
     let of_model = file::sha256(path)?;
-    if external.is_empty() {
-        return Ok(of_model);
+    let of_file =
+        |(location, path): (&String, &PathBuf)| Ok((location.clone(), file::sha256(path)?));
+    let of_files = external.iter().map(of_file).collect::<Result<Vec<_>>>()?;
+    Ok(together(of_model, &of_files))
+}
+
+/// The same for a model in memory.
+pub fn sha256_of(model: &[u8], sidecars: &Sidecars) -> String {
+    let hex = |bytes: &[u8]| file::hex(Sha256::new_with_prefix(bytes));
+    let of_files = sidecars.iter().map(|(location, bytes)| (location.clone(), hex(bytes)));
+    together(hex(model), &of_files.collect::<Vec<_>>())
+}
+
+fn together(of_model: String, of_files: &[(String, String)]) -> String {
+    if of_files.is_empty() {
+        return of_model;
     }
     let mut listing = format!("{of_model}  -\n");
-    for (location, path) in external {
+    for (location, digest) in of_files {
         // Writing to a string cannot fail.
-        let _ = writeln!(listing, "{}  {location}", file::sha256(path)?);
+        let _ = writeln!(listing, "{digest}  {location}");
     }
-    Ok(file::hex(Sha256::new_with_prefix(listing)))
+    file::hex(Sha256::new_with_prefix(listing))
 }
 
 #[cfg(test)]
@@ -55,6 +70,10 @@ mod tests {
         // { sha256sum < m.onnx; sha256sum a.bin b.bin; } | sha256sum
         let expected = "1e84853eb9306408b2aa94dd8d7e3cd8353245d9a6407602ff7c65b83da7881b";
         assert_eq!(sha256(&model, &files("a")).unwrap(), expected);
+        let in_memory =
+            Sidecars::from([("b.bin".into(), b"b".into()), ("a.bin".into(), b"a".into())]);
+        assert_eq!(sha256_of(b"", &in_memory), expected);
+        assert_eq!(sha256_of(b"", &Sidecars::new()), empty);
         assert_ne!(sha256(&model, &files("c")).unwrap(), expected);
         let missing = BTreeMap::from([("x".into(), folder.path().join("x"))]);
         assert!(sha256(&model, &missing).is_err());

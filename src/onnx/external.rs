@@ -2,45 +2,68 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Take};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
 use super::proto::{StringStringEntryProto, TensorProto};
 use crate::error::{Error, Result};
 
-/// The length of the external file of `tensor`, if it is a file in `folder`.
-pub(super) fn length(tensor: &TensorProto, folder: &Path) -> Option<u64> {
-    let location = tensor.external_data.iter().find(|e| e.key.as_deref() == Some("location"))?;
-    let meta = folder.join(location.value.as_deref()?).metadata().ok()?;
-    meta.is_file().then_some(meta.len())
+/// Files beside a model that are held in memory, by the locations that the model gives them.
+pub type Sidecars = BTreeMap<String, Vec<u8>>;
+
+/// Where a model's external data is looked for.
+#[derive(Clone, Copy)]
+pub(super) enum Beside<'a> {
+    /// There is none.
+    Nothing,
+    /// In the folder of this model file.
+    File(&'a Path),
+    /// In memory.
+    Memory(&'a Sidecars),
+}
+
+impl Beside<'_> {
+    /// The length of the external file of `tensor`, if there is one.
+    pub(super) fn length(self, tensor: &TensorProto) -> Option<u64> {
+        let location =
+            tensor.external_data.iter().find(|e| e.key.as_deref() == Some("location"))?;
+        let location = location.value.as_deref()?;
+        match self {
+            Beside::Nothing => None,
+            Beside::File(model) => {
+                let meta = folder_of(model).join(location).metadata().ok()?;
+                meta.is_file().then_some(meta.len())
+            }
+            Beside::Memory(files) => Some(in_memory(files, location)?.len() as u64),
+        }
+    }
 }
 
 /// Opens external files, which must lie in the model's folder.
-pub(super) struct External {
+pub(super) struct External<'a> {
     source: String,
-    model: Option<PathBuf>,
-    open: HashMap<String, Opened>,
+    beside: Beside<'a>,
+    open: HashMap<String, Opened<'a>>,
 }
 
-struct Opened {
-    file: File,
-    path: PathBuf,
-    length: u64,
+enum Opened<'a> {
+    File { file: File, path: PathBuf, length: u64 },
+    Memory(&'a [u8]),
 }
 
-impl External {
-    /// For the model that messages call `source`. `model` is its path, or `None` if it is not a file.
-    pub(super) fn new(source: &str, model: Option<&Path>) -> Self {
-        External {
-            source: source.to_owned(),
-            model: model.map(Path::to_owned),
-            open: HashMap::new(),
-        }
+impl<'a> External<'a> {
+    /// For the model that messages call `source`.
+    pub(super) fn new(source: &str, beside: Beside<'a>) -> Self {
+        External { source: source.to_owned(), beside, open: HashMap::new() }
     }
 
     /// The files opened so far, by location.
     pub(super) fn files(&self) -> BTreeMap<String, PathBuf> {
-        self.open.iter().map(|(location, opened)| (location.clone(), opened.path.clone())).collect()
+        let files = self.open.iter().filter_map(|(location, opened)| match opened {
+            Opened::File { path, .. } => Some((location.clone(), path.clone())),
+            Opened::Memory(_) => None,
+        });
+        files.collect()
     }
 
     /// A reader of the `bytes` bytes of tensor `name`, whose external file, offset and length are in
@@ -51,7 +74,7 @@ impl External {
         name: &str,
         entries: &[StringStringEntryProto],
         bytes: u64,
-    ) -> Result<Take<&mut File>> {
+    ) -> Result<Box<dyn Read + '_>> {
         let source = self.source.clone();
         let fail = |why: String| Error::InvalidModel(format!("{source}: tensor '{name}': {why}"));
         let entry = |key: &str| {
@@ -72,42 +95,77 @@ impl External {
             return Err(fail(why));
         }
         if !self.open.contains_key(location) {
-            let opened = open_inside(self.model.as_deref(), location).map_err(fail)?;
+            let opened = open_beside(self.beside, location).map_err(fail)?;
             self.open.insert(location.to_owned(), opened);
         }
-        let Some(Opened { file, length, .. }) = self.open.get_mut(location) else {
+        let Some(opened) = self.open.get_mut(location) else {
             return Err(fail(format!("the external file '{location}' could not be opened")));
         };
-        if offset.checked_add(bytes).is_none_or(|end| end > *length) {
-            return Err(fail(format!(
+        let length = match opened {
+            Opened::File { length, .. } => *length,
+            Opened::Memory(content) => content.len() as u64,
+        };
+        let end = offset.checked_add(bytes).filter(|&end| end <= length).ok_or_else(|| {
+            fail(format!(
                 "bytes {offset} to {} of the external file '{location}' are needed but it has only \
                  {length}; it is truncated or belongs to another model",
                 offset.saturating_add(bytes)
-            )));
-        }
-        file.seek(SeekFrom::Start(offset)).map_err(|e| fail(format!("'{location}': {e}")))?;
-        Ok(file.take(bytes))
+            ))
+        })?;
+        Ok(match opened {
+            Opened::File { file, .. } => {
+                file.seek(SeekFrom::Start(offset))
+                    .map_err(|e| fail(format!("'{location}': {e}")))?;
+                Box::new(file.take(bytes))
+            }
+            // Both fit, since they lie within what is in memory.
+            Opened::Memory(content) => Box::new(&content[offset as usize..end as usize]),
+        })
     }
 }
 
-/// Opens `location` in the folder of `model`. Errs, in words, when it lies outside that folder.
+/// Opens `location` beside a model. Errs in words when that leads outside the model's folder.
+fn open_beside<'a>(beside: Beside<'a>, location: &str) -> Result<Opened<'a>, String> {
+    let why = match beside {
+        Beside::Nothing => "the model was not read from a file",
+        _ if !is_inside(location) => "it is not a path inside the model's folder",
+        Beside::File(model) => return open_inside(model, location),
+        Beside::Memory(files) => {
+            return in_memory(files, location).map(Opened::Memory).ok_or_else(|| {
+                format!(
+                    "its data is in the external file '{location}', which was not given; keep it \
+                     beside the model"
+                )
+            });
+        }
+    };
+    Err(refused(location, why))
+}
+
+fn refused(location: &str, why: &str) -> String {
+    format!(
+        "the external file '{location}' is refused: {why}; place it in the model's folder and \
+         export the model again"
+    )
+}
+
+fn is_inside(location: &str) -> bool {
+    let mut components = Path::new(location).components();
+    !location.is_empty()
+        && components.all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+}
+
+/// The file in memory at `location`, by whatever spelling of its path.
+fn in_memory<'a>(files: &'a Sidecars, location: &str) -> Option<&'a [u8]> {
+    let same = || files.iter().find(|(name, _)| Path::new(name) == Path::new(location));
+    files.get(location).or_else(|| same().map(|(_, content)| content)).map(Vec::as_slice)
+}
+
+/// Opens the file at `location` in the folder of `model`.
 ///
 /// A link may lead to the folder of the model's own file after resolving links: caches keep the model
 /// and its data as links into one folder.
-fn open_inside(model: Option<&Path>, location: &str) -> Result<Opened, String> {
-    let refused = |why| {
-        format!(
-            "the external file '{location}' is refused: {why}; place it in the model's folder and \
-             export the model again"
-        )
-    };
-    let model = model.ok_or_else(|| refused("the model was not read from a file"))?;
-    let relative = Path::new(location);
-    let inside =
-        relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
-    if !inside || location.is_empty() {
-        return Err(refused("it is not a path inside the model's folder"));
-    }
+fn open_inside<'a>(model: &Path, location: &str) -> Result<Opened<'a>, String> {
     let missing = |e: std::io::Error| {
         format!(
             "its data is in the external file '{location}', which cannot be opened ({e}); keep it \
@@ -115,19 +173,19 @@ fn open_inside(model: Option<&Path>, location: &str) -> Result<Opened, String> {
         )
     };
     let folder = folder_of(model);
-    let path = folder.join(relative).canonicalize().map_err(missing)?;
+    let path = folder.join(location).canonicalize().map_err(missing)?;
     let content = model.canonicalize().map_err(missing)?;
     let within = path.starts_with(folder.canonicalize().map_err(missing)?);
     if !within && path.parent() != content.parent() {
-        return Err(refused("a link leads it outside the model's folder"));
+        return Err(refused(location, "a link leads it outside the model's folder"));
     }
     // Check before opening: opening a pipe would wait for its writer.
     if !path.metadata().map_err(missing)?.is_file() {
-        return Err(refused("it is not a regular file"));
+        return Err(refused(location, "it is not a regular file"));
     }
     let file = File::open(&path).map_err(missing)?;
     let length = file.metadata().map_err(missing)?.len();
-    Ok(Opened { file, path, length })
+    Ok(Opened::File { file, path, length })
 }
 
 fn folder_of(path: &Path) -> &Path {

@@ -7,7 +7,7 @@ use std::path::Path;
 use prost::Message;
 use prost::bytes::{Buf, Bytes};
 
-use super::external::{self, External};
+use super::external::{Beside, External, Sidecars};
 use super::model::{Literal, Model, Opsets};
 use super::proto::tensor_proto::{DataLocation, DataType};
 use super::proto::{GraphProto, ModelProto, TensorProto};
@@ -39,23 +39,22 @@ pub fn load(path: impl AsRef<Path>) -> Result<Model> {
 /// memory is used.
 pub fn load_within(path: impl AsRef<Path>, room: Option<u64>) -> Result<Model> {
     let path = path.as_ref();
-    let source = path.display().to_string();
+    load_as(path, &path.display().to_string(), room)
+}
+
+/// As [`load_within`]; `source` is what messages call the model.
+pub(crate) fn load_as(path: &Path, source: &str, room: Option<u64>) -> Result<Model> {
     let (mut file, length) = file::open(path)?;
-    check_room(length, room, &source)?;
+    check_room(length, room, source)?;
     let mut head = Vec::new();
     file.by_ref().take(64).read_to_end(&mut head).map_err(|e| Error::io(path, e))?;
-    check_head(&head, &source)?;
+    check_head(&head, source)?;
     let mut buffer = Stream::new(head, file, length);
     let decoded = ModelProto::decode(&mut buffer);
     if let Some(error) = buffer.error {
         return Err(Error::io(path, error));
     }
-    if let (Ok(proto), Some(_)) = (&decoded, room) {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let tensors = proto.graph.as_ref().map_or(0, |graph| tensor_bytes(graph, folder));
-        check_room(length.saturating_add(tensors), room, &source)?;
-    }
-    finish(decoded, &source, External::new(&source, Some(path)))
+    finish(decoded, source, Beside::File(path), length, room)
 }
 
 /// Errs if `bytes` exceed `room`.
@@ -72,7 +71,7 @@ fn check_room(bytes: u64, room: Option<u64>, source: &str) -> Result<()> {
 
 /// The memory that decoded tensors take in addition to the bytes of the file: all of an external tensor,
 /// and for others the growth when they are widened to a dtype of the IR.
-fn tensor_bytes(graph: &GraphProto, folder: &Path) -> u64 {
+fn tensor_bytes(graph: &GraphProto, beside: Beside) -> u64 {
     let attributes = graph.node.iter().flat_map(|node| &node.attribute);
     let constants = attributes.filter_map(|attribute| attribute.t.as_ref());
     let tensors = graph.initializer.iter().chain(constants);
@@ -88,7 +87,7 @@ fn tensor_bytes(graph: &GraphProto, folder: &Path) -> u64 {
                 let sizes = tensor.dims.iter().map(|&d| u64::try_from(d).unwrap_or(0));
                 let len = sizes.fold(1u64, u64::saturating_mul);
                 // A tensor larger than its file is an error that is reported later.
-                let file = external::length(tensor, folder).unwrap_or(0);
+                let file = beside.length(tensor).unwrap_or(0);
                 match len.saturating_mul(width) <= file {
                     true => len.saturating_mul(size),
                     false => 0,
@@ -107,7 +106,24 @@ fn tensor_bytes(graph: &GraphProto, folder: &Path) -> u64 {
 /// As [`load`].
 pub fn read(bytes: &[u8], source: &str) -> Result<Model> {
     check_head(&bytes[..bytes.len().min(64)], source)?;
-    finish(ModelProto::decode(bytes), source, External::new(source, None))
+    finish(ModelProto::decode(bytes), source, Beside::Nothing, 0, None)
+}
+
+/// As [`read`], with the external data in `sidecars`, and at most `room` bytes of memory for the model
+/// beside what is given.
+///
+/// # Errors
+/// As [`load_within`].
+pub fn read_within(
+    bytes: &[u8],
+    sidecars: &Sidecars,
+    source: &str,
+    room: Option<u64>,
+) -> Result<Model> {
+    let length = bytes.len() as u64;
+    check_room(length, room, source)?;
+    check_head(&bytes[..bytes.len().min(64)], source)?;
+    finish(ModelProto::decode(bytes), source, Beside::Memory(sidecars), length, room)
 }
 
 /// Reads a tensor from the bytes of a `TensorProto`. Messages call it `source`. External data is refused.
@@ -118,13 +134,16 @@ pub fn read_tensor(bytes: &[u8], source: &str) -> Result<Literal> {
     let proto = TensorProto::decode(bytes).map_err(|e| {
         Error::InvalidModel(format!("{source}: the file is truncated, damaged, or no tensor ({e})"))
     })?;
-    tensor::decode(proto, &mut External::new(source, None), source)
+    tensor::decode(proto, &mut External::new(source, Beside::Nothing), source)
 }
 
+/// Decodes what was read of `length` bytes, within `room`.
 fn finish(
     decoded: Result<ModelProto, prost::DecodeError>,
     source: &str,
-    external: External,
+    beside: Beside,
+    length: u64,
+    room: Option<u64>,
 ) -> Result<Model> {
     let proto = decoded.map_err(|e| {
         Error::InvalidModel(format!(
@@ -132,7 +151,10 @@ fn finish(
         ))
     })?;
     check_ir_version(&proto, source)?;
-    let mut model = decode::model(proto, source, external)?;
+    let tensors = proto.graph.as_ref().filter(|_| room.is_some());
+    let tensors = tensors.map_or(0, |graph| tensor_bytes(graph, beside));
+    check_room(length.saturating_add(tensors), room, source)?;
+    let mut model = decode::model(proto, source, External::new(source, beside))?;
     names::check(&model)?;
     let sets = std::iter::once(&model.opsets).chain(model.functions.values().map(|f| &f.opsets));
     let mut newest = 0;

@@ -15,8 +15,10 @@ mod tensor;
 
 pub(crate) use declared::non_initializers;
 pub use declared::{DeclaredInput, declared_inputs};
-pub use digest::sha256;
-pub use load::{NEWEST_KNOWN_OPSET, load, load_within, read, read_tensor};
+pub use digest::{sha256, sha256_of};
+pub use external::Sidecars;
+pub(crate) use load::load_as;
+pub use load::{NEWEST_KNOWN_OPSET, load, load_within, read, read_tensor, read_within};
 pub use model::{
     Attribute, Dim, Function, FunctionKey, Graph, Initializer, Literal, Model, Node, Opsets, Type,
     ValueInfo,

@@ -165,10 +165,11 @@ fn read_as<T, const N: usize>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::external::Beside;
     use super::*;
 
     fn decoded(proto: TensorProto) -> Result<Tensor> {
-        let literal = decode(proto, &mut External::new("test", None), "test")?;
+        let literal = decode(proto, &mut External::new("test", Beside::Nothing), "test")?;
         literal.tensor.map_err(Error::UnsupportedModel)
     }
 

@@ -171,7 +171,7 @@ struct Idle(OperatorSet);
 impl Engine for Idle {
     fn describe(&self) -> Description {
         let (version, device) = (String::new(), String::new());
-        Description { name: "idle", version, device, note: None }
+        Description { name: "idle".into(), version, device, note: None }
     }
 
     fn compile(&self, graph: &Graph) -> Result<Compiled> {

@@ -168,7 +168,7 @@ mod tests {
     impl Engine for Scripted {
         fn describe(&self) -> Description {
             let (version, device) = (String::new(), String::new());
-            Description { name: "scripted", version, device, note: None }
+            Description { name: "scripted".into(), version, device, note: None }
         }
 
         fn threads(&self) -> usize {

@@ -5,30 +5,34 @@
 
 use std::io::{self, Write};
 
-use super::{Align, Grid, Renderer, Report, Run, printable};
+use super::{Align, Grid, Renderer, printable};
+use crate::rank::Ranking;
+use crate::score::Run;
 
 /// The format.
 pub(super) struct Csv;
 
 impl Renderer for Csv {
-    fn report(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
-        let names = report.score_names();
+    fn ranking(&self, ranking: &Ranking, out: &mut dyn Write) -> io::Result<()> {
+        let names = ranking.score_names();
         let mut csv = csv::Writer::from_writer(out);
         // Asked for as a score, it stands among the scores.
         let flops = !names.iter().any(|name| name == "flops");
-        let fixed = ["model", "path", "sha256", "parameters"].into_iter();
+        let fixed = ["model", "name", "path", "key", "sha256", "parameters"].into_iter();
         let fixed = fixed.chain(flops.then_some("flops")).map(String::from);
         let of_score = |name: &String| {
             [name.clone(), format!("{name}.std"), format!("{name}.rank"), format!("{name}.bn")]
         };
         let last = ["seconds", "warnings", "error.kind", "error.message"];
         let last = last.into_iter().chain(["tool", "engine", "data", "settings"]).map(String::from);
-        let run = run(&report.run)?;
+        let run = run(&ranking.run)?;
         csv.write_record(fixed.chain(names.iter().flat_map(of_score)).chain(last))?;
-        for row in &report.models {
+        for row in &ranking.models {
             let mut record = vec![
                 text(&row.model),
+                text(&row.name),
                 text(&row.path),
+                row.key.clone().unwrap_or_default(),
                 row.sha256.clone().unwrap_or_default(),
                 number(row.parameters),
             ];

@@ -1,6 +1,8 @@
 //! Plain tables: what the formats for people and spreadsheets have in common.
 
-use super::{Correlation, ModelRow, Ordered, Report};
+use crate::ordered::Ordered;
+use crate::rank::{Correlation, Ranking};
+use crate::score::ModelResult;
 
 /// Which side the text of a column keeps to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +50,10 @@ impl Grid {
 
 /// The models that were scored, for people: values in six digits, each with its rank where there
 /// are several to choose from.
-pub(super) fn models(report: &Report) -> Grid {
-    let names = report.score_names();
-    let scored: Vec<&ModelRow> = report.models.iter().filter(|row| row.error.is_none()).collect();
+pub(super) fn models(ranking: &Ranking) -> Grid {
+    let names = ranking.score_names();
+    let scored: Vec<&ModelResult> =
+        ranking.models.iter().filter(|row| row.error.is_none()).collect();
     let mut columns = vec![("model".to_owned(), Align::Left)];
     columns.extend(names.iter().map(|name| (name.clone(), Align::Right)));
     // Asked for as a score, it stands among the scores.
@@ -59,7 +62,7 @@ pub(super) fn models(report: &Report) -> Grid {
     columns.extend(last.map(|name| (name.into(), Align::Right)));
     let mut grid = Grid::new(columns);
     for row in &scored {
-        let mut cells = vec![row.model.clone()];
+        let mut cells = vec![row.name.clone()];
         cells.extend(names.iter().map(|name| score_cell(row, name, scored.len() > 1)));
         cells.push(row.parameters.map_or_else(dash, |n| n.to_string()));
         if flops {
@@ -71,7 +74,7 @@ pub(super) fn models(report: &Report) -> Grid {
     grid
 }
 
-fn score_cell(row: &ModelRow, name: &str, with_rank: bool) -> String {
+fn score_cell(row: &ModelResult, name: &str, with_rank: bool) -> String {
     let Some(score) = row.scores.get(name) else { return dash() };
     let mut cell = score.value.map_or_else(dash, number);
     if let Some(std) = score.std {
@@ -107,31 +110,12 @@ pub(super) fn correlation(correlation: &Ordered<Correlation>) -> Grid {
 
 /// What goes below the table: the models that failed and why, and the warnings, each once with
 /// the models that it concerns.
-pub(super) fn notes(report: &Report) -> Vec<String> {
-    let failed = report.models.iter().filter_map(|row| {
+pub(super) fn notes(ranking: &Ranking) -> Vec<String> {
+    let failed = ranking.models.iter().filter_map(|row| {
         let error = row.error.as_ref()?;
-        Some(format!("{}: {} — {}", row.model, error.kind, error.message))
+        Some(format!("{}: {} — {}", row.name, error.kind, error.message))
     });
-    failed.chain(warnings(report)).collect()
-}
-
-/// The warnings, each once with the models that it concerns.
-pub(super) fn warnings(report: &Report) -> Vec<String> {
-    let mut warnings = Ordered::<Vec<&str>>::default();
-    for row in &report.models {
-        for warning in &row.warnings {
-            match warnings.get_mut(warning) {
-                Some(models) => models.push(&row.model),
-                None => warnings.push(warning, vec![&row.model]),
-            }
-        }
-    }
-    let warnings = warnings.iter().map(|(warning, models)| match models.as_slice() {
-        [model] => format!("{model}: {warning}"),
-        models if models.len() == report.models.len() => format!("all models: {warning}"),
-        models => format!("{} models ({}, …): {warning}", models.len(), models[0]),
-    });
-    warnings.collect()
+    failed.chain(ranking.warnings()).collect()
 }
 
 fn dash() -> String {

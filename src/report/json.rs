@@ -1,31 +1,21 @@
-//! JSON, as one document or one line a model.
+//! JSON, as one document or one record a line.
 
 use std::io::{self, Write};
 
-use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Correlation, Grid, ModelRow, Ordered, Renderer, Report, Run};
+use super::{Grid, Renderer, write_line};
+use crate::rank::Ranking;
 
 /// One document.
 pub(super) struct Json;
 
-/// One line a model, each with all that the document says of the run.
+/// One record a line, without what a ranking adds.
 pub(super) struct Lines;
 
-#[derive(Serialize)]
-struct Line<'a> {
-    #[serde(flatten)]
-    run: &'a Run,
-    #[serde(flatten)]
-    row: &'a ModelRow,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    correlation: &'a Option<Ordered<Correlation>>,
-}
-
 impl Renderer for Json {
-    fn report(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
-        serde_json::to_writer_pretty(&mut *out, report)?;
+    fn ranking(&self, ranking: &Ranking, out: &mut dyn Write) -> io::Result<()> {
+        serde_json::to_writer_pretty(&mut *out, ranking)?;
         writeln!(out)
     }
 
@@ -36,13 +26,8 @@ impl Renderer for Json {
 }
 
 impl Renderer for Lines {
-    fn report(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
-        for row in &report.models {
-            let line = Line { run: &report.run, row, correlation: &report.correlation };
-            serde_json::to_writer(&mut *out, &line)?;
-            writeln!(out)?;
-        }
-        Ok(())
+    fn ranking(&self, ranking: &Ranking, out: &mut dyn Write) -> io::Result<()> {
+        ranking.clone().into_records().iter().try_for_each(|record| write_line(record, out))
     }
 
     fn grid(&self, grid: &Grid, out: &mut dyn Write) -> io::Result<()> {

@@ -2,26 +2,28 @@
 
 use std::io::{self, Write};
 
-use super::{Align, Grid, Renderer, Report, Run, grid, printable};
+use super::{Align, Grid, Renderer, grid, printable};
+use crate::rank::Ranking;
+use crate::score::Run;
 
 /// The format.
 pub(super) struct Markdown;
 
 impl Renderer for Markdown {
-    fn report(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
-        self.grid(&grid::models(report), out)?;
-        if let Some(correlation) = &report.correlation {
+    fn ranking(&self, ranking: &Ranking, out: &mut dyn Write) -> io::Result<()> {
+        self.grid(&grid::models(ranking), out)?;
+        if let Some(correlation) = &ranking.correlation {
             writeln!(out)?;
             self.grid(&grid::correlation(correlation), out)?;
         }
-        let notes = grid::notes(report);
+        let notes = grid::notes(ranking);
         if !notes.is_empty() {
             writeln!(out)?;
         }
         for note in notes {
             writeln!(out, "- {}", inert(&note))?;
         }
-        let Run { tool, engine, data, settings, .. } = &report.run;
+        let Run { tool, engine, data, settings, .. } = &ranking.run;
         let made = format!(
             "{} {}, {} {} on {}, {} samples of {}; settings: {}",
             tool.name,

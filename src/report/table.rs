@@ -4,22 +4,23 @@ use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, presets};
 
-use super::{Align, Grid, Renderer, Report, grid, printable};
+use super::{Align, Grid, Renderer, grid, printable};
+use crate::rank::Ranking;
 
 /// The format.
 pub(super) struct Table;
 
 impl Renderer for Table {
-    fn report(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
-        let models = grid::models(report);
+    fn ranking(&self, ranking: &Ranking, out: &mut dyn Write) -> io::Result<()> {
+        let models = grid::models(ranking);
         if !models.rows.is_empty() {
             self.grid(&models, out)?;
         }
-        if let Some(correlation) = &report.correlation {
+        if let Some(correlation) = &ranking.correlation {
             writeln!(out)?;
             self.grid(&grid::correlation(correlation), out)?;
         }
-        let notes = grid::notes(report);
+        let notes = grid::notes(ranking);
         if !notes.is_empty() && !models.rows.is_empty() {
             writeln!(out)?;
         }

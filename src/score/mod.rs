@@ -1,8 +1,18 @@
 //! Scoring one model: import it, fit the data to it, and evaluate the probes of the metrics.
+//!
+//! As data, scoring is a function from a [`Job`] to a [`Record`]: both are names and numbers that can be
+//! written down. [`ScoreSettings`] says what is computed; [`Scorer`] scores many models alike. Below
+//! them, [`score`] takes a graph in memory and samples, and needs no file.
 
 mod axes;
+mod canonical;
 mod indices;
+mod job;
+mod key;
 mod probabilities;
+mod record;
+mod scorer;
+mod settings;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,7 +28,16 @@ use crate::ops::BatchNormMode;
 use crate::probe::{self, Batch, Memory, Probe, Roles, Subject, Treatment};
 use crate::transform::{self, Init, Loss, Reduction};
 
-/// What is computed, and how.
+pub use job::{EngineSettings, Job, Worker, run};
+pub use key::Key;
+pub(crate) use record::NULL;
+pub use record::{Failure, ModelResult, Record, Run, SCHEMA, ScoreEntry, Tool};
+pub use scorer::Scorer;
+#[cfg(feature = "cli")]
+pub(crate) use scorer::contained;
+pub use settings::ScoreSettings;
+
+/// What is computed, and how: what [`ScoreSettings`] stand for.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The scores, in the order reported.
@@ -56,11 +75,13 @@ impl Default for Settings {
 
 /// One score of a model.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Score {
+pub struct ScoreValue {
     /// The score's name.
     pub name: &'static str,
     /// Its value, averaged over the repeats; higher is better. Not finite where it is undefined.
     pub value: f64,
+    /// The value of each repeat; a single one where the repeats do not differ.
+    pub values: Vec<f64>,
     /// Standard deviation over the repeats; `None` for a single one.
     pub std: Option<f64>,
     /// What became of batch normalisation; `None` where there is none, or it makes no difference.
@@ -71,10 +92,11 @@ pub struct Score {
     pub parts: Vec<(&'static str, f64)>,
 }
 
-impl Score {
+impl ScoreValue {
     /// A value by itself.
     pub fn new(name: &'static str, value: f64) -> Self {
-        Score { name, value, std: None, batch_norm: None, reason: None, parts: Vec::new() }
+        let (values, parts) = (vec![value], Vec::new());
+        ScoreValue { name, value, values, std: None, batch_norm: None, reason: None, parts }
     }
 }
 
@@ -82,7 +104,7 @@ impl Score {
 #[derive(Clone, Debug)]
 pub struct Scored {
     /// The scores, in the order asked for.
-    pub scores: Vec<Score>,
+    pub scores: Vec<ScoreValue>,
     /// Parameters and multiply-adds.
     pub size: Size,
     /// The loss used.
@@ -119,8 +141,17 @@ pub fn score_model(
     settings: &Settings,
     engine: &dyn Engine,
 ) -> Result<Scored> {
-    let (imported, batch, loss, mut warnings) = prepare(&model, dataset, settings)?;
+    let prepared = prepare(&model, dataset, settings)?;
     drop(model);
+    score_prepared(prepared, settings, engine)
+}
+
+/// Scores what [`prepare`] gave.
+fn score_prepared(
+    (imported, batch, loss, mut warnings): (Imported, Batch, Loss, Vec<String>),
+    settings: &Settings,
+    engine: &dyn Engine,
+) -> Result<Scored> {
     warnings.extend(probabilities::taken_for_logits(&imported, &batch, loss, settings, engine));
     let mut scored = score(&imported.graph, &batch, loss, settings, engine)?;
     warnings.append(&mut scored.warnings);
@@ -294,12 +325,14 @@ pub fn score(
         let repeats = parts.iter().map(|(_, part)| part.values.len()).max().unwrap_or(0);
         let value = |part: &Outcome, i: usize| part.values.get(i).or(part.values.first()).copied();
         let sum = |i| parts.iter().map(|(_, part)| value(part, i).unwrap_or(f64::NAN)).sum();
-        let (value, std) = mean_and_deviation(&(0..repeats).map(sum).collect::<Vec<f64>>());
+        let values: Vec<f64> = (0..repeats).map(sum).collect();
+        let (value, std) = mean_and_deviation(&values);
         let treatment = metric.probe(options).ok().and_then(|probe| probe.treatment());
         let mean = |part: &Outcome| mean_and_deviation(&part.values).0;
-        Score {
+        ScoreValue {
             name: metric.info().name,
             value,
+            values,
             std,
             batch_norm: treatment.filter(|_| has_batch_norm),
             reason: parts.iter().find_map(|(_, p)| p.error.as_ref().map(ToString::to_string)),
@@ -386,7 +419,8 @@ fn push_new(warnings: &mut Vec<String>, more: Vec<String>) {
     }
 }
 
-fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
+/// Mean and, of several values, standard deviation.
+pub(crate) fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();

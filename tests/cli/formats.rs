@@ -24,24 +24,29 @@ fn has_keys(value: &Value, keys: &[&str]) {
     assert_eq!(found, keys);
 }
 
-const ROW: [&str; 10] = [
+const ROW: [&str; 13] = [
     "model",
+    "name",
     "path",
+    "key",
     "sha256",
     "parameters",
     "flops",
     "output",
+    "loss",
     "scores",
     "seconds",
     "warnings",
     "error",
 ];
 
+const RUN: [&str; 6] = ["schema", "tool", "engine", "data", "settings", "settings_digest"];
+
 #[test]
 fn json_has_the_fields_of_the_contract_and_no_others() {
     let report = rank("json").json(1);
-    has_keys(&report, &["schema", "tool", "engine", "data", "settings", "models"]);
-    assert_eq!(report["schema"], 1);
+    has_keys(&report, &[&RUN[..], &["models"]].concat());
+    assert_eq!(report["schema"], 2);
     assert_eq!(report["tool"], json!({"name": "gradalign", "version": env!("CARGO_PKG_VERSION")}));
     has_keys(&report["engine"], &["name", "version", "device"]);
     assert_eq!(
@@ -54,11 +59,12 @@ fn json_has_the_fields_of_the_contract_and_no_others() {
     assert_eq!(
         report["settings"],
         json!({
-            "seed": 0, "init": "keep", "repeats": 1, "loss": "cross-entropy", "samples": 20,
+            "metric": ["gradalign-1", "gradalign-2"],
+            "seed": 0, "init": "keep", "repeats": 1, "loss": "auto", "samples": 20,
             "mean": [], "std": [], "bn": "auto", "normalize": false, "off-diagonal": false,
             "gram": "sign", "ridge": 0.0, "zen": "paper", "features": null, "regions": "gaussian",
             "ntk-samples": 64, "shape": {}, "fix": {}, "batch-axis": {}, "params": [],
-            "no-params": [], "tensor": null, "aggregate": null
+            "no-params": [], "tensor": null
         })
     );
     let rows = report["models"].as_array().unwrap();
@@ -69,7 +75,15 @@ fn json_has_the_fields_of_the_contract_and_no_others() {
     }
     for (row, rank) in rows[..2].iter().zip(1..) {
         has_keys(&row["scores"], &["gradalign-1", "gradalign-2"]);
-        has_keys(&row["scores"]["gradalign-1"], &["value", "std", "rank", "bn"]);
+        has_keys(&row["scores"]["gradalign-1"], &["value", "std", "rank", "bn", "values"]);
+        assert_eq!(
+            row["scores"]["gradalign-1"]["values"][0],
+            row["scores"]["gradalign-1"]["value"]
+        );
+        assert_eq!(
+            (&row["loss"], row["key"].as_str().unwrap().len()),
+            (&json!("cross-entropy"), 64)
+        );
         assert_eq!(row["scores"]["gradalign-1"]["rank"], rank);
         assert_eq!(row["scores"]["gradalign-1"]["std"], Value::Null);
         assert!(row["parameters"].is_u64() && row["flops"].is_u64() && row["error"].is_null());
@@ -91,7 +105,10 @@ fn json_lines_say_all_for_each_model() {
     let lines: Vec<Value> = run.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(lines.len(), 3);
     for line in &lines {
-        has_keys(line, &[&ROW[..], &["schema", "tool", "engine", "data", "settings"]].concat());
+        has_keys(line, &[&ROW[..], &RUN].concat());
+        for score in line["scores"].as_object().unwrap().values() {
+            assert!(score["rank"].is_null(), "{score}");
+        }
     }
 }
 
@@ -114,8 +131,20 @@ fn csv_can_be_read_back() {
 #[test]
 fn every_option_that_changes_a_value_is_in_the_settings() {
     let elsewhere = [
-        "data", "metric", "engine", "device", "threads", "jobs", "memory", "ort-lib", "format",
-        "out", "truth", "verbose", "quiet", "help",
+        "data",
+        "aggregate",
+        "engine",
+        "device",
+        "threads",
+        "jobs",
+        "memory",
+        "ort-lib",
+        "format",
+        "out",
+        "truth",
+        "verbose",
+        "quiet",
+        "help",
     ];
     let settings = rank("json").json(1)["settings"].clone();
     let help = gradalign("rank --help").out;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use gradalign::data::{Dataset, Options, Samples};
 use gradalign::engine::all_for_tests;
-use gradalign::rank::find_models;
 use gradalign::score::{Settings, score_file};
+use gradalign::source::Files;
 use serde_json::Value;
 
 use super::{SMALL, gradalign};
@@ -13,10 +13,10 @@ use super::{SMALL, gradalign};
 #[test]
 fn the_verdict_on_every_file_is_that_of_score() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let models = find_models(&[root.join("models"), root.join("fixtures")]).unwrap();
+    let models = Files::find(&[root.join("models"), root.join("fixtures")]).unwrap();
     let json = gradalign("inspect models fixtures --format json").json(1);
     let inspected = json.as_array().unwrap();
-    assert_eq!(inspected.len(), models.len());
+    assert_eq!(inspected.len(), models.paths().len());
 
     let samples = Samples::Count(4.try_into().unwrap());
     let options = Options { samples, ..Options::default() };
@@ -24,7 +24,7 @@ fn the_verdict_on_every_file_is_that_of_score() {
     // The last one is the fastest.
     let engine = all_for_tests().pop().unwrap();
     let mut wrong = Vec::new();
-    for (path, seen) in models.iter().zip(inspected) {
+    for (path, seen) in models.paths().iter().zip(inspected) {
         assert_eq!(root.join(seen["model"].as_str().unwrap()), *path);
         let scored = score_file(path, &data, &Settings::default(), &*engine);
         let expected = scored.as_ref().map(|scored| scored.loss.to_string()).ok();

@@ -13,6 +13,8 @@ mod options;
 mod outside;
 mod paper;
 mod rank;
+mod records;
+mod schema;
 mod shapes;
 
 use std::path::PathBuf;
@@ -90,7 +92,7 @@ fn small(options: &str) -> Value {
 
 /// The names of the engines that are there, as `--engine` takes them.
 fn engines() -> Vec<&'static str> {
-    let name = |name| if name == "tract" { "tract" } else { "ort" };
+    let name = |name: String| if name == "tract" { "tract" } else { "ort" };
     all_for_tests().iter().map(|engine| name(engine.describe().name)).collect()
 }
 

@@ -51,18 +51,19 @@ fn options_reach_the_settings() {
          --shape input=1x1x16x16 --batch-axis input=0 --params * --no-params bias --tensor logits --metric params",
     );
     let expected = json!({
-        "seed": 0, "init": "keep", "repeats": 1, "loss": "cross-entropy", "samples": "all",
+        "metric": ["params"],
+        "seed": 0, "init": "keep", "repeats": 1, "loss": "auto", "samples": "all",
         "mean": [0.5], "std": [0.25], "bn": "sample", "normalize": true, "off-diagonal": true,
         "gram": "raw", "ridge": 2.0, "zen": "reference", "features": "x", "regions": "samples",
         "ntk-samples": 3, "shape": {"input": [1, 1, 16, 16]}, "fix": {},
-        "batch-axis": {"input": 0}, "params": ["*"], "no-params": ["bias"], "tensor": "logits", "aggregate": null
+        "batch-axis": {"input": 0}, "params": ["*"], "no-params": ["bias"], "tensor": "logits"
     });
     assert_eq!(report["settings"], expected);
     let alias = small("--metric params --output logits");
     assert_eq!(alias["settings"]["tensor"], "logits");
     let options = format!("--data {DIGITS} --metric params --aggregate --format json");
     let ranked = gradalign(&format!("rank {SMALL} {options}")).json(0);
-    assert_eq!(ranked["settings"]["aggregate"], "borda");
+    assert_eq!(ranked["aggregate"], "borda");
 }
 
 #[test]

@@ -191,7 +191,7 @@ impl OrtEngine {
 impl Engine for OrtEngine {
     fn describe(&self) -> Description {
         Description {
-            name: NAME,
+            name: NAME.into(),
             version: self.library.version.clone(),
             device: self.device.to_string(),
             note: self.note.clone(),

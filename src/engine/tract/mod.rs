@@ -57,7 +57,7 @@ fn failed(error: TractError) -> Error {
 impl Engine for TractEngine {
     fn describe(&self) -> Description {
         Description {
-            name: NAME,
+            name: NAME.into(),
             version: VERSION.into(),
             device: Device::Cpu.to_string(),
             note: self.note.clone(),

@@ -1,4 +1,4 @@
-//! Finding model files in folders and by patterns.
+//! Models in files, folders, and what glob patterns match.
 //!
 //! Folders are listed here rather than by a library, since names need not be UTF-8, and since
 //! links, which may lead in a circle, must not be followed on the way down.
@@ -9,34 +9,63 @@ use std::path::{Component, Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
 
+use super::{Fetched, ModelRef, Source, address};
 use crate::error::{Error, Result};
 
 /// The extension of model files, by which they are found in folders.
 const EXTENSION: &str = "onnx";
 
-/// The models that `sources` stand for, each once: a file stands for itself, a folder for the
-/// `.onnx` files in it and in its folders, a glob pattern for what it matches. What one source
-/// yields is sorted by path. Neither hidden folders nor links to folders are gone into, unless they
-/// are named.
-///
-/// # Errors
-/// When a source yields no model, or a folder cannot be read.
-pub fn find_models<S: AsRef<OsStr>>(sources: &[S]) -> Result<Vec<PathBuf>> {
-    let mut found: Vec<PathBuf> = Vec::new();
-    for source in sources.iter().map(AsRef::as_ref) {
-        let models = models_of(source)?;
-        if models.is_empty() {
-            return Err(Error::Usage(format!(
-                "no model found in '{}'; give .onnx files, folders that hold some, or a pattern \
-                 such as 'models/*.onnx'",
-                source.display()
-            )));
+/// Model files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    paths: Vec<PathBuf>,
+}
+
+impl Files {
+    /// The models that `sources` stand for, each once: a file stands for itself, a folder for the
+    /// `.onnx` files in it and in its folders, a glob pattern for what it matches. What one source
+    /// yields is sorted by path. Neither hidden folders nor links to folders are gone into, unless
+    /// they are named.
+    ///
+    /// # Errors
+    /// When a source yields no model, or a folder cannot be read.
+    pub fn find<S: AsRef<OsStr>>(sources: &[S]) -> Result<Self> {
+        let mut paths: Vec<PathBuf> = Vec::new();
+        for source in sources.iter().map(AsRef::as_ref) {
+            let models = models_of(source)?;
+            if models.is_empty() {
+                return Err(Error::Usage(format!(
+                    "no model found in '{}'; give .onnx files, folders that hold some, or a \
+                     pattern such as 'models/*.onnx'",
+                    source.display()
+                )));
+            }
+            paths.extend(models);
         }
-        found.extend(models);
+        let mut seen = HashSet::new();
+        paths.retain(|path| seen.insert(path.clone()));
+        Ok(Files { paths })
     }
-    let mut seen = HashSet::new();
-    found.retain(|path| seen.insert(path.clone()));
-    Ok(found)
+
+    /// The files at `paths`, in this order. A file that is missing fails when it is fetched.
+    pub fn at(paths: Vec<PathBuf>) -> Self {
+        Files { paths }
+    }
+
+    /// Their paths.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+}
+
+impl Source for Files {
+    fn list(&self) -> Result<Vec<ModelRef>> {
+        Ok(ModelRef::all(self.paths.iter().map(|path| address::of_path(path))))
+    }
+
+    fn fetch(&self, model: &ModelRef) -> Result<Fetched> {
+        Ok(Fetched::file(address::to_path(&model.address)))
+    }
 }
 
 fn models_of(source: &OsStr) -> Result<Vec<PathBuf>> {
@@ -175,7 +204,7 @@ mod tests {
         let relative = |path: PathBuf| {
             path.strip_prefix(folder.path()).unwrap().to_string_lossy().into_owned()
         };
-        find_models(&sources).unwrap().into_iter().map(relative).collect()
+        Files::find(&sources).unwrap().paths.into_iter().map(relative).collect()
     }
 
     #[test]
@@ -209,7 +238,7 @@ mod tests {
     fn a_source_without_models_is_an_error() {
         let folder = folder_with(&["x/notes.txt"]);
         for source in ["x", "y", "*.onnx", "[", "x/***", "x/notes.txt/*"] {
-            let error = find_models(&[folder.path().join(source)]).unwrap_err();
+            let error = Files::find(&[folder.path().join(source)]).unwrap_err();
             assert_eq!(error.kind(), "usage", "{error}");
         }
     }
@@ -239,11 +268,15 @@ mod tests {
         let odd = folder.path().join(OsStr::from_bytes(b"\xff.onnx"));
         std::fs::write(&odd, "x").unwrap();
         for source in ["", "*.onnx", "?.onnx", "**/*.onnx"] {
-            let found = find_models(&[folder.path().join(source)]).unwrap();
-            assert!(found.contains(&odd), "{source}: {found:?}");
+            let found = Files::find(&[folder.path().join(source)]).unwrap();
+            assert!(found.paths.contains(&odd), "{source}: {found:?}");
+            // The address leads back to the file.
+            let models = found.list().unwrap();
+            let model = models.iter().find(|model| model.name == "%FF.onnx").unwrap();
+            assert_eq!(address::to_path(&model.address), odd);
         }
-        assert_eq!(find_models(&[&odd]).unwrap(), std::slice::from_ref(&odd));
+        assert_eq!(Files::find(&[&odd]).unwrap().paths(), std::slice::from_ref(&odd));
         let missing = folder.path().join(OsStr::from_bytes(b"\xfe*.onnx"));
-        assert_eq!(find_models(&[missing]).unwrap_err().kind(), "usage");
+        assert_eq!(Files::find(&[missing]).unwrap_err().kind(), "usage");
     }
 }

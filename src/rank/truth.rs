@@ -1,14 +1,17 @@
 //! Known accuracies of models, and how scores agree with them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ModelRow, Ordered, score_names};
+use super::ranking::score_names;
 use crate::error::{Error, Result};
 use crate::file;
+use crate::ordered::Ordered;
+use crate::score::ModelResult;
+use crate::source::ModelRef;
 use crate::stats;
 
 /// Known accuracies by model.
@@ -18,7 +21,7 @@ pub struct Truth {
 }
 
 /// How a score agrees with the truth; `None` where it is not defined.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Correlation {
     /// Kendall's tau-b.
     pub kendall_tau: Option<f64>,
@@ -35,8 +38,8 @@ struct Row {
 }
 
 impl Truth {
-    /// Reads a CSV file with the columns `model` (a file name, with or without `.onnx`, or a
-    /// path) and `accuracy` (a number); other columns are ignored.
+    /// Reads a CSV file with the columns `model` (a path, a name as reports have it, or a file
+    /// name, with or without `.onnx`) and `accuracy` (a number); other columns are ignored.
     ///
     /// Errs when the file cannot be read, lacks a column, has no rows, names a model twice, or
     /// has an accuracy that is not a finite number.
@@ -72,21 +75,65 @@ impl Truth {
         Ok(Truth { accuracies })
     }
 
-    /// The accuracy of a model, looked up by its path and then by its file name.
-    pub fn accuracy(&self, row: &ModelRow) -> Option<f64> {
-        [&row.path, &row.model].iter().find_map(|name| self.accuracies.get(key(name)).copied())
+    /// The accuracy of a model, looked up by its path, its name and its file name.
+    pub fn accuracy(&self, model: &ModelResult) -> Option<f64> {
+        self.accuracies.get(self.row([&model.path, &model.name, &model.model])?).copied()
+    }
+
+    /// The row of a model of these names.
+    fn row<'a>(&self, names: [&'a str; 3]) -> Option<&'a str> {
+        names.into_iter().map(key).find(|name| self.accuracies.contains_key(*name))
+    }
+
+    /// Errs where a row fits several of `models`, such as files of one name in several folders: it
+    /// cannot be said which of them it is of.
+    ///
+    /// # Errors
+    /// Naming the row, and how the models can be told from each other.
+    pub fn check(&self, models: &[ModelRef]) -> Result<()> {
+        let models = models.iter().map(|m| [m.address.as_str(), m.name.as_str(), m.file_name()]);
+        match self.ambiguous(models).into_iter().next() {
+            None => Ok(()),
+            Some((row, names)) => Err(Error::Data(format!(
+                "the row '{row}' of the truth fits several models: call them {}",
+                names.join(", ")
+            ))),
+        }
+    }
+
+    /// The rows that fit several models, with the names of these.
+    fn ambiguous<'a>(
+        &self,
+        models: impl Iterator<Item = [&'a str; 3]>,
+    ) -> BTreeMap<&'a str, Vec<&'a str>> {
+        let mut seen = HashSet::new();
+        let mut rows = BTreeMap::<&str, Vec<&str>>::new();
+        for names in models.filter(|[path, ..]| seen.insert(*path)) {
+            if let Some(row) = self.row(names) {
+                rows.entry(row).or_default().push(names[1]);
+            }
+        }
+        rows.retain(|_, names| names.len() > 1);
+        rows
     }
 
     /// Compares each score with the truth, over the models that it knows. Models without a value
     /// rank last, those that failed among them: leaving them out would reward failing. Also
-    /// returns a warning that names the models it does not know.
-    pub(super) fn correlate(&self, models: &[ModelRow]) -> (Ordered<Correlation>, Vec<String>) {
+    /// returns warnings that name the models it does not know, and those that it cannot tell apart.
+    pub(super) fn correlate(&self, models: &[ModelResult]) -> (Ordered<Correlation>, Vec<String>) {
+        let names = |m: &'_ ModelResult| [m.path.clone(), m.name.clone(), m.model.clone()];
+        let all: Vec<[String; 3]> = models.iter().map(names).collect();
+        let ambiguous = self.ambiguous(all.iter().map(|[a, b, c]| [a.as_str(), b, c]));
         let mut known = Vec::new();
         let mut unknown = Vec::new();
-        for row in models {
+        for (row, [path, name, file]) in models.iter().zip(&all) {
+            let of_truth = self.row([path, name, file]);
             match self.accuracy(row) {
-                Some(accuracy) => known.push((row, accuracy)),
-                None => unknown.push(row.model.as_str()),
+                Some(accuracy) if !of_truth.is_some_and(|row| ambiguous.contains_key(row)) => {
+                    known.push((row, accuracy));
+                }
+                Some(_) => {}
+                None => unknown.push(row.name.as_str()),
             }
         }
         let truth: Vec<Option<f64>> = known.iter().map(|(_, accuracy)| Some(*accuracy)).collect();
@@ -108,15 +155,22 @@ impl Truth {
             };
             result.push(&name, correlation);
         }
-        let warnings = match unknown.len() {
-            0 => Vec::new(),
-            n => vec![format!(
-                "the truth has no accuracy for {n} of {} models, which the correlation leaves \
-                 out: {}",
+        let mut warnings = Vec::new();
+        if !unknown.is_empty() {
+            warnings.push(format!(
+                "the truth has no accuracy for {} of {} models, which the correlation leaves out: {}",
+                unknown.len(),
                 models.len(),
                 unknown.join(", ")
-            )],
-        };
+            ));
+        }
+        warnings.extend(ambiguous.iter().map(|(row, names)| {
+            format!(
+                "the row '{row}' of the truth fits several models, which the correlation leaves \
+                 out: {}",
+                names.join(", ")
+            )
+        }));
         (result, warnings)
     }
 }
@@ -129,13 +183,18 @@ fn key(name: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::score::{Failure, ScoreValue};
 
-    fn row(path: &str, value: Option<f64>) -> ModelRow {
-        let mut row = ModelRow::new(Path::new(path));
+    fn row(path: &str, value: Option<f64>) -> ModelResult {
+        named(&ModelRef::new(path), value)
+    }
+
+    fn named(model: &ModelRef, value: Option<f64>) -> ModelResult {
+        let mut row = ModelResult::new(model);
         if let Some(value) = value {
-            row.add_score(&crate::score::Score::new("params", value));
+            row.add_score(&ScoreValue::new("params", value));
         } else {
-            row.fail(super::super::RowError { kind: "io".into(), message: "gone".into() });
+            row.fail(Failure { kind: "io".into(), message: "gone".into() });
         }
         row
     }
@@ -183,5 +242,26 @@ mod tests {
         assert_eq!(found.top1_accuracy, Some(90.0));
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].ends_with(": e.onnx"));
+    }
+
+    #[test]
+    fn a_row_that_fits_several_models_fits_none() {
+        let models = ModelRef::all(["x/a/m.onnx", "x/b/m.onnx", "x/b/n.onnx"].map(String::from));
+        let rows: Vec<_> =
+            models.iter().zip([1.0, 2.0, 3.0]).map(|(m, v)| named(m, Some(v))).collect();
+        let truth = |text: &str| Truth::parse(text.as_bytes()).unwrap();
+        let clear = truth("model,accuracy\na/m,1\nx/b/m.onnx,2\nn,3\n");
+        assert!(clear.check(&models).is_ok());
+        let (found, warnings) = clear.correlate(&rows);
+        assert_eq!((found.get("params").unwrap().kendall_tau, warnings.len()), (Some(1.0), 0));
+
+        let unclear = truth("model,accuracy\nm,1\nn,3\n");
+        let error = unclear.check(&models).unwrap_err().to_string();
+        assert!(error.contains("'m'") && error.contains("a/m.onnx, b/m.onnx"), "{error}");
+        let (found, warnings) = unclear.correlate(&rows);
+        assert_eq!(found.get("params").unwrap().top1_accuracy, Some(3.0));
+        assert!(warnings[0].contains("fits several models"), "{warnings:?}");
+        // One model that is listed twice is one.
+        assert!(unclear.check(&[models[0].clone(), models[0].clone()]).is_ok());
     }
 }
