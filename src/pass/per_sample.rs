@@ -757,7 +757,7 @@ mod tests {
                 // As if the model had more work for each of its parameters.
                 let run = beside_samples(0, 1);
                 let shares = Shares { run, ..shares(&model, memory, engine) };
-                build(&model, &roles, &groups, &request, &|| memory, shares, &*engine).unwrap()
+                build(&model, &roles, &groups, &request, &|| memory, shares, engine).unwrap()
             };
             let run = |prepared: &Prepared, engine: &dyn Engine| {
                 run_plan(prepared.clone(), &groups, &batch, &request, engine).unwrap()
