@@ -2,8 +2,8 @@
 //!
 //! A model is imported into a typed [`graph`] of a small set of primitive operations ([`ops`]),
 //! differentiated by [`transform::grad`] and vectorised by [`transform::vmap`], both of which take a
-//! graph and return one; the result is written as standard ONNX ([`emit`]) and run by an
-//! [`engine`]. What comes out is reduced to scores ([`metric`]) of how well the network will train.
+//! graph and return one; an [`engine`] writes the result as ONNX ([`emit`]) and runs it. What comes out is
+//! reduced to scores ([`metric`]) of how well the network will train.
 //!
 //! ```
 //! use gradalign::data::{Dataset, Options, Samples};

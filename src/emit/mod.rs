@@ -2,7 +2,7 @@
 //!
 //! Opset 17 of `ai.onnx` only: every ONNX runtime knows it. Each primitive is written as its rule
 //! says ([`Rule::emit`](crate::ops::Rule::emit)); an engine may take a graph apart in another way first
-//! ([`rewritten`]) and write some values by itself ([`Target`]). This module knows no engine.
+//! (`rewritten`) and write some values by itself (`Target`). This module knows no engine.
 
 mod files;
 mod proto;

@@ -1,6 +1,6 @@
 //! Attributes, tensors and declarations as messages of ONNX.
 
-use crate::ir::Fact;
+use crate::graph::Fact;
 use crate::onnx::proto::{
     AttributeProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto,

@@ -8,6 +8,7 @@
 //! primitives, so both transformations can be applied again to their own results. Everything else
 //! that ONNX knows is lowered to these at import.
 
+mod arithmetic;
 mod binary;
 mod conv;
 mod cumsum;
