@@ -22,8 +22,9 @@
 //! # }
 //! ```
 //!
-//! [`rank::score_models`] does this for many models, each in a row of its own whatever comes of it,
-//! and [`report`] writes the rows down.
+//! [`rank::score_models`] does this for many models of a [`source`], each of which has a
+//! [record](score::Record) whatever comes of it. A [`rank::Ranking`] is made of records, and [`report`]
+//! writes it down and reads the records back.
 
 #[cfg(feature = "cli")]
 pub mod cli;

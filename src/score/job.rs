@@ -34,7 +34,7 @@ pub struct Job {
 #[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
 pub struct EngineSettings {
     /// `auto`, `ort` or `tract`.
-    pub engine: String,
+    pub name: String,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// Threads that a session computes with; 0 leaves it to the engine.
@@ -51,14 +51,7 @@ impl Default for EngineSettings {
     fn default() -> Self {
         let EngineOptions { threads, spinning, standard, .. } = EngineOptions::default();
         let auto = || "auto".to_owned();
-        EngineSettings {
-            engine: auto(),
-            device: auto(),
-            threads,
-            spinning,
-            standard,
-            ort_lib: None,
-        }
+        EngineSettings { name: auto(), device: auto(), threads, spinning, standard, ort_lib: None }
     }
 }
 
@@ -75,7 +68,7 @@ impl EngineSettings {
             standard: self.standard,
             ort_lib: self.ort_lib.as_ref().map(Into::into),
         };
-        engine::open(self.engine.parse()?, &options)
+        engine::open(self.name.parse()?, &options)
     }
 }
 
@@ -124,7 +117,7 @@ impl Worker {
 /// The record of a job that failed before there was anything to score with.
 fn failed(job: &Job, failure: Failure) -> Record {
     let engine = engine::Description {
-        name: job.engine.engine.clone(),
+        name: job.engine.name.clone(),
         version: String::new(),
         device: job.engine.device.clone(),
         note: None,
@@ -150,7 +143,7 @@ mod tests {
             model: ModelRef::new(format!("{root}/{model}")),
             data: format!("{root}/{data}"),
             settings: ScoreSettings::new().metrics(["params", "gradalign-1"]),
-            engine: EngineSettings { engine: "tract".into(), ..EngineSettings::default() },
+            engine: EngineSettings { name: "tract".into(), ..EngineSettings::default() },
             memory: None,
         }
     }
@@ -179,7 +172,7 @@ mod tests {
         assert_eq!((&again.run, &again.result.scores), (&record.run, &record.result.scores));
 
         let mut engine = good.clone();
-        engine.engine.engine = "torch".into();
+        engine.engine.name = "torch".into();
         let mut settings = good.clone();
         settings.settings.metrics = vec!["best".into()];
         for (job, kind, says) in [

@@ -67,11 +67,10 @@ fn of_graph(graph: &Graph, features: Option<&str>) -> String {
     }
     // The places of live nodes among themselves.
     let mut places = vec![0; live.len()];
-    let mut count = 0;
     let mut named = None;
-    for (value, node) in graph.nodes().filter(|(value, _)| live[value.index()]) {
-        places[value.index()] = count;
-        count += 1;
+    let nodes = graph.nodes().filter(|(value, _)| live[value.index()]);
+    for (place, (value, node)) in nodes.enumerate() {
+        places[value.index()] = place;
         match &node.op {
             Op::Input(name) => hash.text(format_args!("input {}:{name}", name.len())),
             Op::Parameter(parameter) => {
@@ -92,7 +91,7 @@ fn of_graph(graph: &Graph, features: Option<&str>) -> String {
             hash.numbers([places[input.index()], copies]);
         }
         if features == Some(&*node.scope) {
-            named = Some(places[value.index()]);
+            named = Some(place);
         }
     }
     hash.numbers(graph.inputs().iter().map(|input| places[input.index()]));

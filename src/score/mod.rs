@@ -273,6 +273,38 @@ pub(crate) fn target(loss: Loss, output: &Fact) -> Result<Target> {
 ///
 /// A score that cannot be computed is not a number and says why; the others are not affected.
 ///
+/// ```
+/// use gradalign::engine::{EngineChoice, EngineOptions, open};
+/// use gradalign::graph::{Builder, Fact};
+/// use gradalign::pass::{Batch, Memory};
+/// use gradalign::score::{ScoreSettings, score};
+/// use gradalign::tensor::{DType, Tensor};
+/// use gradalign::transform::Loss;
+///
+/// # fn main() -> gradalign::Result<()> {
+/// // A linear classifier of three classes, for one sample of four numbers.
+/// let mut b = Builder::default();
+/// let x = b.input("x", Fact::new(DType::F32, [1, 4]));
+/// let w = b.parameter("w", Tensor::f32(&[4, 3], (0..12).map(|i| (i as f32).sin()).collect())?);
+/// let logits = b.matmul(x, w)?;
+/// b.output("logits", logits);
+/// let model = b.finish();
+///
+/// // Six samples, two of each class.
+/// let batch = Batch {
+///     inputs: vec![Tensor::f32(&[6, 4], (0..24).map(|i| (i as f32).cos()).collect())?],
+///     targets: Tensor::index([0, 1, 2, 0, 1, 2]),
+///     classes: vec![0, 1, 2, 0, 1, 2],
+/// };
+/// let settings = ScoreSettings::new().metrics(["gradalign-1"]).resolve(Memory::default())?;
+/// let engine = open(EngineChoice::Tract, &EngineOptions::default())?;
+/// let scored = score(&model, &batch, Loss::CrossEntropy, &settings, &*engine)?;
+/// assert_eq!(scored.size.parameters, 12);
+/// assert!(scored.scores[0].value > 0.0);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// When no score can be computed: the model cannot be differentiated, the engine fails, a loss or
 /// gradient is not finite.

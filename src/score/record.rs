@@ -226,8 +226,9 @@ mod tests {
     #[test]
     fn records_are_read_back_to_the_last_bit() {
         let mut result = result();
-        // 2.2250738585072011e-308 is where parsers that round twice go wrong.
-        let values = [0.1 + 0.2, -0.0, f64::MIN_POSITIVE, 2.2250738585072011e-308, f64::MAX, 1.0];
+        // The greatest subnormal number is where parsers that round twice go wrong.
+        let subnormal = f64::MIN_POSITIVE.next_down();
+        let values = [0.1 + 0.2, -0.0, f64::MIN_POSITIVE, subnormal, f64::MAX, 1.0];
         result.add_score(&ScoreValue {
             values: values.to_vec(),
             std: Some(1.0 / 3.0),

@@ -46,7 +46,7 @@ fn a_worker_gives_the_records_that_score_gives() {
             model: ModelRef::new(model),
             data: DIGITS.into(),
             settings: settings.clone(),
-            engine: EngineSettings { engine: engine.into(), ..EngineSettings::default() },
+            engine: EngineSettings { name: engine.into(), ..EngineSettings::default() },
             memory: None,
         };
         let (code, out, err) = worker(&(line(&job(SMALL)) + &line(&job("nowhere.onnx"))));
