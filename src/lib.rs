@@ -26,28 +26,43 @@
 //! [record](score::Record) whatever comes of it. A [`rank::Ranking`] is made of records, and [`report`]
 //! writes it down and reads the records back.
 
+// Builds without some of the features leave some of their helpers unused.
+#![cfg_attr(
+    not(all(feature = "data", feature = "ort", feature = "tract")),
+    allow(dead_code, unused_imports, unused_macros)
+)]
+
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "data")]
 pub mod data;
 pub mod emit;
 pub mod engine;
 pub mod error;
 mod file;
 pub mod graph;
+#[cfg(feature = "data")]
 mod hash;
 pub mod import;
 pub mod ir;
+#[cfg(feature = "ort")]
 mod kernel;
 pub mod linalg;
 pub mod metric;
 pub mod onnx;
 pub mod ops;
+#[cfg(feature = "data")]
 pub mod ordered;
 pub mod probe;
+#[cfg(feature = "data")]
 pub mod rank;
+#[cfg(feature = "data")]
 pub mod report;
+#[cfg(feature = "data")]
 pub mod score;
+#[cfg(feature = "data")]
 pub mod source;
+#[cfg(feature = "data")]
 pub mod stats;
 pub mod tensor;
 pub mod transform;

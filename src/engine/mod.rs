@@ -9,12 +9,17 @@
 //! and loaded at run time. tract is compiled in: it needs nothing, and gives a second opinion.
 
 pub(crate) mod compiled;
+#[cfg(all(feature = "ort", feature = "tract"))]
 mod doctor;
+#[cfg(any(feature = "ort", feature = "tract"))]
 mod guard;
+#[cfg(feature = "ort")]
 mod locate;
+#[cfg(feature = "ort")]
 pub(crate) mod ort;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tract")]
 mod tract;
 
 use std::fmt;
@@ -23,11 +28,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 pub use compiled::Compiled;
+#[cfg(all(feature = "ort", feature = "tract"))]
 pub use doctor::{Doctor, EngineReport, LookedAt, doctor};
 
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::tensor::Tensor;
+#[cfg(any(feature = "ort", feature = "tract"))]
 use guard::guarded;
 
 /// What an engine says of itself, for reports.
@@ -191,16 +198,16 @@ impl Default for EngineOptions {
 /// [`Description::note`]; it does not go past an explicit library or an explicit GPU.
 pub fn open(choice: EngineChoice, options: &EngineOptions) -> Result<Box<dyn Engine>> {
     let engine: Box<dyn Engine> = match choice {
-        EngineChoice::Ort => Box::new(ort::open(options)?),
-        EngineChoice::Tract => Box::new(tract::open(options, None)?),
-        EngineChoice::Auto => match ort::open(options) {
-            Ok(engine) => Box::new(engine),
+        EngineChoice::Ort => open_ort(options)?,
+        EngineChoice::Tract => open_tract(options, None)?,
+        EngineChoice::Auto => match open_ort(options) {
+            Ok(engine) => engine,
             Err(e) if options.ort_lib.is_some() || matches!(options.device, Device::Cuda(_)) => {
                 return Err(e);
             }
             Err(reason) => {
                 let note = format!("using the built-in engine tract, which is slower ({reason})");
-                Box::new(tract::open(options, Some(note))?)
+                open_tract(options, Some(note))?
             }
         },
     };
@@ -210,6 +217,32 @@ pub fn open(choice: EngineChoice, options: &EngineOptions) -> Result<Box<dyn Eng
         None => tracing::info!("{name} {version} on {device}"),
     }
     Ok(engine)
+}
+
+#[cfg(feature = "ort")]
+fn open_ort(options: &EngineOptions) -> Result<Box<dyn Engine>> {
+    Ok(Box::new(ort::open(options)?))
+}
+
+#[cfg(not(feature = "ort"))]
+fn open_ort(_: &EngineOptions) -> Result<Box<dyn Engine>> {
+    Err(left_out("onnxruntime", "ort"))
+}
+
+#[cfg(feature = "tract")]
+fn open_tract(options: &EngineOptions, note: Option<String>) -> Result<Box<dyn Engine>> {
+    Ok(Box::new(tract::open(options, note)?))
+}
+
+#[cfg(not(feature = "tract"))]
+fn open_tract(_: &EngineOptions, _: Option<String>) -> Result<Box<dyn Engine>> {
+    Err(left_out("tract", "tract"))
+}
+
+#[cfg(not(all(feature = "ort", feature = "tract")))]
+fn left_out(engine: &'static str, feature: &str) -> Error {
+    let message = format!("this build is without it; build with the feature '{feature}'");
+    Error::Engine { engine, message }
 }
 
 /// Every engine that this machine has, for tests that must hold on each: tract, ONNX Runtime on the

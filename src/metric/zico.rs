@@ -43,7 +43,7 @@ impl Metric for ZicoSamples {
                 let logarithms: Vec<f64> =
                     sums.into_iter().filter(|&sum| sum > 0.0).map(f64::ln).collect();
                 match logarithms.as_slice() {
-                    [] => Err(Error::Score("the gradient of no weight varies".into())),
+                    [] => Err(Error::Score("no gradient of a weight varies".into())),
                     logarithms => Ok(logarithms.iter().sum::<f64>().into()),
                 }
             }))

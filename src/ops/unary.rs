@@ -346,6 +346,8 @@ impl Builder {
 
     /// Tags `y` as the result of a rectifier of the floats `x`, unless it is `x` itself or known.
     pub fn rectified(&mut self, x: Value, y: Value, kind: RectifierKind) {
+        // Of a value and its reshaped view, the view may be one that nothing reads.
+        let (x, y) = (self.graph().behind_reshapes(x), self.graph().behind_reshapes(y));
         if x != y && self.dtype(x).is_float() && self.as_constant(y).is_none() {
             self.tag(y, Tag::Rectified(Rectifier { input: x, kind, copies: 1 }));
         }

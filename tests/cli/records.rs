@@ -212,7 +212,7 @@ fn what_is_written_is_what_the_schema_says() {
     let lines: Vec<Value> =
         lines.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     lines.iter().for_each(|line| schema.check(line));
-    let scored = lines.iter().find(|line| line["model"] == "mlp.onnx").unwrap();
+    let scored = lines.iter().find(|line| line["error"].is_null()).unwrap();
     schema.check(&gradalign(&format!("score {SMALL} --data synthetic --format json")).json(0));
 
     // A field that is added must be documented first, and none may be left out.
