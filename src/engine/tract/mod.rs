@@ -159,6 +159,6 @@ mod tests {
     #[test]
     fn the_version_is_the_pinned_one() {
         let manifest = include_str!("../../../Cargo.toml");
-        assert!(manifest.contains(&format!("tract-onnx = \"={VERSION}\"")));
+        assert!(manifest.contains(&format!("tract-onnx = {{ version = \"={VERSION}\"")));
     }
 }
