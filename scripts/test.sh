@@ -37,6 +37,19 @@ step "formatting and lints"
 cargo fmt --check
 cargo clippy --locked --all-targets "${lapack[@]}" -- -D warnings
 
+step "the library without the command line"
+for features in "" data ort tract; do
+    RUSTFLAGS="-D warnings" cargo check --locked --quiet --lib --no-default-features --features "$features" \
+        --target-dir target/features
+done
+
+step "licences and sources of dependencies"
+if command -v cargo-deny >/dev/null; then
+    cargo deny --locked check bans licenses sources
+else
+    echo "cargo-deny is not here: licences are NOT checked."
+fi
+
 # One build runs all tests: with the feature, the tests of linear algebra use both back-ends.
 step "tests"
 if command -v cargo-nextest >/dev/null; then

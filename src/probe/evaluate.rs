@@ -38,11 +38,12 @@ pub type Reading<T> = Box<dyn FnOnce(&Results) -> Result<T>>;
 /// ```
 pub struct Probe<T>(Kind<T>);
 
+type LookAtModel<T> = Box<dyn Fn(&Graph) -> Result<T>>;
 type LookAtBatch<T> = Box<dyn Fn(&mut Network) -> Result<Reading<T>>>;
 type LookAtSamples<T> = Box<dyn Fn(&mut PairGradients) -> Result<Reading<T>>>;
 
 enum Kind<T> {
-    Model(Box<dyn Fn(&Graph) -> Result<T>>),
+    Model(LookAtModel<T>),
     Batch(BatchView, LookAtBatch<T>),
     Samples(SampleView, Pairs, LookAtSamples<T>),
 }
