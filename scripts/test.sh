@@ -39,8 +39,7 @@ cargo clippy --locked --all-targets "${lapack[@]}" -- -D warnings
 
 step "the library without the command line"
 for features in "" data ort tract; do
-    RUSTFLAGS="-D warnings" cargo check --locked --quiet --lib --no-default-features --features "$features" \
-        --target-dir target/features
+    cargo clippy --locked --lib --no-default-features --features "$features" -- -D warnings
 done
 
 step "licences and sources of dependencies"

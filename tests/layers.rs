@@ -267,7 +267,12 @@ fn modules_use_only_what_stands_below_them() {
             wrong.push(format!("{module} does not use {below}: take it from the list"));
         }
     }
-    println!("{}", mermaid(&uses));
+    let drawing = mermaid(&uses);
+    println!("{drawing}");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md");
+    if !fs::read_to_string(page).unwrap().contains(&drawing) {
+        wrong.push("docs/architecture.md has another drawing: put this one there".into());
+    }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
