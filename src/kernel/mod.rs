@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 pub use conv::ConvWeightGrad;
 pub use gram::{SignGram, packed_rows};
 pub use map::{
-    Axis, Blocks, Elementwise, Map, MapOutput, Operand, OutputLayout, Prepared, Source, Step,
+    Axis, Blocks, Elementwise, FusedMap, MapOutput, Operand, OutputLayout, Prepared, Source, Step,
 };
 pub use winograd::Conv3x3;
 

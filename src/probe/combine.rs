@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::marker::PhantomData;
 
-use super::gram::Places;
+use super::gram::ClassPositions;
 use crate::error::{Error, Result};
 use crate::graph::Value;
 use crate::tensor::Tensor;
@@ -21,7 +21,7 @@ pub struct Run<'a> {
     /// each sample once use these lanes only.
     pub first: &'a [bool],
     /// The class of each sample, and its place in it.
-    pub(super) places: &'a Places,
+    pub(super) positions: &'a ClassPositions,
 }
 
 impl Run<'_> {
@@ -229,8 +229,8 @@ mod tests {
     use super::*;
 
     fn run<'a>(size: usize, groups: &'a [Vec<usize>], first: &'a [bool]) -> Run<'a> {
-        static NONE: Places = Places::none();
-        Run { size, groups, first, places: &NONE }
+        static NONE: ClassPositions = ClassPositions::none();
+        Run { size, groups, first, positions: &NONE }
     }
 
     fn tensor(shape: &[usize], values: &[f32]) -> Tensor {

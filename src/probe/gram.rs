@@ -102,22 +102,22 @@ pub(super) fn rows(b: &mut Builder, gradients: &[Gradient], kind: GramKind) -> R
     b.concat(&parts, 1)
 }
 
-/// The samples of each class, as the blocks of its Gram matrix find their places.
+/// Where each sample stands among those of its class.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Places {
+pub(super) struct ClassPositions {
     /// For each sample, its class (by position) and its position in it.
     of_sample: Vec<(usize, usize)>,
     /// For each class, its name and the number of its samples.
     classes: Vec<(i64, usize)>,
 }
 
-impl Places {
+impl ClassPositions {
     /// Those of no samples.
     pub const fn none() -> Self {
-        Places { of_sample: Vec::new(), classes: Vec::new() }
+        ClassPositions { of_sample: Vec::new(), classes: Vec::new() }
     }
 
-    /// The places of samples of the given classes.
+    /// Those of samples of the given classes.
     pub fn of(classes: &[i64]) -> Self {
         let members = super::plan::members(classes);
         let mut of_sample = vec![(0, 0); classes.len()];
@@ -127,7 +127,7 @@ impl Places {
             }
         }
         let classes = members.iter().map(|(&class, members)| (class, members.len())).collect();
-        Places { of_sample, classes }
+        ClassPositions { of_sample, classes }
     }
 }
 
@@ -140,7 +140,7 @@ impl Combine for GroupGrams {
 
     fn add(&mut self, run: &Run, tensor: &Tensor) -> Result<()> {
         let blocks = tensor.to_f64();
-        let Places { of_sample, classes } = run.places;
+        let ClassPositions { of_sample, classes } = run.positions;
         if self.0.is_empty() {
             let empty =
                 |&(class, n): &(i64, usize)| ClassGram { class, gram: Array2::zeros((n, n)) };

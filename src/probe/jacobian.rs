@@ -3,7 +3,7 @@
 
 use super::combine::{Results, Run, Watched};
 use super::gradients::{Gradient, PairGradients, SampleGradients, Schedule};
-use super::gram::Places;
+use super::gram::ClassPositions;
 use super::memory::Need;
 use super::sample_runs::{Look, Samples, is_finite};
 use super::size::parameters;
@@ -66,7 +66,7 @@ impl Samples<'_> {
         let mut session = engine.load(&compiled)?;
         drop(compiled);
         let given = tensors.len();
-        let places = Places::of(&self.batch.classes);
+        let positions = ClassPositions::of(&self.batch.classes);
         for start in (0..n).step_by(lanes) {
             let end = n.min(start + lanes);
             let first: Vec<bool> = (0..lanes).map(|lane| start + lane < end).collect();
@@ -85,7 +85,7 @@ impl Samples<'_> {
                 ));
             }
             let groups = [(start..end).collect::<Vec<_>>()];
-            let run = Run { size: lanes, groups: &groups, first: &first, places: &places };
+            let run = Run { size: lanes, groups: &groups, first: &first, positions: &positions };
             watched.add(&run, &outputs)?;
         }
         watched.finish()

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use super::combine::{Combine, Handle, Only, Results, Run, Watched};
-use super::gram::Places;
+use super::gram::ClassPositions;
 use super::memory::{Memory, Need};
 use super::size::parameters;
 use super::view::{BatchView, Features, Inputs, Parameters};
@@ -333,7 +333,12 @@ impl Network {
         let (nodes, run) = (graph.nodes().len(), start.elapsed() - loaded);
         tracing::debug!("whole batch: {nodes} nodes, session {loaded:.2?}, run {run:.2?}");
         let (groups, first) = ([(0..self.lanes).collect()], vec![true; self.lanes]);
-        let run = Run { size: self.lanes, groups: &groups, first: &first, places: &Places::none() };
+        let run = Run {
+            size: self.lanes,
+            groups: &groups,
+            first: &first,
+            positions: &ClassPositions::none(),
+        };
         self.watched.add(&run, &results)?;
         self.watched.finish()
     }

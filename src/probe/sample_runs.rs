@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use super::combine::{Results, Run, Watched};
 use super::gradients::{Gradient, PairGradients, SampleGradients, Schedule};
-use super::gram::Places;
+use super::gram::ClassPositions;
 use super::memory::{Memory, Need, copies};
 use super::plan::{Plan, Shares, beside_samples, members, plan};
 use super::runs::run_all;
@@ -94,7 +94,7 @@ impl Samples<'_> {
         if watched.values().is_empty() {
             return watched.finish().map(Some);
         }
-        let (plan, places) = (&plan, Places::of(groups));
+        let (plan, positions) = (&plan, ClassPositions::of(groups));
         let first = first_lanes(plan, self.batch.len());
         let inputs = |run: usize| {
             let mut inputs = self.inputs(&slots(plan, &plan.runs[run]))?;
@@ -114,7 +114,7 @@ impl Samples<'_> {
             check_finite(losses)?;
             finite &= values.iter().all(is_finite);
             let (groups, first) = (&plan.runs[run], &first[run]);
-            watched.add(&Run { size: plan.size, groups, first, places: &places }, values)
+            watched.add(&Run { size: plan.size, groups, first, positions: &positions }, values)
         };
         run_all(compiled, plan.runs.len(), plan.side_by_side, engine, inputs, collect)?;
         if !finite {
@@ -296,7 +296,7 @@ fn first_lanes(plan: &Plan, samples: usize) -> Vec<Vec<bool>> {
     plan.runs.iter().map(of_run).collect()
 }
 
-/// The samples of a run, one for each lane; free places repeat the first.
+/// The samples of a run, one for each lane; free lanes repeat the first.
 fn slots(plan: &Plan, run: &[Vec<usize>]) -> Vec<usize> {
     let first = run.first().and_then(|group| group.first()).copied().unwrap_or(0);
     let mut slots = vec![first; plan.lanes()];

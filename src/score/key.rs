@@ -65,6 +65,10 @@ fn of_graph(graph: &Graph, features: Option<&str>) -> String {
     for input in graph.inputs() {
         live[input.index()] = true;
     }
+    // Parameters without a use are counted, and shift the streams that later ones are drawn from.
+    for (parameter, _) in graph.parameters() {
+        live[parameter.index()] = true;
+    }
     // The places of live nodes among themselves.
     let mut places = vec![0; live.len()];
     let mut named = None;
@@ -130,6 +134,7 @@ mod tests {
         trained: bool,
         swapped: bool,
         dead: bool,
+        idle: bool,
     }
 
     const MADE: Made = Made {
@@ -141,6 +146,7 @@ mod tests {
         trained: true,
         swapped: false,
         dead: false,
+        idle: false,
     };
 
     impl Made<'_> {
@@ -150,6 +156,9 @@ mod tests {
             let w = Tensor::f32(&[2, 2], vec![self.value, 2.0, 3.0, 4.0]).unwrap();
             let w = if self.trained { b.parameter(self.weight, w) } else { b.constant(w) };
             let bias = b.parameter("b", Tensor::f32(&[2], vec![1.0, 2.0]).unwrap());
+            if self.idle {
+                b.parameter("idle", Tensor::f32(&[1], vec![1.0]).unwrap());
+            }
             if self.dead {
                 b.push(Unary::Tanh, &[x]).unwrap();
             }
@@ -179,6 +188,8 @@ mod tests {
             Made { op: Unary::Tanh, ..MADE },
             Made { trained: false, ..MADE },
             Made { swapped: true, ..MADE },
+            // It is counted as a parameter, though nothing uses it.
+            Made { idle: true, ..MADE },
         ] {
             assert_ne!(of(other), of(MADE));
         }

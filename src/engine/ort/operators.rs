@@ -16,7 +16,7 @@ use ort::value::TensorElementType::{Float32, Float64, Int32};
 
 use crate::emit::ModelWriter;
 use crate::kernel::{
-    Axis, Blocks, Conv3x3, ConvWeightGrad, Elementwise, Map, MapOutput, Operand, OutputLayout,
+    Axis, Blocks, Conv3x3, ConvWeightGrad, Elementwise, FusedMap, MapOutput, Operand, OutputLayout,
     Prepared, SignGram, Source, Step, packed_rows,
 };
 use crate::ops::Attr;
@@ -187,7 +187,7 @@ fn map(attributes: &Attributes) -> ort::Result<Compute> {
     }
     let constants = attributes.floats("constants");
     let truths = attributes.sizes("truths").unwrap_or_default();
-    let map = Map { len: attributes.size("len")?, views, truths, constants, steps, outputs };
+    let map = FusedMap { len: attributes.size("len")?, views, truths, constants, steps, outputs };
     let map = Prepared::from(map);
     let shapes = attributes.sizes("shapes")?;
     let shapes: Vec<Vec<i64>> =

@@ -77,7 +77,7 @@ pub enum Source {
     Sum(usize),
 }
 
-/// An operation of a [`Map`].
+/// An operation of a [`FusedMap`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
     /// What is computed.
@@ -147,7 +147,7 @@ impl Blocks {
     }
 }
 
-/// A result of a [`Map`].
+/// A result of a [`FusedMap`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MapOutput {
     /// The values.
@@ -158,7 +158,7 @@ pub struct MapOutput {
 
 /// Elementwise operations on `len` values, and their results.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Map {
+pub struct FusedMap {
     /// The number of values.
     pub len: usize,
     /// How each operand is repeated to `len` values.
@@ -173,7 +173,7 @@ pub struct Map {
     pub outputs: Vec<MapOutput>,
 }
 
-/// An operand of a [`Map`].
+/// An operand of a [`FusedMap`].
 #[derive(Clone, Copy, Debug)]
 pub enum Operand<'a> {
     /// Numbers.
@@ -202,7 +202,7 @@ impl MapOutput {
     }
 }
 
-impl Map {
+impl FusedMap {
     /// The length of rows, where anything is made of sums over them.
     fn row(&self) -> Option<usize> {
         let is_row = |output: &MapOutput| matches!(output.layout, OutputLayout::Row { .. });
@@ -228,15 +228,15 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// A [`Map`] that can be run.
+/// A [`FusedMap`] that can be run.
 #[derive(Debug)]
 pub struct Prepared {
-    map: Map,
+    map: FusedMap,
     program: Program,
 }
 
-impl From<Map> for Prepared {
-    fn from(map: Map) -> Self {
+impl From<FusedMap> for Prepared {
+    fn from(map: FusedMap) -> Self {
         Prepared { program: Program::new(&map), map }
     }
 }
@@ -292,7 +292,7 @@ mod tests {
         pairs.iter().map(|&(length, stride)| Axis { length, stride }).collect()
     }
 
-    fn run(map: &Map, operands: &[Operand]) -> Vec<Vec<f32>> {
+    fn run(map: &FusedMap, operands: &[Operand]) -> Vec<Vec<f32>> {
         let mut results: Vec<Vec<f32>> =
             map.outputs.iter().map(|output| vec![f32::NAN; output.len(map.len)]).collect();
         let mut slices: Vec<&mut [f32]> = results.iter_mut().map(Vec::as_mut_slice).collect();
@@ -309,7 +309,7 @@ mod tests {
         let t = [true, false, false, true, true, false, true];
         let check = |op: Elementwise, operands: &[Operand], expected: &dyn Fn(usize) -> f32| {
             let arguments = [0, 1, 2].map(|i| Source::Operand(i.min(operands.len() - 1)));
-            let map = Map {
+            let map = FusedMap {
                 len: x.len(),
                 views: vec![axes(&[(x.len(), 1)]); operands.len()],
                 truths: (0..operands.len())
@@ -358,7 +358,7 @@ mod tests {
         x.extend((0..300).map(|i| 1e-30 * 1.3f32.powi(i)));
         x.extend([0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e30, -1e30]);
         x.extend((0..300).map(|i| -1e-30 * 1.3f32.powi(i)));
-        let map = Map {
+        let map = FusedMap {
             len: x.len(),
             views: vec![axes(&[(x.len(), 1)])],
             truths: vec![],
@@ -379,10 +379,10 @@ mod tests {
     }
 
     /// `x·c + 2` with `x` `[n, channels, size]` and `c` `[channels, 1]`, whole and summed.
-    fn scaled([n, channels, size]: [usize; 3], sums: Blocks) -> Map {
+    fn scaled([n, channels, size]: [usize; 3], sums: Blocks) -> FusedMap {
         let len = n * channels * size;
         let layout = OutputLayout::Sum { blocks: sums, scale: 0.5 };
-        Map {
+        FusedMap {
             len,
             views: vec![axes(&[(len, 1)]), axes(&[(n, 0), (channels, 1), (size, 0)])],
             truths: vec![],
@@ -435,7 +435,7 @@ mod tests {
             let (x, c) = (noise(len, 1), noise(rows, 2));
             let blocks = Blocks { outer: rows, length, inner: 1 };
             let (product, sum) = ([0, 1, 0].map(Source::Operand), Source::Sum(0));
-            let map = Map {
+            let map = FusedMap {
                 len,
                 views: vec![axes(&[(len, 1)]), axes(&[(rows, 1), (length, 0)])],
                 truths: vec![],
@@ -470,7 +470,7 @@ mod tests {
         let values = [1.0, -1.0, 1e-7, 1.0, f32::NAN, 0.0];
         let layout =
             OutputLayout::Sum { blocks: Blocks { outer: 2, length: 3, inner: 1 }, scale: 1.0 };
-        let map = Map {
+        let map = FusedMap {
             len: 6,
             views: vec![axes(&[(6, 1)])],
             truths: vec![],

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Axis, Blocks, Elementwise, Map, OutputLayout, PIECE, Source};
+use super::{Axis, Blocks, Elementwise, FusedMap, OutputLayout, PIECE, Source};
 
 /// An argument of an instruction.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -76,7 +76,7 @@ pub(super) struct Program {
 
 impl Program {
     /// The program for `map`.
-    pub(super) fn new(map: &Map) -> Self {
+    pub(super) fn new(map: &FusedMap) -> Self {
         let row = map.row();
         let rows = row.map_or(1, |row| (PIECE / row).max(1));
         let mut compiler = Compiler {
@@ -104,7 +104,7 @@ impl Program {
 
 /// Builds a program pass by pass.
 struct Compiler<'a> {
-    map: &'a Map,
+    map: &'a FusedMap,
     /// As in [`Program`].
     row: Option<usize>,
     /// As in [`Program`].

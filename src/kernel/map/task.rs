@@ -5,7 +5,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::program::{Argument, Instruction, Place, Program, Sum};
-use super::{Axis, Blocks, Elementwise, Map, Operand, OutputLayout, PIECE};
+use super::{Axis, Blocks, Elementwise, FusedMap, Operand, OutputLayout, PIECE};
 
 /// A piece of values. Vectors of it never lie in two lines of the cache.
 #[derive(Clone)]
@@ -32,7 +32,7 @@ pub(super) struct Scratch {
 
 /// A range of the values, on one thread.
 pub(super) struct Task<'a, 'b> {
-    pub map: &'a Map,
+    pub map: &'a FusedMap,
     pub program: &'a Program,
     pub operands: &'a [Operand<'a>],
     pub range: Range<usize>,

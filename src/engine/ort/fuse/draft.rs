@@ -7,7 +7,7 @@ use super::placement::{
     MOST_STEPS, Placement, elementwise, is_view, primitive, reshaped, sum, values,
 };
 use crate::graph::{Graph, Value};
-use crate::kernel::{Axis, Blocks, Map, MapOutput, OutputLayout, Source, Step};
+use crate::kernel::{Axis, Blocks, FusedMap, MapOutput, OutputLayout, Source, Step};
 use crate::ops::Primitive;
 use crate::tensor::DType;
 
@@ -18,7 +18,7 @@ const LONGEST_ROW: usize = 1 << 14;
 pub(super) struct Draft<'a> {
     graph: &'a Graph,
     placements: &'a [Placement],
-    pub(super) map: Map,
+    pub(super) map: FusedMap,
     /// The length of rows, where there are sums over such.
     row: Option<usize>,
     /// The values that are read.
@@ -30,7 +30,7 @@ pub(super) struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     pub(super) fn new(graph: &'a Graph, placements: &'a [Placement], len: usize) -> Self {
-        let map = Map {
+        let map = FusedMap {
             len,
             views: vec![],
             truths: vec![],

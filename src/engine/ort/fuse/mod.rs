@@ -1,4 +1,4 @@
-//! Which elementwise operations become one kernel, [`Map`](crate::kernel::Map).
+//! Which elementwise operations become one kernel, [`FusedMap`](crate::kernel::FusedMap).
 //!
 //! A result that only other maps of as many values use is not written: each of them computes it
 //! again, which costs less than memory does. What is written together with it from the same operands

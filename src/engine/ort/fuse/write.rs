@@ -6,7 +6,7 @@ use super::placement::values;
 use crate::emit::ModelWriter;
 use crate::engine::ort::operators::DOMAIN;
 use crate::graph::Value;
-use crate::kernel::{Map, OutputLayout, Source};
+use crate::kernel::{FusedMap, OutputLayout, Source};
 use crate::ops::{Attr, Writer};
 
 /// So many of those that read a value are looked at for what can be written together with another:
@@ -50,7 +50,7 @@ impl Fusion {
 }
 
 /// A map as attributes: lists of lists are flat, each with its length before it.
-fn attributes(map: &Map, shapes_of: &[&[usize]]) -> Vec<(&'static str, Attr)> {
+fn attributes(map: &FusedMap, shapes_of: &[&[usize]]) -> Vec<(&'static str, Attr)> {
     let number = |source: Source| match source {
         Source::Operand(i) => 4 * i,
         Source::Constant(i) => 4 * i + 1,
