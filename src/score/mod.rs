@@ -276,7 +276,7 @@ pub(crate) fn target(loss: Loss, output: &Fact) -> Result<Target> {
 /// ```
 /// use gradalign::engine::{EngineChoice, EngineOptions, open};
 /// use gradalign::graph::{Builder, Fact};
-/// use gradalign::pass::{Batch, Memory};
+/// use gradalign::probe::{Batch, Memory};
 /// use gradalign::score::{ScoreSettings, score};
 /// use gradalign::tensor::{DType, Tensor};
 /// use gradalign::transform::Loss;
