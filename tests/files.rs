@@ -351,7 +351,7 @@ fn picking_from_a_fixed_batch_is_refused() {
         ("Tile x which -> part", &[2, 1]),
     ] {
         let error = imported(picked(line, which)).unwrap_err().to_string();
-        for part in ["a fixed batch of 4", "to part", "--batch-axis"] {
+        for part in ["a fixed batch of 4", "to part", "`batch-axis`"] {
             assert!(error.contains(part), "{line} {which:?}: {error}");
         }
     }
@@ -364,7 +364,7 @@ fn picking_from_a_fixed_batch_is_refused() {
         .node("MatMul part head -> logits")
         .output("logits", "any 2");
     let error = imported(open).unwrap_err().to_string();
-    assert!(error.contains("index 1 is beyond") && error.contains("--batch-axis"), "{error}");
+    assert!(error.contains("index 1 is beyond") && error.contains("`batch-axis`"), "{error}");
 }
 
 /// A sample with the state of two layers, `[2, N, 3]`.
@@ -418,7 +418,7 @@ fn inputs_without_a_batch_are_fixed_or_taken_whole() {
         .output("logits", "batch 2")
         .model();
     let error = import(&model, &ImportOptions::default()).unwrap_err().to_string();
-    for remedy in ["--fix rate=VALUE", "--batch-axis rate=none"] {
+    for remedy in ["`fix` rate=VALUE", "`batch-axis` rate=none"] {
         assert!(error.contains(remedy), "{error}");
     }
     let fixed = |values: &[f64]| {
@@ -454,7 +454,7 @@ fn time_major_models_are_of_sequences() {
             .node("MatMul x head -> logits")
             .output("logits", "time batch 4"),
     );
-    assert!(model.unwrap_err().to_string().contains("--shape"));
+    assert!(model.unwrap_err().to_string().contains("`shape`"));
     let file = File::default()
         .input("x", "5 batch 3")
         .weight("head", &[3, 4])
@@ -555,7 +555,7 @@ fn an_output_of_integers_is_refused_as_prediction() {
     let labels = import(&two_heads().model(), &options).unwrap();
     let error =
         training_graph(&labels.graph, Loss::CrossEntropy, 2, Reduction::Mean).err().unwrap();
-    assert!(error.to_string().contains("choose another --loss or another --tensor"), "{error}");
+    assert!(error.to_string().contains("choose another `loss` or another `tensor`"), "{error}");
 }
 
 /// A file with its loss in it is refused, and says how to leave the loss out.
@@ -570,7 +570,7 @@ fn a_loss_in_the_file_is_left_out_by_choosing_the_logits() {
         .output("loss", "")
         .model();
     let error = import(&model, &ImportOptions::default()).unwrap_err().to_string();
-    assert!(error.contains("take the logits before it by --tensor"), "{error}");
+    assert!(error.contains("take the logits before it by `tensor`"), "{error}");
     let options = ImportOptions { output: Some("logits".into()), ..Default::default() };
     let chosen = import(&model, &options).unwrap();
     assert_eq!((chosen.graph.inputs().len(), parameters(&chosen)), (1, vec!["head".to_owned()]));
@@ -731,7 +731,7 @@ fn a_language_model_runs_without_a_past() {
     let plain = imported(language_model(false)).unwrap();
     let model = language_model(true).model();
     let error = import(&model, &ImportOptions::default()).unwrap_err().to_string();
-    assert!(error.contains("--shape"), "{error}");
+    assert!(error.contains("`shape`"), "{error}");
 
     let shapes = ["past_k", "past_v"].map(|name| (name.to_owned(), vec![1, 0, 6]));
     let options = ImportOptions { shapes: shapes.into(), ..ImportOptions::default() };

@@ -1,6 +1,7 @@
 //! `gradalign doctor`.
 
 use super::args::{self, Plain};
+use super::flags::with_flags;
 use super::{Outcome, print};
 use crate::engine::{EngineOptions, doctor};
 use crate::score::Tool;
@@ -22,6 +23,6 @@ pub(super) fn run(args: args::Doctor) -> anyhow::Result<Outcome> {
             format!("{name} {version}\n\n{}", findings.engines)
         }
     };
-    print(text.as_bytes())?;
+    print(with_flags(&text).as_bytes())?;
     Ok(Outcome::Done)
 }

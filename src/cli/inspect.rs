@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::args::{self, Plain};
-use super::{Outcome, print};
+use super::{Outcome, flags, print};
 use crate::data::{self, Dataset, Samples, Target};
 use crate::engine::{self, EngineChoice, EngineOptions};
 use crate::error::Result;
@@ -59,6 +59,18 @@ struct Input {
     needed: bool,
 }
 
+impl Inspection {
+    /// Calls the settings in messages by their flags.
+    fn name_flags(&mut self) {
+        self.error.iter_mut().for_each(flags::in_failure);
+        let reasons = self.unsupported.iter_mut().map(|unsupported| &mut unsupported.reason);
+        let notes = self.network.iter_mut().flat_map(|network| &mut network.notes);
+        for text in self.warnings.iter_mut().chain(reasons).chain(notes) {
+            *text = flags::with_flags(text).into_owned();
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Unsupported {
     node: String,
@@ -107,7 +119,8 @@ pub(super) fn run(args: args::Inspect) -> anyhow::Result<Outcome> {
     let mut inspections = Vec::new();
     let mut outcome = Outcome::Done;
     for path in models {
-        let inspection = inspect(path, &dataset, &settings, &engine);
+        let mut inspection = inspect(path, &dataset, &settings, &engine);
+        inspection.name_flags();
         if !inspection.scorable {
             outcome = Outcome::SomeFailed;
         }

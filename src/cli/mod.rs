@@ -4,6 +4,7 @@
 
 mod args;
 mod doctor;
+mod flags;
 mod grad;
 mod inspect;
 mod interrupt;
@@ -26,6 +27,7 @@ use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::debug_fn;
 
 use args::{Cli, Command};
+use flags::with_flags;
 use progress::LogWriter;
 
 use crate::report::printable;
@@ -64,7 +66,8 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) => {
             // Nobody is left to be told where standard error is closed as well.
-            let _ = writeln!(io::stderr(), "gradalign: {}", printable(&error.to_string()));
+            let text = error.to_string();
+            let _ = writeln!(io::stderr(), "gradalign: {}", printable(&with_flags(&text)));
             ExitCode::from(NOTHING_DONE)
         }
     }
@@ -120,7 +123,7 @@ fn start_log(verbose: u8, quiet: bool) {
     let fields = debug_fn(|out, field, value| {
         let value = format!("{value:?}");
         match field.name() {
-            "message" => write!(out, "{}", printable(&value)),
+            "message" => write!(out, "{}", printable(&with_flags(&value))),
             name => write!(out, "{name}={}", printable(&value)),
         }
     });

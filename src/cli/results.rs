@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 
 use super::output::OutFile;
-use super::{Outcome, print, progress};
+use super::{Outcome, flags, print, progress};
 use crate::rank::Ranking;
 use crate::report::{Format, write_line};
 use crate::score::{ModelResult, Record, Run};
@@ -55,7 +55,8 @@ impl Results {
     }
 
     /// Takes the record of the model at `position`.
-    pub(super) fn add(&self, position: usize, record: Record) -> ControlFlow<()> {
+    pub(super) fn add(&self, position: usize, mut record: Record) -> ControlFlow<()> {
+        flags::in_record(&mut record);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.any_failed |= record.result.error.is_some();
         if !self.streams() {

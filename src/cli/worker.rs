@@ -4,7 +4,7 @@ use std::io::{self, BufRead};
 
 use anyhow::anyhow;
 
-use super::{Outcome, print};
+use super::{Outcome, flags, print};
 use crate::report::write_line;
 use crate::score::{Job, Worker};
 
@@ -16,7 +16,8 @@ pub(super) fn run() -> anyhow::Result<Outcome> {
         let job: Job = serde_json::from_str(&line?)
             .map_err(|e| anyhow!("line {} of standard input is not a job: {e}", i + 1))?;
         tracing::debug!("scoring {}", job.model.name);
-        let record = worker.run(&job);
+        let mut record = worker.run(&job);
+        flags::in_record(&mut record);
         if record.result.error.is_some() {
             outcome = Outcome::SomeFailed;
         }

@@ -82,7 +82,7 @@ pub(super) fn fit(
     if varied && (wanted.height.is_none() || wanted.width.is_none()) {
         return Err(input.misfit(format!(
             "the images differ in size and the input does not say which it wants; fix it with \
-             --shape {}=1x3x224x224 or the like",
+             `shape` {}=1x3x224x224 or the like",
             input.name
         )));
     }

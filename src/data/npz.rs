@@ -93,7 +93,7 @@ fn check_size(
     let needed = all.saturating_add(largest);
     match needed > memory.max(SMALL) {
         true => Err(format!(
-            "its arrays take {} MiB to be unpacked, of which {} are available: raise --memory, or \
+            "its arrays take {} MiB to be unpacked, of which {} are available: raise `memory`, or \
              keep fewer samples in it",
             needed.div_ceil(1 << 20),
             memory >> 20

@@ -28,7 +28,7 @@ pub(super) fn input(
     let shape = shape.ok_or_else(|| {
         input.misfit(format!(
             "synthetic data needs a shape without unknown dimensions; fix it with \
-             --shape {}=1x3x32x32 or the like",
+             `shape` {}=1x3x32x32 or the like",
             input.name
         ))
     })?;
@@ -136,6 +136,6 @@ mod tests {
         let mut open = declared("a", DType::F32, &[1, 3]);
         open.dims.push(None);
         let error = data(0).fit_inputs(&[open]).unwrap_err().to_string();
-        assert!(error.contains("--shape a="), "{error}");
+        assert!(error.contains("`shape` a="), "{error}");
     }
 }

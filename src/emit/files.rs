@@ -142,7 +142,7 @@ fn parted(mut model: ModelProto, weights: Weights, beside: &str, most: u64) -> R
     if length > most {
         return Err(Error::UnsupportedModel(format!(
             "the graph takes {} MiB without its tensors, and no program reads an ONNX file of more \
-             than {} MiB: choose a smaller --batch, or another --tensor",
+             than {} MiB: choose a smaller `batch`, or another `tensor`",
             length >> 20,
             most >> 20
         )));
@@ -230,6 +230,6 @@ mod tests {
     #[test]
     fn a_graph_that_is_too_long_without_tensors_is_refused() {
         let error = emit_files(&graph(), "m.onnx.data", 100).map(drop).unwrap_err();
-        assert!(error.to_string().contains("--batch"), "{error}");
+        assert!(error.to_string().contains("`batch`"), "{error}");
     }
 }

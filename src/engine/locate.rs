@@ -45,7 +45,7 @@ pub(super) fn places(explicit: Option<&Path>) -> Vec<Place> {
 
 pub(super) fn places_in(explicit: Option<&Path>, around: &Surroundings) -> Vec<Place> {
     if let Some(path) = explicit {
-        return vec![place("--ort-lib", path.to_path_buf())];
+        return vec![place("`ort-lib`", path.to_path_buf())];
     }
     let var = |name| (around.var)(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let mut places = vec![match var(VARIABLE) {
@@ -210,7 +210,7 @@ mod tests {
         for path in [&library, dir.path()] {
             let places = places(Some(path));
             assert_eq!(places.len(), 1);
-            assert_eq!(places[0].source, "--ort-lib");
+            assert_eq!(places[0].source, "`ort-lib`");
             assert_eq!(places[0].libraries, [library.as_path()]);
         }
         let places = places(Some(&dir.path().join("absent.so")));

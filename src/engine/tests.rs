@@ -389,7 +389,7 @@ fn tract_refuses_a_gpu() {
     let Err(Error::Usage(message)) = open(EngineChoice::Tract, &options).map(drop) else {
         panic!("should be a usage error")
     };
-    assert!(message.contains("cuda:1") && message.contains("--engine ort"), "{message}");
+    assert!(message.contains("cuda:1") && message.contains("`engine` ort"), "{message}");
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl<'m> Shapes<'m> {
                     if let Some(other) = shapes.fixed_batch.filter(|other| other != k) {
                         return Err(Error::UnsupportedModel(format!(
                             "{}: the inputs fix different batches, {other} and {k} (input '{}'); \
-                             say which of their axes are the batch with --batch-axis \
+                             say which of their axes are the batch with `batch-axis` \
                              NAME=AXIS|none",
                             model.source, info.name
                         )));
@@ -228,7 +228,7 @@ impl<'m> Shapes<'m> {
     fn undeclared(&self, name: &str) -> Error {
         let source = &self.model.source;
         Error::Shape(format!(
-            "{source}: the shape of input '{name}' is not declared; give it with --shape"
+            "{source}: the shape of input '{name}' is not declared; give it with `shape`"
         ))
     }
 
@@ -317,7 +317,7 @@ impl<'m> Shapes<'m> {
                 (None, _) => "?".into(),
             });
             Error::Shape(format!(
-                "{}: the model leaves the shape of input '{name}' open: {}; give it with --shape",
+                "{}: the model leaves the shape of input '{name}' open: {}; give it with `shape`",
                 self.model.source,
                 parts.collect::<Vec<_>>().join(",")
             ))

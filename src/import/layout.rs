@@ -197,7 +197,7 @@ fn alone(name: &str, dims: &[Dim]) -> Layout {
     let Some(first) = dims.first() else {
         return Layout::Unclear(format!(
             "input '{name}' is a single number without a batch axis: where it is a setting, give \
-             its value with --fix {name}=VALUE; where each sample has its own, say --batch-axis \
+             its value with `fix` {name}=VALUE; where each sample has its own, say `batch-axis` \
              {name}=none"
         ));
     };
@@ -216,9 +216,9 @@ fn alone(name: &str, dims: &[Dim]) -> Layout {
     match candidates[..] {
         [axis] => Layout::Batch(axis),
         _ => Layout::Unclear(format!(
-            "it is not clear which axis of input '{name}' ({}) is the batch: say --batch-axis \
-             {name}=AXIS, or --batch-axis {name}=none where it has none; where it is a setting, give \
-             its value with --fix {name}=VALUE",
+            "it is not clear which axis of input '{name}' ({}) is the batch: say `batch-axis` \
+             {name}=AXIS, or `batch-axis` {name}=none where it has none; where it is a setting, give \
+             its value with `fix` {name}=VALUE",
             show(dims)
         )),
     }
@@ -295,9 +295,9 @@ mod tests {
     #[test]
     fn unclear_layouts_name_the_option_that_decides() {
         for (inputs, remedy) in [
-            (&["x: N 6", "sr:"][..], "--fix sr=VALUE"),
-            (&["x: N 6", "anchors: 100 4"], "--batch-axis anchors=none"),
-            (&["x: N 6", "state: 2 ? ?"], "--batch-axis state=AXIS"),
+            (&["x: N 6", "sr:"][..], "`fix` sr=VALUE"),
+            (&["x: N 6", "anchors: 100 4"], "`batch-axis` anchors=none"),
+            (&["x: N 6", "state: 2 ? ?"], "`batch-axis` state=AXIS"),
         ] {
             let [Layout::Batch(0), Layout::Unclear(why)] = &guessed(inputs)[..] else {
                 panic!("{inputs:?}")

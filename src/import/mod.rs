@@ -220,7 +220,7 @@ fn refuse_batch(model: &Model, k: usize, why: &str) -> Error {
     Error::UnsupportedModel(format!(
         "{}: exported with a fixed batch of {k}, and it does not work with a batch of 1 ({why}); \
          export it again with a batch of 1 or a dynamic batch axis; if another axis is the batch, \
-         or none is, say so with --batch-axis NAME=AXIS|none",
+         or none is, say so with `batch-axis` NAME=AXIS|none",
         model.source
     ))
 }

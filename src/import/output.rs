@@ -82,7 +82,7 @@ pub(super) fn choice_of_output(model: &Model, output: &str) -> Option<String> {
         .collect();
     (!others.is_empty()).then(|| {
         format!(
-            "the output '{output}' is taken; the model also has {}, which --tensor NAME takes",
+            "the output '{output}' is taken; the model also has {}, which `tensor` NAME takes",
             others.join(", ")
         )
     })

@@ -39,7 +39,7 @@ fn probe(
     if batch_norm == BatchNormMode::Batch {
         return Err(Error::Usage(
             "GradAlign compares gradients of samples taken alone, which batch statistics couple: \
-             choose --bn running or --bn sample"
+             choose `bn` running or `bn` sample"
                 .into(),
         ));
     }
@@ -119,7 +119,7 @@ fn log_determinant(grams: &[ClassGram], ridge: f64, kind: GramKind) -> Result<Va
         if log_det == f64::NEG_INFINITY {
             warnings.push(format!(
                 "the Gram matrix of class {class} is singular: {}; GradAlign-II is −∞ \
-                 (--ridge makes it finite)",
+                 (`ridge` makes it finite)",
                 why_singular(gram, kind)
             ));
         }

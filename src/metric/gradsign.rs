@@ -32,7 +32,7 @@ impl Metric for GradSign {
         if batch_norm == BatchNormMode::Batch {
             return Err(Error::Usage(
                 "GradSign compares gradients of samples taken alone, which batch statistics \
-                 couple: choose --bn running or --bn sample"
+                 couple: choose `bn` running or `bn` sample"
                     .into(),
             ));
         }

@@ -86,7 +86,7 @@ impl Metric for Conditioning {
         if options.ntk_samples < 2 {
             return Err(Error::Usage(
                 "the tangent kernel of one sample is a number, whose condition is always the best: \
-                 --ntk-samples must be at least 2"
+                 `ntk-samples` must be at least 2"
                     .into(),
             ));
         }

@@ -236,7 +236,7 @@ fn a_batch_that_does_not_fit_into_memory_costs_its_scores() {
     for engine in all_for_tests() {
         let scored = score(&model, &batch, Loss::CrossEntropy, &settings, &*engine).unwrap();
         for score in &scored.scores[..2] {
-            assert!(score.reason.as_ref().is_some_and(|r| r.contains("--memory")), "{score:?}");
+            assert!(score.reason.as_ref().is_some_and(|r| r.contains("`memory`")), "{score:?}");
         }
         assert!(scored.scores[2].value > 0.0);
     }

@@ -61,7 +61,7 @@ pub(crate) fn load_as(path: &Path, source: &str, room: Option<u64>) -> Result<Mo
 fn check_room(bytes: u64, room: Option<u64>, source: &str) -> Result<()> {
     match room {
         Some(room) if bytes > room => Err(Error::Memory(format!(
-            "{source}: the model takes {} MiB to be read, of which {} are available: raise --memory",
+            "{source}: the model takes {} MiB to be read, of which {} are available: raise `memory`",
             bytes.div_ceil(1 << 20),
             room >> 20
         ))),

@@ -328,7 +328,7 @@ pub(crate) fn not_finite(model: &Graph) -> Option<String> {
     let (_, parameter) = model.parameters().find(|(_, parameter)| !finite(&parameter.tensor))?;
     Some(format!(
         "the parameter '{}' holds a value that is not finite (NaN or infinity): export the model \
-         again, or draw its parameters with --init",
+         again, or draw its parameters with `init`",
         parameter.name
     ))
 }

@@ -69,8 +69,8 @@ impl Memory {
         let all = mib(held + need.total());
         Error::Memory(match self.limit {
             Some(limit) => format!(
-                "{what} take {} MiB beside the {} MiB that are held already, and --memory allows for \
-                 {} MiB in all: raise --memory to {all} MiB, or take fewer samples",
+                "{what} take {} MiB beside the {} MiB that are held already, and `memory` allows for \
+                 {} MiB in all: raise `memory` to {all} MiB, or take fewer samples",
                 mib(need.total()),
                 mib(held),
                 limit >> 20,

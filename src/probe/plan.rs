@@ -104,7 +104,7 @@ pub(crate) fn plan(classes: &[i64], most: usize, shares: Shares) -> Result<Plan>
     if most == 0 || (most < 2 && largest > 1) {
         return Err(Error::Memory(
             "the memory limit does not allow two samples at once, which comparing their gradients \
-             needs: raise --memory"
+             needs: raise `memory`"
                 .into(),
         ));
     }

@@ -385,14 +385,14 @@ pub fn score(
 pub(crate) fn check_repeats(settings: &Settings) -> Result<()> {
     let draws = |leaf: &&dyn Metric| leaf.probe(&settings.options).is_ok_and(|probe| probe.draws());
     if settings.repeats == 0 {
-        return Err(Error::Usage("--repeats must be at least 1".into()));
+        return Err(Error::Usage("`repeats` must be at least 1".into()));
     }
     if settings.repeats > 1
         && settings.init == Init::Keep
         && !leaves(&settings.metrics).iter().any(draws)
     {
         return Err(Error::Usage(
-            "repeats differ only in what is drawn: choose an --init other than keep, or a score \
+            "repeats differ only in what is drawn: choose an `init` other than keep, or a score \
              that draws parameters or inputs of its own"
                 .into(),
         ));

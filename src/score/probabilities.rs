@@ -39,7 +39,7 @@ pub(super) fn taken_for_logits(
         Ok(Some(sign)) => Some(format!(
             "the outputs '{}' {sign} on all samples looked at: they seem to be probabilities, which \
              are taken for logits here since the activation that makes them is not recognised; take \
-             what goes into it, by --tensor NAME",
+             what goes into it, by `tensor` NAME",
             imported.output
         )),
         Ok(None) => None,

@@ -93,8 +93,8 @@ impl Loss {
     pub fn target(self, output: &Fact) -> Result<Fact> {
         let unfit = |wanted: &str| {
             Error::Usage(format!(
-                "{self} needs an output of {wanted}, this model's is {:?}: choose another --loss \
-                 or another --tensor",
+                "{self} needs an output of {wanted}, this model's is {:?}: choose another `loss` \
+                 or another `tensor`",
                 output.shape
             ))
         };

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 
 /// How a user gets the library.
 pub(in crate::engine) const INSTALL: &str = "install it with `pip install onnxruntime`, or name the library \
-     with --ort-lib or ORT_DYLIB_PATH";
+     with `ort-lib` or ORT_DYLIB_PATH";
 
 /// The loaded library and its environment.
 pub(in crate::engine) struct Library {

@@ -37,7 +37,7 @@ pub(in crate::engine) const NAME: &str = "onnxruntime";
 
 /// How a user gets a library that can use an NVIDIA GPU.
 pub(in crate::engine) const INSTALL_CUDA: &str = "install the GPU build with `pip install \
-     'onnxruntime-gpu[cuda,cudnn]'` (beside an NVIDIA driver), or use --device cpu";
+     'onnxruntime-gpu[cuda,cudnn]'` (beside an NVIDIA driver), or use `device` cpu";
 
 /// ONNX Runtime keeps a second copy of weights, laid out for its kernels; a model with weights of
 /// more bytes than this in all goes without.
@@ -102,7 +102,7 @@ pub(in crate::engine) fn open(options: &EngineOptions) -> Result<OrtEngine> {
         Device::Cuda(index) => {
             if !has_cuda() {
                 return Err(error(format!(
-                    "{} is a build for the CPU only, so --device cuda cannot be had; {INSTALL_CUDA}",
+                    "{} is a build for the CPU only, so `device` cuda cannot be had; {INSTALL_CUDA}",
                     engine.library.path.display()
                 )));
             }

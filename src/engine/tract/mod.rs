@@ -40,7 +40,7 @@ pub(super) fn open(options: &EngineOptions, note: Option<String>) -> Result<Trac
     match options.device {
         Device::Auto | Device::Cpu => Ok(TractEngine { note }),
         device @ Device::Cuda(_) => Err(Error::Usage(format!(
-            "the engine tract runs on the CPU only; --device {device} needs --engine ort"
+            "the engine tract runs on the CPU only; `device` {device} needs `engine` ort"
         ))),
     }
 }

@@ -103,7 +103,7 @@ impl<'m> Importer<'m> {
             self.warnings.push(format!(
                 "the output '{output}' always lies between 0 and 1, so it is probabilities, which \
                  are taken for logits here since the activation that makes them is not recognised: \
-                 take what goes into it, by --tensor NAME"
+                 take what goes into it, by `tensor` NAME"
             ));
         }
         let logits = self.batch_first(logits)?;

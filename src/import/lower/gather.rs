@@ -31,7 +31,7 @@ pub(super) fn non_negative(c: &mut Call, indices: Value, size: usize) -> Result<
             let batch = match size {
                 1 => {
                     "; a batch is taken at 1: where this axis is none, say which is with \
-                      --batch-axis NAME=AXIS|none"
+                      `batch-axis` NAME=AXIS|none"
                 }
                 _ => "",
             };

@@ -3,17 +3,17 @@
 use crate::import::table::{Entry, MICROSOFT, refused};
 
 const BITS: &str = "it works on the bits of integers; export the network without what works on \
-                    bits, or take another output by --tensor";
+                    bits, or take another output by `tensor`";
 const CHOICE: &str = "the shape of its result depends on the values of its operand; take an output \
-                      before it by --tensor, or export the network without post-processing";
+                      before it by `tensor`, or export the network without post-processing";
 const FUSED: &str = "fused by an optimiser; use the model as exported, before optimisation";
-const LOSS: &str = "the loss is added by gradalign; take the logits before it by --tensor, or \
+const LOSS: &str = "the loss is added by gradalign; take the logits before it by `tensor`, or \
                     export the model without it";
 const OPTIMISER: &str = "training graphs are not supported; export the model for inference";
 const QUANTISED: &str = "it computes on quantised values";
 const RANDOM: &str =
     "its result is random; export the model in inference mode (PyTorch: model.eval())";
-const REGIONS: &str = "there is no gradient rule for it; take an output before it by --tensor, or \
+const REGIONS: &str = "there is no gradient rule for it; take an output before it by `tensor`, or \
                        export the network without post-processing";
 const RULE: &str = "there is no gradient rule for it";
 const STATEFUL: &str = "it updates a state that is kept between calls";
