@@ -63,6 +63,9 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// The kind of [`Error::Memory`].
+    pub const MEMORY: &str = "memory";
+
     /// A stable, kebab-case name of the kind of error, as reports carry it.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -74,7 +77,7 @@ impl Error {
             Error::NotDifferentiable(_) => "not-differentiable",
             Error::Data(_) => "data",
             Error::Engine { .. } => "engine",
-            Error::Memory(_) => "memory",
+            Error::Memory(_) => Error::MEMORY,
             Error::Score(_) => "score",
             Error::Usage(_) => "usage",
         }

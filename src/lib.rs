@@ -64,6 +64,8 @@ pub mod score;
 pub mod source;
 #[cfg(feature = "data")]
 pub mod stats;
+#[cfg(feature = "store")]
+pub mod store;
 pub mod tensor;
 pub mod transform;
 

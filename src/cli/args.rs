@@ -3,6 +3,9 @@
 //! One definition serves the parser, the help and the completions. What they mean together is
 //! worked out in [`settings`](super::settings).
 
+mod running;
+mod store;
+
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -19,6 +22,9 @@ use crate::rank::Aggregate;
 use crate::report::Format;
 use crate::transform::{Init, Loss};
 
+pub(super) use running::{Running, Shown, WhichShard};
+pub(super) use store::{Merge, Store, StoreExport, StoreList, StorePrune, Worker};
+
 /// Scores neural networks given as ONNX files without training them.
 #[derive(Debug, Parser)]
 #[command(name = "gradalign", version, max_term_width = 100, after_help = CODES)]
@@ -33,6 +39,20 @@ pub(super) struct Cli {
     /// Say nothing but errors on standard error
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
+
+    /// How to write the log on standard error
+    #[arg(long, value_name = "FORMAT", global = true, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// Forms of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For reading in a terminal
+    #[default]
+    Text,
+    /// A line of JSON an event
+    Json,
 }
 
 const CODES: &str = "Exit codes: 0 all fine, 1 some models failed (their rows say why), 2 nothing \
@@ -81,9 +101,14 @@ pub(super) enum Command {
     Metrics(List),
     /// Show which engines and devices were found, and what to do about missing ones
     Doctor(Doctor),
+    /// Look into a store of results
+    #[command(subcommand)]
+    Store(Store),
+    /// Put stores together, such as those of shards
+    Merge(Merge),
     /// Score the jobs on standard input, a line of JSON each, and print a record for each
     #[command(hide = true)]
-    Worker,
+    Worker(Worker),
     /// Print a completion script for a shell
     #[command(hide = true)]
     Completions {
@@ -125,6 +150,9 @@ pub(super) struct Rank {
     pub aggregate: Option<Aggregate>,
 
     #[command(flatten)]
+    pub shown: Shown,
+
+    #[command(flatten)]
     pub scoring: Scoring,
 }
 
@@ -139,6 +167,8 @@ pub(super) struct Scoring {
     pub model: Model,
     #[command(flatten)]
     pub engine: Engine,
+    #[command(flatten)]
+    pub running: Running,
 
     /// How to write the result
     #[arg(long, value_enum, default_value_t, help_heading = "Output")]

@@ -4,17 +4,26 @@
 //! Models under way when the first one comes have that moment to finish. Then what is finished is
 //! written without them: a model may take hours, or wait for something that never comes.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use super::{INTERRUPTED, output};
+use crate::rank::isolate;
 
 /// How long models under way may take to finish.
-const MOMENT: Duration = Duration::from_secs(2);
+const MOMENT: Duration = Duration::from_secs(1);
 
 static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether the process is about to end: whatever fails from now on fails for that reason.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Whether the process is about to end.
+pub(super) fn is_ending() -> bool {
+    ENDING.load(Ordering::SeqCst)
+}
 
 type Rescue = Box<dyn FnOnce() + Send>;
 
@@ -71,6 +80,8 @@ pub(super) fn disarm() {
 }
 
 fn end() -> ! {
+    ENDING.store(true, Ordering::SeqCst);
+    isolate::kill_all();
     output::discard_parts();
     std::process::exit(i32::from(INTERRUPTED));
 }

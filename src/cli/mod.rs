@@ -16,6 +16,7 @@ mod rank;
 mod results;
 mod score;
 mod settings;
+mod store;
 mod worker;
 
 use std::io::{self, ErrorKind, Write};
@@ -26,7 +27,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::debug_fn;
 
-use args::{Cli, Command};
+use args::{Cli, Command, LogFormat};
 use flags::with_flags;
 use progress::LogWriter;
 
@@ -46,6 +47,9 @@ enum Outcome {
 /// Exit code where nothing could be done: usage, data, environment.
 const NOTHING_DONE: u8 = 2;
 
+/// The target of what is told unless `--quiet` is given, though nothing is wrong.
+const NOTICE: &str = "gradalign::notice";
+
 /// The most columns of text, in tables and in the help.
 const WIDTH: u16 = 100;
 
@@ -56,7 +60,9 @@ const INTERRUPTED: u8 = 130;
 /// process here.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log(cli.verbose, cli.quiet);
+    let is_child = matches!(&cli.command, Command::Worker(worker) if worker.child);
+    let format = if is_child { LogFormat::Json } else { cli.log_format };
+    start_log(cli.verbose, cli.quiet, format);
     if cli.quiet {
         progress::hide();
     }
@@ -82,7 +88,9 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Ops(args) => ops::run(args),
         Command::Metrics(args) => metrics::run(args),
         Command::Doctor(args) => doctor::run(args),
-        Command::Worker => worker::run(),
+        Command::Store(command) => store::run(command),
+        Command::Merge(args) => store::merge(args),
+        Command::Worker(args) => worker::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "gradalign", &mut script);
@@ -109,30 +117,28 @@ fn width() -> u16 {
 
 /// Sends the log to standard error: warnings, more with `verbose`, only errors with `quiet`.
 /// `RUST_LOG` overrides both.
-fn start_log(verbose: u8, quiet: bool) {
+fn start_log(verbose: u8, quiet: bool, format: LogFormat) {
     let default = match (quiet, verbose) {
         (true, _) => "error",
-        (false, 0) => "warn",
+        (false, 0) => "warn,gradalign::notice=info",
         (false, 1) => "warn,gradalign=info",
         (false, _) => "info,gradalign=debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogWriter);
+    let log = log.with_target(false);
+    if format == LogFormat::Json {
+        return log.json().init();
+    }
     let colour = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
         && io::IsTerminal::is_terminal(&io::stderr());
     // What the log says may come from files. Escape sequences of its own are not in the fields.
     let fields = debug_fn(|out, field, value| {
         let value = format!("{value:?}");
         match field.name() {
-            "message" => write!(out, "{}", printable(&with_flags(&value))),
+            "message" => write!(out, "{}", printable(&value)),
             name => write!(out, "{name}={}", printable(&value)),
         }
     });
-    tracing_subscriber::fmt()
-        .fmt_fields(fields.delimited(" "))
-        .with_env_filter(filter)
-        .with_writer(|| LogWriter)
-        .with_ansi(colour)
-        .with_target(false)
-        .without_time()
-        .init();
+    log.fmt_fields(fields.delimited(" ")).with_ansi(colour).without_time().init();
 }

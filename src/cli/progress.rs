@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::flags::with_flags;
 use crate::report::printable;
 
 /// The bar on the screen, if there is one: the log makes way for it.
@@ -30,7 +31,8 @@ impl Progress {
         let target =
             if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(models as u64), target);
-        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} {wide_msg}");
+        let style =
+            ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed}, {eta} left {wide_msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.enable_steady_tick(Duration::from_millis(200));
         if let Ok(mut shown) = SHOWN.lock() {
@@ -73,8 +75,11 @@ pub(super) fn aside<T>(write: impl FnOnce() -> T) -> T {
 pub(super) struct LogWriter;
 
 impl Write for LogWriter {
+    /// `text` is a whole line.
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        aside(|| io::stderr().write(text))
+        let line = String::from_utf8_lossy(text);
+        aside(|| io::stderr().write_all(with_flags(&line).as_bytes()))?;
+        Ok(text.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,13 +1,18 @@
 //! `gradalign rank`.
 
-use super::{Outcome, args, score};
-use crate::rank::{AGGREGATE, Truth};
+use super::{NOTICE, Outcome, args, score};
+use crate::rank::{AGGREGATE, Filter, Ranking, Truth};
 use crate::report::Format;
 use crate::source::{Files, Source};
 
 pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
-    let args::Rank { sources, truth: truth_file, aggregate, scoring } = args;
-    let request = scoring.resolve()?;
+    let args::Rank { sources, truth: truth_file, aggregate, shown, scoring } = args;
+    let mut request = scoring.resolve()?;
+    // A folder may hold anything.
+    request.running.isolate.get_or_insert(true);
+    let args::Shown { top, filter } = shown;
+    let known = request.settings.metrics.iter().cloned().chain(aggregate.map(|_| AGGREGATE.into()));
+    filter.as_ref().map_or(Ok(()), |filter| filter.check(&known.collect::<Vec<_>>()))?;
     // What can go wrong early does so before any model is scored.
     let files = Files::find(&sources)?;
     let models = files.list()?;
@@ -25,6 +30,11 @@ pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
         if aggregate.is_some() {
             tracing::warn!("the jsonl format has no place for an aggregate; the others do");
         }
+        if top.is_some() || filter.is_some() {
+            tracing::warn!(
+                "the jsonl format shows all models: --top and --where go with the others"
+            );
+        }
     }
     let first = request.settings.metrics.first().cloned();
     score::score_all(&files, &models, &request, move |ranking| {
@@ -35,12 +45,26 @@ pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
         if let Some(name) = aggregate.map(|_| AGGREGATE).or(first.as_deref()) {
             ranking.sort_by(name);
         }
-        let Some(truth) = &truth else { return };
+        let Some(truth) = &truth else { return show(ranking, top, filter.as_ref()) };
         for warning in ranking.correlate(truth) {
             tracing::warn!("{warning}");
         }
         if format == Format::Csv {
             tracing::warn!("the csv format has no place for the correlation; the others do");
         }
+        show(ranking, top, filter.as_ref());
     })
+}
+
+/// Takes out of a ranking what is not to be shown. Failed models meet no condition.
+fn show(ranking: &mut Ranking, top: Option<usize>, filter: Option<&Filter>) {
+    let before = ranking.models.len();
+    if let Some(filter) = filter {
+        ranking.models.retain(|model| filter.admits(model));
+    }
+    ranking.models.truncate(top.unwrap_or(usize::MAX));
+    let left_out = before - ranking.models.len();
+    if left_out > 0 {
+        tracing::info!(target: NOTICE, "{left_out} of {before} models are not shown");
+    }
 }

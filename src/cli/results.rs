@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};
 use std::ops::ControlFlow;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::output::OutFile;
+use super::settings::Running;
 use super::{Outcome, flags, print, progress};
 use crate::rank::Ranking;
 use crate::report::{Format, write_line};
@@ -22,6 +23,8 @@ pub(super) struct Results {
     arrange: Box<dyn Fn(&mut Ranking) + Send + Sync>,
     format: Format,
     out: Option<OutFile>,
+    fail_fast: bool,
+    strict: bool,
     state: Mutex<State>,
 }
 
@@ -44,9 +47,20 @@ impl Results {
         arrange: impl Fn(&mut Ranking) + Send + Sync + 'static,
         format: Format,
         out: Option<OutFile>,
+        running: &Running,
     ) -> Self {
         let (arrange, state) = (Box::new(arrange), Mutex::default());
-        Results { run, models, arrange, format, out, state }
+        let Running { fail_fast, strict, .. } = *running;
+        Results { run, models, arrange, format, out, fail_fast, strict, state }
+    }
+
+    /// Takes note of a result that the store could not keep.
+    pub(super) fn not_kept(&self) {
+        self.lock().any_failed = true;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether records are printed as they come.
@@ -57,16 +71,22 @@ impl Results {
     /// Takes the record of the model at `position`.
     pub(super) fn add(&self, position: usize, mut record: Record) -> ControlFlow<()> {
         flags::in_record(&mut record);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.any_failed |= record.result.error.is_some();
+        let mut state = self.lock();
+        let has_failed =
+            record.result.error.is_some() || (self.strict && !record.result.warnings.is_empty());
+        state.any_failed |= has_failed;
+        let next = match has_failed && self.fail_fast {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
         if !self.streams() {
             state.kept.insert(position, record.result);
-            return ControlFlow::Continue(());
+            return next;
         }
         match progress::aside(|| print_line(&record)) {
             Ok(()) => {
                 state.printed += 1;
-                ControlFlow::Continue(())
+                next
             }
             Err(error) => {
                 state.closed = error.kind() == ErrorKind::BrokenPipe;
@@ -78,7 +98,7 @@ impl Results {
 
     /// Writes what has not been printed yet.
     pub(super) fn write(&self) -> anyhow::Result<Outcome> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         let finished = if self.streams() { state.printed } else { state.kept.len() };
         match state.failure.take() {
             // A reader that has seen enough is no failure.
@@ -92,6 +112,7 @@ impl Results {
             self.report(models)?;
         }
         Ok(match (finished < self.models, any_failed) {
+            (true, true) if self.fail_fast => Outcome::SomeFailed,
             (true, _) => Outcome::Interrupted,
             (false, true) => Outcome::SomeFailed,
             (false, false) => Outcome::Done,

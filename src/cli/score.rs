@@ -1,5 +1,6 @@
 //! `gradalign score`, and what it shares with `gradalign rank`.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -10,14 +11,16 @@ use super::output::OutFile;
 use super::progress::{self, Progress};
 use super::results::Results;
 use super::settings::Request;
-use super::{Outcome, args, interrupt};
+use super::{NOTICE, Outcome, args, interrupt};
 use crate::data::Dataset;
-use crate::engine::{self, Device, EngineOptions};
+use crate::engine::{self, Description, Device, EngineOptions};
 use crate::onnx;
 use crate::probe;
-use crate::rank::{Observer, Ranking, score_each};
-use crate::score::{Record, Scorer};
+use crate::rank::isolate::{Isolation, score_isolated};
+use crate::rank::{Observer, Ranking, Shard, score_each};
+use crate::score::{EngineSettings, Record, Scorer};
 use crate::source::{Files, ModelRef, Source};
+use crate::store::{Limits, Store};
 
 /// How many models are scored at once, at most, unless it was said: each takes memory.
 const JOBS: usize = 4;
@@ -48,6 +51,9 @@ pub(super) fn score_all(
     for warning in dataset.warnings() {
         tracing::warn!("{warning}");
     }
+    let running = &request.running;
+    let store = running.store.as_deref().map(Store::open).transpose()?;
+    let models = part(models, running.shard.as_ref());
     let jobs = jobs(request, models.len());
     let engine = engine::open(request.engine, &for_one_of(jobs, &request.engine_options))?;
     let mut memory = request.memory;
@@ -56,12 +62,14 @@ pub(super) fn score_all(
         memory.sharers = jobs;
     }
     let scorer = Scorer::new(&request.settings, &dataset, &*engine, memory)?;
+    let limits = Limits::new(running.timeout, memory.limit);
     let results = Arc::new(Results::new(
         scorer.run().clone(),
         models.len(),
         arrange,
         request.format,
         request.out.clone(),
+        running,
     ));
     let rescued = Arc::clone(&results);
     interrupt::arm(move || {
@@ -72,8 +80,29 @@ pub(super) fn score_all(
         rescued.close();
     });
 
-    let watch = Watch { progress: Progress::new(models.len()), results: &results };
-    score_each(files, models, &scorer, watch);
+    let kept = store.as_ref().map(|store| Kept { store, limits: limits.clone(), failure: None });
+    let watch = Watch { progress: Progress::new(models.len()), results: &results, kept };
+    if running.isolate == Some(true) {
+        let isolation = Isolation {
+            program: std::env::current_exe()?,
+            arguments: worker_arguments(request),
+            run: scorer.run().clone(),
+            data: request.data.clone(),
+            settings: request.settings.clone(),
+            engine: engine_settings(request, jobs, &engine.describe()),
+            timeout: running.timeout,
+            memory,
+        };
+        drop(scorer);
+        score_isolated(&models, &isolation, watch);
+    } else {
+        let recall = store.as_ref().map(|store| store.recall(scorer.run(), limits));
+        let scorer = match &recall {
+            Some(recall) => scorer.with_memo(recall),
+            None => scorer,
+        };
+        score_each(files, &models, &scorer, watch);
+    }
     interrupt::disarm();
     if let Some(bytes) = probe::peak_resident() {
         tracing::info!("peak memory {} MiB", bytes.div_ceil(1 << 20));
@@ -81,10 +110,77 @@ pub(super) fn score_all(
     results.write()
 }
 
+/// The models of a shard. They keep the names that they have among all.
+fn part(models: &[ModelRef], shard: Option<&(Shard, Option<String>)>) -> Vec<ModelRef> {
+    let Some((shard, told)) = shard else { return models.to_vec() };
+    let part: Vec<_> = models.iter().filter(|model| shard.contains(model)).cloned().collect();
+    let told = told.as_deref().map(|told| format!(", as {told} says,")).unwrap_or_default();
+    let (n, all) = (part.len(), models.len());
+    tracing::info!(target: NOTICE, "shard {shard}{told} has {n} of {all} models");
+    part
+}
+
+/// What makes this program a worker of itself.
+fn worker_arguments(request: &Request) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["worker".into(), "--child".into()];
+    let mut add = |flag: &str, value: OsString| arguments.extend([flag.into(), value]);
+    if let Some(store) = &request.running.store {
+        add("--store", store.into());
+        // Results are valid within limits: here they are those of all workers.
+        if let Some(timeout) = request.running.timeout {
+            add("--timeout", timeout.as_millis().to_string().into());
+        }
+        if let Some(memory) = request.memory.limit {
+            add("--memory", memory.to_string().into());
+        }
+    }
+    // How much is said is decided here: what is too much for this process is dropped in it.
+    match tracing::level_filters::LevelFilter::current() {
+        level if level >= tracing::Level::DEBUG => arguments.push("-vv".into()),
+        level if level >= tracing::Level::INFO => arguments.push("-v".into()),
+        _ => {}
+    }
+    arguments
+}
+
+/// The engine as a worker opens it: the one that was opened here, for one of `jobs`.
+fn engine_settings(request: &Request, jobs: NonZeroUsize, opened: &Description) -> EngineSettings {
+    let options = for_one_of(jobs, &request.engine_options);
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    EngineSettings {
+        name: if opened.name == "tract" { "tract".into() } else { "ort".into() },
+        device: opened.device.clone(),
+        threads: options.threads,
+        spinning: options.spinning,
+        standard: options.standard,
+        ort_lib: options.ort_lib.map(text),
+    }
+}
+
 /// Shows how far the scoring is, stops it, and hands on what is finished.
 struct Watch<'a> {
     progress: Progress,
     results: &'a Results,
+    kept: Option<Kept<'a>>,
+}
+
+/// The store that records go to.
+struct Kept<'a> {
+    store: &'a Store,
+    limits: Limits,
+    /// Whether it could not be written.
+    failure: Option<crate::Error>,
+}
+
+impl Kept<'_> {
+    fn put(&mut self, record: &Record) {
+        if self.failure.is_none()
+            && let Err(error) = self.store.put(record, &self.limits)
+        {
+            tracing::error!("{error}; results are written at the end, but not kept in the store");
+            self.failure = Some(error);
+        }
+    }
 }
 
 impl Observer for Watch<'_> {
@@ -98,6 +194,16 @@ impl Observer for Watch<'_> {
     }
 
     fn finished(&mut self, position: usize, record: Record) -> ControlFlow<()> {
+        // What has been killed has not failed.
+        if interrupt::is_ending() {
+            return ControlFlow::Break(());
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.put(&record);
+            if kept.failure.is_some() {
+                self.results.not_kept();
+            }
+        }
         self.results.add(position, record)
     }
 }

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::args::{self, Auto};
+use super::args::{self, Auto, WhichShard};
 use super::output::OutFile;
 use crate::engine::{EngineChoice, EngineOptions};
 use crate::error::{Error, Result};
 use crate::import::ImportOptions;
 use crate::probe::{GramKind, Memory};
+use crate::rank::Shard;
 use crate::report::Format;
 use crate::score::ScoreSettings;
 
@@ -26,9 +29,24 @@ pub(super) struct Request {
     pub memory: Memory,
     /// How many models are scored at once; `None` for what is best.
     pub jobs: Option<NonZeroUsize>,
+    pub running: Running,
     pub format: Format,
     /// Where the result goes; `None` for standard output.
     pub out: Option<OutFile>,
+}
+
+/// How a run goes.
+#[derive(Debug)]
+pub(super) struct Running {
+    /// The file of results.
+    pub store: Option<PathBuf>,
+    /// Whether models are scored in processes of their own; `None` for the command's default.
+    pub isolate: Option<bool>,
+    pub timeout: Option<Duration>,
+    pub fail_fast: bool,
+    pub strict: bool,
+    /// The part of the models, and where it was read from, if it was not given.
+    pub shard: Option<(Shard, Option<String>)>,
 }
 
 // Every option is named below, so that one that is added must find its place: in the settings, where it
@@ -37,7 +55,8 @@ pub(super) struct Request {
 impl args::Scoring {
     /// Errs when the options contradict each other.
     pub(super) fn resolve(self) -> Result<Request> {
-        let args::Scoring { data, metric, model, engine, format, out } = self;
+        let args::Scoring { data, metric, model, engine, running, format, out } = self;
+        let running = running.resolve()?;
         let args::Data { data, samples, mean, std, seed } = data;
         let args::Metric {
             metric: metrics,
@@ -91,7 +110,44 @@ impl args::Scoring {
         };
         let out = out.as_deref().map(OutFile::new).transpose()?;
         let jobs = NonZeroUsize::new(jobs);
-        Ok(Request { data, settings, engine, engine_options, memory, jobs, format, out })
+        Ok(Request { data, settings, engine, engine_options, memory, jobs, running, format, out })
+    }
+}
+
+impl args::Running {
+    fn resolve(self) -> Result<Running> {
+        let args::Running {
+            store,
+            no_store,
+            isolate,
+            no_isolate,
+            timeout,
+            fail_fast,
+            strict,
+            shard,
+            shards,
+        } = self;
+        let isolate = match (isolate || timeout.is_some(), no_isolate) {
+            (true, _) => Some(true),
+            (false, true) => Some(false),
+            (false, false) => None,
+        };
+        let shard = match shard {
+            None => None,
+            Some(WhichShard::This(_)) if shards.is_some() => {
+                return Err(Error::Usage(
+                    "`shards` goes with --shard auto; I/N says both numbers".into(),
+                ));
+            }
+            Some(WhichShard::This(shard)) => Some((shard, None)),
+            Some(WhichShard::Auto) => {
+                let variable = |name: &str| std::env::var(name).ok();
+                let (shard, told) = Shard::of_environment(variable, shards)?;
+                Some((shard, Some(told)))
+            }
+        };
+        let store = store.filter(|_| !no_store);
+        Ok(Running { store, isolate, timeout, fail_fast, strict, shard })
     }
 }
 

@@ -4,12 +4,18 @@
 //! alone, wherever they come from: the run that made them, a file, another machine.
 
 mod aggregate;
+mod filter;
+#[cfg(feature = "workers")]
+pub mod isolate;
 mod queue;
 mod ranking;
+mod shard;
 mod truth;
 
 pub use aggregate::{AGGREGATE, Aggregate};
+pub use filter::Filter;
 pub use queue::{Observer, score_each, score_models};
 pub use ranking::Ranking;
 pub(crate) use ranking::score_names;
+pub use shard::Shard;
 pub use truth::{Correlation, Truth};

@@ -32,31 +32,48 @@ pub fn score_each(
     scorer: &Scorer,
     observer: impl Observer,
 ) {
+    let score = |model: &ModelRef, memory| scorer.score_within(model, source, memory);
+    each(models, scorer.memory(), || score, observer);
+}
+
+/// Has models scored, as many at once as share `memory`, in a thread each. `worker` makes what a thread
+/// scores with, within the memory that it is given.
+///
+/// What its share of the memory was too little for is scored again when the others are finished, with
+/// all of it.
+pub(super) fn each<W: FnMut(&ModelRef, Memory) -> Record>(
+    models: &[ModelRef],
+    memory: Memory,
+    worker: impl Fn() -> W + Sync,
+    observer: impl Observer,
+) {
     let queue = Queue::new(models, observer);
-    let Memory { limit, sharers } = scorer.memory();
-    let work = || {
+    let is_shared = memory.sharers > NonZeroUsize::MIN;
+    let work = |score: &mut W| {
         while let Some((position, model)) = queue.take() {
-            match scorer.score_within(model, source, scorer.memory()) {
-                (_, true) if sharers > NonZeroUsize::MIN => queue.put_back(position),
-                (record, _) => queue.put(position, record),
+            let record = score(model, memory);
+            if record.result.short_of_memory && is_shared {
+                queue.put_back(position);
+            } else {
+                queue.put(position, record);
             }
         }
     };
-    let helpers = sharers.get().min(models.len()).saturating_sub(1);
+    let mut own = worker();
+    let helpers = memory.sharers.get().min(models.len()).saturating_sub(1);
     thread::scope(|scope| {
         for _ in 0..helpers {
             let helper = thread::Builder::new().stack_size(STACK);
-            if let Err(error) = helper.spawn_scoped(scope, work) {
+            if let Err(error) = helper.spawn_scoped(scope, || work(&mut worker())) {
                 tracing::warn!("fewer models are scored at once than were to be: {error}");
                 break;
             }
         }
-        work();
+        work(&mut own);
     });
-    // What its share of the memory was too little for has all of it now.
+    let alone = Memory { sharers: NonZeroUsize::MIN, ..memory };
     while let Some((position, model)) = queue.take_back() {
-        let alone = Memory { limit, sharers: NonZeroUsize::MIN };
-        queue.put(position, scorer.score_within(model, source, alone).0);
+        queue.put(position, own(model, alone));
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::scorer::contained;
-use super::{Failure, ModelResult, Record, Run, ScoreSettings, Scorer};
+use super::{Failure, Memo, ModelResult, Record, Run, ScoreSettings, Scorer};
 use crate::data::{self, Dataset};
 use crate::engine::{self, Engine, EngineOptions};
 use crate::error::Result;
@@ -80,24 +80,36 @@ pub fn run(job: &Job) -> Record {
 /// Does one job after the other. Jobs on the same data or with the same engine share what is open.
 #[derive(Default)]
 pub struct Worker {
+    /// Whether it does not log what there is to say about the data.
+    is_silent: bool,
     data: Option<(String, data::Options, Dataset)>,
     engine: Option<(EngineSettings, Box<dyn Engine>)>,
 }
 
 impl Worker {
-    /// Does `job`, as [`run`].
-    pub fn run(&mut self, job: &Job) -> Record {
-        contained(|| self.record(job)).unwrap_or_else(|failure| failed(job, failure))
+    /// A worker beside others, of which one has logged already what there is to say about the data.
+    pub fn silent() -> Self {
+        Worker { is_silent: true, ..Worker::default() }
     }
 
-    fn record(&mut self, job: &Job) -> Result<Record> {
+    /// Does `job`, as [`run`].
+    pub fn run(&mut self, job: &Job) -> Record {
+        self.recall_or_run(job, |_| ())
+    }
+
+    /// Does `job`, unless its result is known to what `memo` gives for its run.
+    pub fn recall_or_run<M: Memo>(&mut self, job: &Job, memo: impl FnOnce(&Run) -> M) -> Record {
+        contained(|| self.record(job, memo)).unwrap_or_else(|failure| failed(job, failure))
+    }
+
+    fn record<M: Memo>(&mut self, job: &Job, memo: impl FnOnce(&Run) -> M) -> Result<Record> {
         let memory = job.memory.map_or_else(Memory::default, Memory::up_to);
         let options = job.settings.data_options(None);
         let opened = matches!(&self.data, Some((of, by, _)) if (of, by) == (&job.data, &options));
         if !opened {
             self.data = None;
             let dataset = Dataset::open(&job.data, &job.settings.data_options(memory.free()))?;
-            for warning in dataset.warnings() {
+            for warning in dataset.warnings().iter().filter(|_| !self.is_silent) {
                 tracing::warn!("{warning}");
             }
             self.data = Some((job.data.clone(), options, dataset));
@@ -110,7 +122,8 @@ impl Worker {
             return Err(crate::Error::Usage("neither data nor an engine is open".into()));
         };
         let scorer = Scorer::new(&job.settings, dataset, &**engine, memory)?;
-        Ok(scorer.score(&job.model, &AnySource))
+        let memo = memo(scorer.run());
+        Ok(scorer.with_memo(&memo).score(&job.model, &AnySource))
     }
 }
 

@@ -56,6 +56,18 @@ impl Key {
     }
 }
 
+impl Run {
+    /// The SHA-256 in hex of what the records of a run have in common and their values depend on: the
+    /// settings, the data by its content, the engine, and gradalign's version. For a given model, equal
+    /// digests mean equal results.
+    pub fn digest(&self) -> String {
+        let (data, engine) = (&self.data, &self.engine);
+        let data = (&data.sha256, data.samples, data.classes);
+        let engine = [&engine.name, &engine.version, &engine.device];
+        digest(&(&self.settings_digest, data, engine, &self.tool.version, REVISION))
+    }
+}
+
 /// The digest of what `graph` computes: its inputs by name, the operations that its outputs depend on,
 /// with their attributes, operands and results, and the bytes of its tensors, trainable ones told from
 /// constants. `features` is the name of a node that scores look at, which counts by its place.

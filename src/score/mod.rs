@@ -9,6 +9,7 @@ mod canonical;
 mod indices;
 mod job;
 mod key;
+mod memo;
 mod probabilities;
 mod record;
 mod scorer;
@@ -30,6 +31,7 @@ use crate::transform::{self, Init, Loss, Reduction};
 
 pub use job::{EngineSettings, Job, Worker, run};
 pub use key::Key;
+pub use memo::Memo;
 pub(crate) use record::NULL;
 pub use record::{Failure, ModelResult, Record, Run, SCHEMA, ScoreEntry, Tool};
 pub use scorer::Scorer;

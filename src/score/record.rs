@@ -1,5 +1,7 @@
 //! What scoring a model yields: a [`Record`], which can be written down, read back and ranked.
 
+use std::mem;
+
 use serde::{Deserialize, Serialize};
 
 use super::{ScoreSettings, ScoreValue, Scored};
@@ -101,6 +103,10 @@ pub struct ModelResult {
     pub seconds: f64,
     /// What the user should know about the scores.
     pub warnings: Vec<String>,
+    /// Whether a score, or all of them, is missing for want of memory: with more of it, there would be
+    /// one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub short_of_memory: bool,
     /// Why there are no scores.
     pub error: Option<Failure>,
 }
@@ -163,6 +169,7 @@ impl ModelResult {
         self.loss = Some(scored.loss.to_string());
         self.output = Some(scored.output);
         self.warnings = scored.warnings;
+        self.short_of_memory = scored.short_of_memory;
         scored.scores.iter().for_each(|score| self.add_score(score));
     }
 
@@ -190,8 +197,18 @@ impl ModelResult {
         self.scores.push(name, entry);
     }
 
+    /// Fills in a result for the same content or key that was computed earlier. What says where the
+    /// model is stays.
+    pub(crate) fn recall(&mut self, known: ModelResult) {
+        let (model, name, path) = (&mut self.model, &mut self.name, &mut self.path);
+        let (model, name, path) = (mem::take(model), mem::take(name), mem::take(path));
+        let sha256 = self.sha256.take();
+        *self = ModelResult { model, name, path, sha256, ..known };
+    }
+
     /// Makes this the result of a model that failed: without scores, and with the reason.
     pub fn fail(&mut self, error: Failure) {
+        self.short_of_memory = error.kind == Error::MEMORY;
         self.scores = Ordered::default();
         self.error = Some(error);
     }

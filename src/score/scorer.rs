@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use super::{
-    Failure, Key, ModelResult, Record, Run, ScoreSettings, Settings, prepare, score_prepared,
+    Failure, Key, Memo, ModelResult, Record, Run, ScoreSettings, Settings, prepare, score_prepared,
 };
 use crate::data::Dataset;
 use crate::engine::Engine;
@@ -19,6 +19,7 @@ pub struct Scorer<'a> {
     settings: Settings,
     dataset: &'a Dataset,
     engine: &'a dyn Engine,
+    memo: Option<&'a dyn Memo>,
 }
 
 impl<'a> Scorer<'a> {
@@ -41,7 +42,14 @@ impl<'a> Scorer<'a> {
                     .into(),
             ));
         }
-        Ok(Scorer { run, settings: settings.resolve(memory)?, dataset, engine })
+        Ok(Scorer { run, settings: settings.resolve(memory)?, dataset, engine, memo: None })
+    }
+
+    /// The same scorer, which computes only what `memo` does not know.
+    #[must_use]
+    pub fn with_memo(mut self, memo: &'a dyn Memo) -> Self {
+        self.memo = Some(memo);
+        self
     }
 
     /// What all records have in common.
@@ -56,46 +64,68 @@ impl<'a> Scorer<'a> {
 
     /// Scores `model` of `source`. A model that fails, or even panics, has a record that says why.
     pub fn score(&self, model: &ModelRef, source: &dyn Source) -> Record {
-        self.score_within(model, source, self.settings.memory).0
+        self.score_within(model, source, self.settings.memory)
     }
 
-    /// The same within `memory`; also says whether a score is missing only for want of it.
+    /// The same within `memory`.
     pub(crate) fn score_within(
         &self,
         model: &ModelRef,
         source: &dyn Source,
         memory: Memory,
-    ) -> (Record, bool) {
+    ) -> Record {
         let start = Instant::now();
         let settings = Settings { memory, ..self.settings.clone() };
         let mut result = ModelResult::new(model);
-        let work = || {
-            let fetched = source.fetch(model)?;
-            let model = fetched.load(memory.free());
-            // A file that cannot be read fails below, with the reason.
-            result.sha256 = fetched.sha256(model.as_ref().ok()).ok();
-            drop(fetched);
-            let model = model?;
-            let prepared = prepare(&model, self.dataset, &settings)?;
-            drop(model);
-            let (imported, batch, loss, _) = &prepared;
-            result.key = Some(Key::new(&imported.graph, batch, *loss, &self.run).digest());
-            score_prepared(prepared, &settings, self.engine)
-        };
-        let mut short = false;
-        match contained(work) {
-            Ok(scored) => {
-                short = scored.short_of_memory;
-                result.fill(scored);
-            }
-            Err(error) => {
-                short |= error.kind == "memory";
-                result.fail(error);
-            }
+        match contained(|| self.fill(&mut result, model, source, &settings)) {
+            // It took the time that it says.
+            Ok(Recalled::Yes) => return Record { run: self.run.clone(), result },
+            Ok(Recalled::No) => {}
+            Err(error) => result.fail(error),
         }
         result.seconds = start.elapsed().as_secs_f64();
-        (Record { run: self.run.clone(), result }, short)
+        Record { run: self.run.clone(), result }
     }
+
+    /// Fills in what is known or computed of `model`.
+    fn fill(
+        &self,
+        result: &mut ModelResult,
+        model: &ModelRef,
+        source: &dyn Source,
+        settings: &Settings,
+    ) -> Result<Recalled> {
+        let fetched = source.fetch(model)?;
+        let read = fetched.load(settings.memory.free());
+        // A file that cannot be read fails below, with the reason.
+        result.sha256 = fetched.sha256(read.as_ref().ok()).ok();
+        drop(fetched);
+        let read = read?;
+        if let (Some(memo), Some(sha256)) = (self.memo, &result.sha256) {
+            if let Some(known) = memo.of_content(model, sha256) {
+                result.recall(known);
+                return Ok(Recalled::Yes);
+            }
+            memo.computes(sha256);
+        }
+        let prepared = prepare(&read, self.dataset, settings)?;
+        drop(read);
+        let (imported, batch, loss, _) = &prepared;
+        let key = Key::new(&imported.graph, batch, *loss, &self.run).digest();
+        if let Some(known) = self.memo.and_then(|memo| memo.of_key(&key)) {
+            result.recall(known);
+            return Ok(Recalled::Yes);
+        }
+        result.key = Some(key);
+        result.fill(score_prepared(prepared, settings, self.engine)?);
+        Ok(Recalled::No)
+    }
+}
+
+/// Whether a result was known.
+enum Recalled {
+    Yes,
+    No,
 }
 
 /// What `work` on one model comes to; a panic fails this model alone.

@@ -1,0 +1,121 @@
+//! Models scored in processes of their own: what crashes, hangs or takes too much memory costs one model
+//! its scores, and no other.
+//!
+//! Each thread of the queue has a worker, a process that does one [`Job`] after the other: it reads
+//! them from its standard input, a line each, and writes [`Event`]s to its standard output. A worker
+//! that dies, or has to be killed, is followed by a new one.
+
+mod child;
+mod death;
+mod event;
+mod process;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+pub use child::confine;
+pub use event::Event;
+pub use process::kill_all;
+
+use super::Observer;
+use super::queue::each;
+use crate::error::Error;
+use crate::probe::Memory;
+use crate::score::{EngineSettings, Failure, Job, ModelResult, Record, Run, ScoreSettings};
+use crate::source::ModelRef;
+use process::Process;
+
+/// How models are scored in processes of their own.
+pub struct Isolation {
+    /// The program of a worker: see [`confine`] and [`Event`] for what it must do.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// What all records have in common.
+    pub run: Run,
+    /// Where the samples are.
+    pub data: String,
+    /// What is computed.
+    pub settings: ScoreSettings,
+    /// What runs the models.
+    pub engine: EngineSettings,
+    /// How long a model may take; `None` for as long as it takes.
+    pub timeout: Option<Duration>,
+    /// What this process and its workers may take together.
+    pub memory: Memory,
+}
+
+/// As [`score_each`](super::score_each), with each model in a process of its own.
+pub fn score_isolated(models: &[ModelRef], isolation: &Isolation, observer: impl Observer) {
+    // What is free changes once there are workers.
+    let share = isolation.memory.free();
+    let worker = || {
+        let mut worker = Worker { isolation, process: None };
+        move |model: &ModelRef, memory: Memory| worker.score(model, memory, share)
+    };
+    each(models, isolation.memory, worker, observer);
+}
+
+/// A process, or none as long as there is nothing to do.
+struct Worker<'a> {
+    isolation: &'a Isolation,
+    process: Option<Process>,
+}
+
+impl Worker<'_> {
+    /// The record of `model`, within `share` bytes, or all of `memory` where it has no sharers.
+    fn score(&mut self, model: &ModelRef, memory: Memory, share: Option<u64>) -> Record {
+        let start = Instant::now();
+        let is_alone = memory.sharers < self.isolation.memory.sharers;
+        if is_alone {
+            // The others have ended, and so does this one, before what is free is counted.
+            self.process = None;
+        }
+        let allowed = if is_alone { memory.free() } else { share };
+        let mut content = None;
+        match self.attempt(model, allowed, &mut content) {
+            Ok(record) => record,
+            Err(failure) => {
+                // Whatever is left of it is of no use.
+                self.process = None;
+                let mut result = ModelResult { sha256: content, ..ModelResult::new(model) };
+                result.fail(failure);
+                result.seconds = start.elapsed().as_secs_f64();
+                Record { run: self.isolation.run.clone(), result }
+            }
+        }
+    }
+
+    fn attempt(
+        &mut self,
+        model: &ModelRef,
+        allowed: Option<u64>,
+        content: &mut Option<String>,
+    ) -> Result<Record, Failure> {
+        let Isolation { program, arguments, run, data, settings, engine, timeout, .. } =
+            self.isolation;
+        let job = Job {
+            model: model.clone(),
+            data: data.clone(),
+            settings: settings.clone(),
+            engine: engine.clone(),
+            memory: allowed,
+        };
+        if self.process.as_mut().is_none_or(Process::has_ended) {
+            self.process = Some(Process::start(program, arguments)?);
+        }
+        let Some(process) = &mut self.process else {
+            return Err(Failure::from(&Error::Usage("there is no worker".into())));
+        };
+        let mut record = process.score(&job, allowed, *timeout, content)?;
+        if record.run != *run {
+            return Err(Failure::from(&Error::Data(
+                "the data, the engine or the program has changed since the run began: start it again"
+                    .into(),
+            )));
+        }
+        death::explain(&mut record.result);
+        Ok(record)
+    }
+}
