@@ -31,7 +31,7 @@ const WHO_MAY_IMPORT: &[(&str, &[&str])] = &[
             "transform",
         ],
     ),
-    ("report", &["data", "engine", "error", "ordered", "rank", "score", "source"]),
+    ("report", &["data", "engine", "error", "file", "ordered", "rank", "score", "source"]),
     ("rank", &["error", "file", "ordered", "probe", "score", "source", "stats"]),
     (
         "score",

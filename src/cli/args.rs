@@ -177,6 +177,11 @@ pub(super) struct Scoring {
     /// Write the result into a file, whole or not at all [default: standard output]
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub out: Option<PathBuf>,
+
+    /// Also write a page for a browser: the table to sort and filter, a plot, what failed and why, and
+    /// how to repeat it, in one file that loads nothing
+    #[arg(long, value_name = "FILE.html", help_heading = "Output")]
+    pub report: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ mod interrupt;
 mod metrics;
 mod ops;
 mod output;
+mod page;
 mod progress;
 mod rank;
 mod results;

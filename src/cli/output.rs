@@ -53,6 +53,29 @@ impl OutFile {
         }
     }
 
+    /// Errs where `other` is the same file, there or not.
+    pub(super) fn differs_from(&self, other: &OutFile) -> Result<()> {
+        let same = match (self.place(), other.place()) {
+            (Some(this), Some(other)) => this == other,
+            _ => self.path == other.path,
+        };
+        if same || same_file(&self.path, &other.path) {
+            return Err(Error::Usage(format!(
+                "{}: two results are to be written into this file, and one would be lost; give each a \
+                 file of its own",
+                other.path.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// The path by way of no links and no `..`.
+    fn place(&self) -> Option<PathBuf> {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).canonicalize().ok()?;
+        Some(folder.join(self.path.file_name()?))
+    }
+
     /// Writes the file, by way of one beside it, so that it is there as a whole or not at all.
     pub(super) fn write(&self, content: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
         let failed = |e: io::Error| Error::io(&self.path, e);
@@ -154,6 +177,22 @@ mod tests {
         assert!(message(&folder.path().join("no/out")).contains("No such file"));
         assert!(message(Path::new("/")).contains("no name"));
         assert!(message(Path::new("")).contains("no name"));
+    }
+
+    #[test]
+    fn two_results_take_two_files() {
+        let folder = tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("sub")).unwrap();
+        let at = |name: &str| OutFile::new(&folder.path().join(name)).unwrap();
+        for same in ["a", "sub/../a", "./a"] {
+            let error = at("a").differs_from(&at(same)).unwrap_err().to_string();
+            assert!(error.contains("one would be lost"), "{error}");
+        }
+        at("a").differs_from(&at("b")).unwrap();
+        at("a").differs_from(&at("sub/a")).unwrap();
+        std::fs::write(folder.path().join("a"), "").unwrap();
+        std::fs::hard_link(folder.path().join("a"), folder.path().join("b")).unwrap();
+        at("a").differs_from(&at("b")).unwrap_err();
     }
 
     #[cfg(unix)]

@@ -19,8 +19,11 @@ pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
     let truth = truth_file.as_deref().map(Truth::read).transpose()?;
     truth.as_ref().map_or(Ok(()), |truth| truth.check(&models))?;
 
-    if let (Some(out), Some(truth)) = (&request.out, &truth_file) {
-        out.spare([truth.as_path()])?;
+    for file in request.written() {
+        file.spare(truth_file.as_deref())?;
+    }
+    if let Some(page) = &mut request.page {
+        page.truth.clone_from(&truth);
     }
     let format = request.format;
     if format == Format::Jsonl {

@@ -1,4 +1,4 @@
-//! What `score` and `rank` write: a report at the end, or each record as it comes.
+//! What `score` and `rank` write: a report at the end, or each record as it comes, and a page.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};
@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::output::OutFile;
+use super::page::PageFile;
 use super::settings::Running;
 use super::{Outcome, flags, print, progress};
 use crate::rank::Ranking;
@@ -25,14 +26,15 @@ pub(super) struct Results {
     out: Option<OutFile>,
     fail_fast: bool,
     strict: bool,
+    page: Option<PageFile>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// By the position of the model; empty where records are printed as they come.
+    /// By the position of the model; empty where records are printed as they come and that is all.
     kept: BTreeMap<usize, ModelResult>,
-    printed: usize,
+    finished: usize,
     any_failed: bool,
     /// Why nothing more could be printed.
     failure: Option<io::Error>,
@@ -47,11 +49,12 @@ impl Results {
         arrange: impl Fn(&mut Ranking) + Send + Sync + 'static,
         format: Format,
         out: Option<OutFile>,
+        page: Option<PageFile>,
         running: &Running,
     ) -> Self {
         let (arrange, state) = (Box::new(arrange), Mutex::default());
         let Running { fail_fast, strict, .. } = *running;
-        Results { run, models, arrange, format, out, fail_fast, strict, state }
+        Results { run, models, arrange, format, out, fail_fast, strict, page, state }
     }
 
     /// Takes note of a result that the store could not keep.
@@ -75,43 +78,40 @@ impl Results {
         let has_failed =
             record.result.error.is_some() || (self.strict && !record.result.warnings.is_empty());
         state.any_failed |= has_failed;
-        let next = match has_failed && self.fail_fast {
+        let mut flow = match has_failed && self.fail_fast {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         };
-        if !self.streams() {
+        if self.streams()
+            && state.failure.is_none()
+            && let Err(error) = progress::aside(|| print_line(&record))
+        {
+            state.closed = error.kind() == ErrorKind::BrokenPipe;
+            state.failure = Some(error);
+            // Where a reader has seen enough, the page still waits for the rest.
+            if !state.closed || self.page.is_none() {
+                flow = ControlFlow::Break(());
+            }
+        }
+        state.finished += 1;
+        if !self.streams() || self.page.is_some() {
             state.kept.insert(position, record.result);
-            return next;
         }
-        match progress::aside(|| print_line(&record)) {
-            Ok(()) => {
-                state.printed += 1;
-                next
-            }
-            Err(error) => {
-                state.closed = error.kind() == ErrorKind::BrokenPipe;
-                state.failure = Some(error);
-                ControlFlow::Break(())
-            }
-        }
+        flow
     }
 
     /// Writes what has not been printed yet.
     pub(super) fn write(&self) -> anyhow::Result<Outcome> {
         let mut state = self.lock();
-        let finished = if self.streams() { state.printed } else { state.kept.len() };
+        let models: Vec<ModelResult> = std::mem::take(&mut state.kept).into_values().collect();
+        let written = self.write_all(models);
         match state.failure.take() {
             // A reader that has seen enough is no failure.
-            Some(_) if state.closed => return Ok(Outcome::Done),
-            Some(error) => return Err(error.into()),
-            None => {}
+            Some(_) if state.closed && self.page.is_none() => return Ok(Outcome::Done),
+            Some(error) if !state.closed => return Err(error.into()),
+            _ => written?,
         }
-        let any_failed = state.any_failed;
-        if !self.streams() {
-            let models = std::mem::take(&mut state.kept).into_values().collect();
-            self.report(models)?;
-        }
-        Ok(match (finished < self.models, any_failed) {
+        Ok(match (state.finished < self.models, state.any_failed) {
             (true, true) if self.fail_fast => Outcome::SomeFailed,
             (true, _) => Outcome::Interrupted,
             (false, true) => Outcome::SomeFailed,
@@ -124,12 +124,26 @@ impl Results {
         std::mem::forget(io::stdout().lock());
     }
 
-    fn report(&self, models: Vec<ModelResult>) -> anyhow::Result<()> {
+    fn write_all(&self, models: Vec<ModelResult>) -> anyhow::Result<()> {
         let mut ranking = Ranking::new(self.run.clone(), models);
-        if self.format != Format::Jsonl {
+        let mut written = Ok(());
+        let lines = self.format == Format::Jsonl;
+        // Records keep the order of the models, and have no place for what a ranking adds.
+        if lines && !self.streams() {
+            written = self.report(&ranking);
+        }
+        if !lines || self.page.is_some() {
             (self.arrange)(&mut ranking);
             ranking.join_warnings();
         }
+        if !lines {
+            written = self.report(&ranking);
+        }
+        let page = self.page.iter().try_for_each(|page| page.write(&ranking, self.models));
+        written.and(page)
+    }
+
+    fn report(&self, ranking: &Ranking) -> anyhow::Result<()> {
         // Where they are a cell among many, nobody would read them.
         if self.format == Format::Csv {
             let warnings = ranking.warnings();
@@ -141,7 +155,7 @@ impl Results {
             }
         }
         let mut text = Vec::new();
-        self.format.renderer().ranking(&ranking, &mut text)?;
+        self.format.renderer().ranking(ranking, &mut text)?;
         match &self.out {
             Some(out) => out.write(|file| file.write_all(&text))?,
             None => print(&text)?,

@@ -40,7 +40,7 @@ pub(super) fn score_all(
     request: &Request,
     arrange: impl Fn(&mut Ranking) + Send + Sync + 'static,
 ) -> anyhow::Result<Outcome> {
-    if let Some(out) = &request.out {
+    for out in request.written() {
         let data = file_in(Path::new(&request.data), out);
         let tensors = tensors_beside(files.paths(), out);
         let read = files.paths().iter().chain(&data).chain(&tensors).map(PathBuf::as_path);
@@ -69,6 +69,7 @@ pub(super) fn score_all(
         arrange,
         request.format,
         request.out.clone(),
+        request.page.clone(),
         running,
     ));
     let rescued = Arc::clone(&results);
@@ -231,7 +232,7 @@ fn tensors_beside(models: &[PathBuf], out: &OutFile) -> Vec<PathBuf> {
 /// Whether a file has the name of a report, which may be written again.
 fn is_report(file: &Path) -> bool {
     let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    ["csv", "json", "jsonl", "md", "txt"].contains(&extension.to_ascii_lowercase().as_str())
+    ["csv", "html", "json", "jsonl", "md", "txt"].contains(&extension.to_ascii_lowercase().as_str())
 }
 
 /// How many of `models` models are scored at once. One thread for each makes better use of cores

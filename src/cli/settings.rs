@@ -10,6 +10,7 @@ use clap::ValueEnum;
 
 use super::args::{self, Auto, WhichShard};
 use super::output::OutFile;
+use super::page::PageFile;
 use crate::engine::{EngineChoice, EngineOptions};
 use crate::error::{Error, Result};
 use crate::import::ImportOptions;
@@ -33,6 +34,15 @@ pub(super) struct Request {
     pub format: Format,
     /// Where the result goes; `None` for standard output.
     pub out: Option<OutFile>,
+    /// The page that is written beside the result.
+    pub page: Option<PageFile>,
+}
+
+impl Request {
+    /// The files that are written.
+    pub(super) fn written(&self) -> impl Iterator<Item = &OutFile> {
+        self.out.iter().chain(self.page.iter().map(|page| &page.file))
+    }
 }
 
 /// How a run goes.
@@ -55,7 +65,7 @@ pub(super) struct Running {
 impl args::Scoring {
     /// Errs when the options contradict each other.
     pub(super) fn resolve(self) -> Result<Request> {
-        let args::Scoring { data, metric, model, engine, running, format, out } = self;
+        let args::Scoring { data, metric, model, engine, running, format, out, report } = self;
         let running = running.resolve()?;
         let args::Data { data, samples, mean, std, seed } = data;
         let args::Metric {
@@ -109,8 +119,23 @@ impl args::Scoring {
             ort_lib,
         };
         let out = out.as_deref().map(OutFile::new).transpose()?;
+        let page = report.as_deref().map(PageFile::new).transpose()?;
+        if let (Some(out), Some(page)) = (&out, &page) {
+            out.differs_from(&page.file)?;
+        }
         let jobs = NonZeroUsize::new(jobs);
-        Ok(Request { data, settings, engine, engine_options, memory, jobs, running, format, out })
+        Ok(Request {
+            data,
+            settings,
+            engine,
+            engine_options,
+            memory,
+            jobs,
+            running,
+            format,
+            out,
+            page,
+        })
     }
 }
 

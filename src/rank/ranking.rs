@@ -158,6 +158,17 @@ impl Ranking {
 
     /// The warnings, each once with the models that it concerns.
     pub fn warnings(&self) -> Vec<String> {
+        let warnings = self.models_by_warning();
+        let warnings = warnings.iter().map(|(warning, models)| match models.as_slice() {
+            [model] => format!("{model}: {warning}"),
+            models if models.len() == self.models.len() => format!("all models: {warning}"),
+            models => format!("{} models ({}, …): {warning}", models.len(), models[0]),
+        });
+        warnings.collect()
+    }
+
+    /// The names of the models by the warnings that they have.
+    pub fn models_by_warning(&self) -> Ordered<Vec<&str>> {
         let mut warnings = Ordered::<Vec<&str>>::default();
         for model in &self.models {
             for warning in &model.warnings {
@@ -167,12 +178,7 @@ impl Ranking {
                 }
             }
         }
-        let warnings = warnings.iter().map(|(warning, models)| match models.as_slice() {
-            [model] => format!("{model}: {warning}"),
-            models if models.len() == self.models.len() => format!("all models: {warning}"),
-            models => format!("{} models ({}, …): {warning}", models.len(), models[0]),
-        });
-        warnings.collect()
+        warnings
     }
 
     /// The records that the ranking is of: without ranks, and with their own values where sums of

@@ -80,6 +80,20 @@ impl Truth {
         self.accuracies.get(self.row([&model.path, &model.name, &model.model])?).copied()
     }
 
+    /// The accuracy of each of `models`; `None` where there is none, and where a row fits several
+    /// of them.
+    pub fn accuracies(&self, models: &[ModelResult]) -> Vec<Option<f64>> {
+        let names = |m: &ModelResult| [m.path.clone(), m.name.clone(), m.model.clone()];
+        let all: Vec<[String; 3]> = models.iter().map(names).collect();
+        let all = || all.iter().map(|[path, name, file]| [path.as_str(), name, file]);
+        let ambiguous = self.ambiguous(all());
+        let accuracy = |names: [&str; 3]| {
+            let row = self.row(names).filter(|row| !ambiguous.contains_key(row))?;
+            self.accuracies.get(row).copied()
+        };
+        all().map(accuracy).collect()
+    }
+
     /// The row of a model of these names.
     fn row<'a>(&self, names: [&'a str; 3]) -> Option<&'a str> {
         names.into_iter().map(key).find(|name| self.accuracies.contains_key(*name))
@@ -258,6 +272,8 @@ mod tests {
         let unclear = truth("model,accuracy\nm,1\nn,3\n");
         let error = unclear.check(&models).unwrap_err().to_string();
         assert!(error.contains("'m'") && error.contains("a/m.onnx, b/m.onnx"), "{error}");
+        assert_eq!(clear.accuracies(&rows), [Some(1.0), Some(2.0), Some(3.0)]);
+        assert_eq!(unclear.accuracies(&rows), [None, None, Some(3.0)]);
         let (found, warnings) = unclear.correlate(&rows);
         assert_eq!(found.get("params").unwrap().top1_accuracy, Some(3.0));
         assert!(warnings[0].contains("fits several models"), "{warnings:?}");

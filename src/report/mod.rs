@@ -3,6 +3,7 @@
 
 mod csv;
 mod grid;
+mod html;
 mod json;
 mod markdown;
 mod read;
@@ -15,7 +16,8 @@ mod text;
 use std::io::{self, Write};
 
 pub use grid::{Align, Column, Grid};
-pub use read::read;
+pub use html::Page;
+pub use read::{read, read_file};
 pub use text::printable;
 
 use crate::rank::Ranking;

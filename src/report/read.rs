@@ -1,10 +1,13 @@
 //! Reading records back.
 
+use std::path::Path;
+
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Deserializer;
 
 use crate::error::{Error, Result};
+use crate::file;
 use crate::rank::{AGGREGATE, Ranking, score_names};
 use crate::score::{ModelResult, Record, Run, SCHEMA, ScoreSettings, Tool};
 use crate::source::names;
@@ -47,6 +50,17 @@ pub fn read(text: &str, source: &str) -> Result<Vec<Record>> {
         true => Err(Error::Data(format!("{source}: there are no records in it"))),
         false => Ok(records),
     }
+}
+
+/// The records in the file at `path`, as [`read`] takes them.
+///
+/// # Errors
+/// When the file cannot be read or is not UTF-8, and as [`read`].
+pub fn read_file(path: &Path) -> Result<Vec<Record>> {
+    let source = path.display().to_string();
+    let text = String::from_utf8(file::read(path)?)
+        .map_err(|e| Error::Data(format!("{source}: it is not JSON: {e}")))?;
+    read(&text, &source)
 }
 
 fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {

@@ -141,6 +141,7 @@ fn every_option_that_changes_a_value_is_in_the_settings() {
         "ort-lib",
         "format",
         "out",
+        "report",
         "truth",
         "verbose",
         "quiet",
