@@ -101,6 +101,8 @@ pub(super) enum Command {
     Metrics(List),
     /// Show which engines and devices were found, and what to do about missing ones
     Doctor(Doctor),
+    /// Compare two results: which models moved, and how far
+    Compare(Compare),
     /// Look into a store of results
     #[command(subcommand)]
     Store(Store),
@@ -396,6 +398,29 @@ pub(super) struct List {
     /// How to write the table
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Compare {
+    /// The first result, as 'score' or 'rank' writes it with --format json or jsonl
+    #[arg(value_name = "A.json")]
+    pub a: PathBuf,
+
+    /// The second
+    #[arg(value_name = "B.json")]
+    pub b: PathBuf,
+
+    /// The scores to compare [default: all that both have]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub metric: Vec<String>,
+
+    /// How many of the models that moved are shown for each score, those that moved furthest first
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub top: usize,
+
+    /// How to write the result
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Plain,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error.
 
 mod args;
+mod compare;
 mod doctor;
 mod flags;
 mod grad;
@@ -89,6 +90,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Ops(args) => ops::run(args),
         Command::Metrics(args) => metrics::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Compare(args) => compare::run(args),
         Command::Store(command) => store::run(command),
         Command::Merge(args) => store::merge(args),
         Command::Worker(args) => worker::run(args),

@@ -4,6 +4,7 @@
 //! alone, wherever they come from: the run that made them, a file, another machine.
 
 mod aggregate;
+mod compare;
 mod filter;
 #[cfg(feature = "workers")]
 pub mod isolate;
@@ -13,6 +14,7 @@ mod shard;
 mod truth;
 
 pub use aggregate::{AGGREGATE, Aggregate};
+pub use compare::{Comparison, Difference, Failed, Move, ScoreComparison, compare};
 pub use filter::Filter;
 pub use queue::{Observer, score_each, score_models};
 pub use ranking::Ranking;
