@@ -7,6 +7,7 @@ mod commands;
 mod data;
 mod formats;
 mod inspect;
+mod isolate;
 mod made;
 mod memory;
 mod options;
@@ -16,6 +17,7 @@ mod rank;
 mod records;
 mod schema;
 mod shapes;
+mod store;
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
