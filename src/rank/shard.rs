@@ -85,7 +85,7 @@ impl Shard {
             };
             let steps = tasks.checked_sub(1).ok_or_else(uneven)?;
             let range = most.checked_sub(least).ok_or_else(uneven)?;
-            let step = if steps == 0 { 1 } else { range / steps };
+            let step = range.checked_div(steps).unwrap_or(1);
             let from = task.checked_sub(least).ok_or_else(uneven)?;
             let is_even = step > 0 && range == step * steps && from % step == 0 && task <= most;
             if !is_even {

@@ -59,6 +59,8 @@ fn a_model_that_never_ends_costs_its_own_row() {
 }
 
 /// A run whose only model never ends, with the processes that it has started.
+// Who asks for it waits for it.
+#[allow(clippy::zombie_processes)]
 fn endless() -> (Child, Vec<u32>) {
     let arguments =
         format!("score {SMALL} --data {DIGITS} --engine tract {ENDLESS} --isolate --format json");
