@@ -79,8 +79,8 @@ impl Shard {
             let uneven = || {
                 Error::Usage(format!(
                     "Slurm's array has {tasks} tasks between {least} and {most}, unevenly numbered: which \
-                     part is that of task {task} cannot be told. Number them evenly, as in \
-                     --array=1-{tasks}, or give `shard` as i/n"
+                     part is that of task {task} cannot be told. Number them from 1 to \
+                     {tasks}, or give `shard` as i/n"
                 ))
             };
             let steps = tasks.checked_sub(1).ok_or_else(uneven)?;
