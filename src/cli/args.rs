@@ -69,6 +69,9 @@ pub(super) enum Command {
     /// Score every model found and rank them, best first
     #[command(after_help = format!("{SCORING}{CODES}"))]
     Rank(Rank),
+    /// Show which models moved between two results, how far, and what else differs
+    #[command(after_help = super::compare::HELP)]
+    Compare(super::compare::Args),
     /// Show what models consist of and whether they can be scored
     #[command(after_help = INSPECTING)]
     Inspect(Inspect),

@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error.
 
 mod args;
+mod compare;
 mod doctor;
 mod flags;
 mod grad;
@@ -78,6 +79,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Score(args) => score::run(args),
         Command::Rank(args) => rank::run(args),
+        Command::Compare(args) => compare::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Grad(args) => grad::run(args),
         Command::Ops(args) => ops::run(args),

@@ -4,11 +4,13 @@
 //! alone, wherever they come from: the run that made them, a file, another machine.
 
 mod aggregate;
+mod compare;
 mod queue;
 mod ranking;
 mod truth;
 
 pub use aggregate::{AGGREGATE, Aggregate};
+pub use compare::{Comparison, Difference, Failed, Move, ScoreComparison, compare};
 pub use queue::{Observer, score_each, score_models};
 pub use ranking::Ranking;
 pub(crate) use ranking::score_names;

@@ -84,9 +84,9 @@ impl<'a> Page<'a> {
             base64(&Sha256::digest(&script))
         );
         let lead = format!(
-            "{} of {}, by {} {} on {}",
-            counted(run.data.samples, "sample"),
+            "Data: {}, {} · Engine: {} {} on {}",
             run.data.source,
+            counted(run.data.samples, "sample"),
             run.engine.name,
             run.engine.version,
             run.engine.device
@@ -127,25 +127,26 @@ impl<'a> Page<'a> {
         }
     }
 
-    fn facts(&self) -> Vec<(String, &'static str)> {
+    /// Numbers, each with what it is.
+    fn facts(&self) -> Vec<(String, String)> {
         let models = &self.ranking.models;
         let failed = models.iter().filter(|row| row.error.is_some()).count();
         let warned = models.iter().filter(|row| !row.warnings.is_empty()).count();
         let seconds: f64 = models.iter().map(|row| row.seconds).sum();
         let mut facts = vec![
-            ((models.len() - failed).to_string(), "models scored"),
-            (failed.to_string(), "failed"),
-            (warned.to_string(), "with warnings"),
-            (self.ranking.score_names().len().to_string(), "scores"),
-            (format!("{seconds:.1} s"), "time of all models"),
+            ((models.len() - failed).to_string(), "scored".into()),
+            (failed.to_string(), "failed".into()),
+            (warned.to_string(), "with warnings".into()),
+            (self.ranking.score_names().len().to_string(), "scores".into()),
+            (format!("{seconds:.1} s"), "in all models".into()),
         ];
         let taus = self.ranking.correlation.iter().flat_map(|found| found.iter());
         let best = taus
             .filter_map(|(name, found)| Some((name, found.kendall_tau?)))
             .max_by(|a, b| a.1.total_cmp(&b.1));
-        if let Some((name, tau)) = best {
-            facts.push((format!("{tau:.3} {name}"), "highest Kendall's tau-b"));
-        }
+        facts.extend(
+            best.map(|(name, tau)| (format!("{tau:.3}"), format!("highest tau-b: {name}"))),
+        );
         facts
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn failures(ranking: &Ranking) -> String {
     let items: Vec<String> = failed
         .map(|(row, error)| {
             format!(
-                "<li><b title=\"{}\">{}</b> <span class=\"kind\">{}</span><br>{}</li>",
+                "<li><div><b title=\"{}\">{}</b> <span class=\"kind\">{}</span></div><div>{}</div></li>",
                 escaped(&row.path),
                 escaped(&row.name),
                 escaped(&error.kind),
@@ -69,12 +69,12 @@ pub(super) fn warnings(ranking: &Ranking) -> String {
     let items: Vec<String> = warnings
         .iter()
         .map(|(warning, models)| {
-            let whom = match models.len() {
-                1 => format!("<b>{}</b>", escaped(models[0])),
-                n if n == ranking.models.len() => "<b>all models</b>".into(),
-                n => format!("<b>{}</b>{}", counted(n, "model"), names(models)),
+            let (whom, which) = match models.len() {
+                1 => (escaped(models[0]), String::new()),
+                n if n == ranking.models.len() => ("all models".into(), String::new()),
+                n => (counted(n, "model"), names(models)),
             };
-            format!("<li>{}<br>{whom}</li>", escaped(warning))
+            format!("<li><b>{whom}</b><div>{}</div>{which}</li>", escaped(warning))
         })
         .collect();
     if items.is_empty() {
@@ -85,10 +85,11 @@ pub(super) fn warnings(ranking: &Ranking) -> String {
 
 fn names(models: &[&str]) -> String {
     let all: Vec<String> = models.iter().map(|name| escaped(name)).collect();
-    if all.len() <= SHOWN {
-        return format!(": {}", all.join(", "));
+    let all = all.join(", ");
+    if models.len() <= SHOWN {
+        return format!("<div class=\"names\">{all}</div>");
     }
-    format!("<details><summary>Which ones</summary>{}</details>", all.join(", "))
+    format!("<details class=\"names\"><summary>which ones</summary>{all}</details>")
 }
 
 /// All that the values depend on, and the command that gives them again.
@@ -133,9 +134,9 @@ fn fields(settings: &ScoreSettings) -> serde_json::Result<Map<String, Value>> {
 }
 
 /// A few numbers at the top.
-pub(super) fn tiles(facts: &[(String, &str)]) -> String {
-    let tile = |(value, what): &(String, &str)| {
-        format!("<li><b>{}</b><span>{what}</span></li>", escaped(value))
+pub(super) fn tiles(facts: &[(String, String)]) -> String {
+    let tile = |(value, what): &(String, String)| {
+        format!("<li><b>{}</b><span>{}</span></li>", escaped(value), escaped(what))
     };
     facts.iter().map(tile).collect()
 }
@@ -156,7 +157,7 @@ fn plain_table(grid: &Grid, is_best: impl Fn(usize) -> bool) -> String {
         Align::Left => " class=\"text\"",
         Align::Right => "",
     };
-    let mut html = String::from("<table class=\"plain\"><thead><tr>");
+    let mut html = String::from("<div class=\"wide\"><table class=\"plain\"><thead><tr>");
     for column in &grid.columns {
         let name = escaped(&column.name);
         let _ = write!(html, "<th scope=\"col\"{}>{name}</th>", class(column.align));
@@ -169,6 +170,6 @@ fn plain_table(grid: &Grid, is_best: impl Fn(usize) -> bool) -> String {
         }
         html += "</tr>";
     }
-    html += "</tbody></table>";
+    html += "</tbody></table></div>";
     html
 }
