@@ -4,6 +4,7 @@
 
 mod cases;
 mod commands;
+mod compare;
 mod data;
 mod formats;
 mod inspect;
@@ -11,6 +12,7 @@ mod made;
 mod memory;
 mod options;
 mod outside;
+mod page;
 mod paper;
 mod rank;
 mod records;
