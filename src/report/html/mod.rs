@@ -15,6 +15,7 @@ use std::io;
 
 use sha2::{Digest, Sha256};
 
+use crate::ordered::Ordered;
 use crate::rank::{Ranking, Truth};
 use text::{base64, counted, embedded, escaped};
 
@@ -140,7 +141,7 @@ impl<'a> Page<'a> {
             (self.ranking.score_names().len().to_string(), "scores".into()),
             (format!("{seconds:.1} s"), "of scoring".into()),
         ];
-        let taus = self.ranking.correlation.iter().flat_map(|found| found.iter());
+        let taus = self.ranking.correlation.iter().flat_map(Ordered::iter);
         let best = taus
             .filter_map(|(name, found)| Some((name, found.kendall_tau?)))
             .max_by(|a, b| a.1.total_cmp(&b.1));
