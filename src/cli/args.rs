@@ -89,6 +89,9 @@ pub(super) enum Command {
     /// Score every model found and rank them, best first
     #[command(after_help = format!("{SCORING}{CODES}"))]
     Rank(Rank),
+    /// Show which models moved between two results, how far, and what else differs
+    #[command(after_help = super::compare::HELP)]
+    Compare(super::compare::Args),
     /// Show what models consist of and whether they can be scored
     #[command(after_help = INSPECTING)]
     Inspect(Inspect),
@@ -101,8 +104,6 @@ pub(super) enum Command {
     Metrics(List),
     /// Show which engines and devices were found, and what to do about missing ones
     Doctor(Doctor),
-    /// Compare two results: which models moved, and how far
-    Compare(Compare),
     /// Look into a store of results
     #[command(subcommand)]
     Store(Store),
@@ -398,29 +399,6 @@ pub(super) struct List {
     /// How to write the table
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Compare {
-    /// The first result, as 'score' or 'rank' writes it with --format json or jsonl
-    #[arg(value_name = "A.json")]
-    pub a: PathBuf,
-
-    /// The second
-    #[arg(value_name = "B.json")]
-    pub b: PathBuf,
-
-    /// The scores to compare [default: all that both have]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub metric: Vec<String>,
-
-    /// How many of the models that moved are shown for each score, those that moved furthest first
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    pub top: usize,
-
-    /// How to write the result
-    #[arg(long, value_enum, default_value_t)]
-    pub format: Plain,
 }
 
 #[derive(Debug, Args)]

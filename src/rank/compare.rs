@@ -200,8 +200,7 @@ struct Matched {
 impl Matched {
     fn of(a: &[ModelResult], b: &[ModelResult]) -> Matched {
         let mut matched = Matched::default();
-        let mut left_a: Vec<usize> = (0..a.len()).collect();
-        let mut left_b: Vec<usize> = (0..b.len()).collect();
+        let (mut left_a, mut left_b) = ((0..a.len()).collect(), (0..b.len()).collect());
         matched.by(|model| Some(&model.name), a, b, &mut left_a, &mut left_b);
         matched.by(|model| model.key.as_deref(), a, b, &mut left_a, &mut left_b);
         matched.pairs.sort_unstable();
@@ -309,10 +308,13 @@ fn relative(a: Option<f64>, b: Option<f64>) -> Option<f64> {
     Some((b - a) / a.abs()).filter(|change| change.is_finite())
 }
 
-/// The fields that differ, with their values. Which scores were asked for changes no value.
+/// The fields that differ, with their values.
 fn differences(a: &Run, b: &Run) -> Result<Vec<Difference>> {
-    let json = |run: &Run| {
-        serde_json::to_value(run).map_err(|e| Error::Data(format!("the settings are no JSON: {e}")))
+    // By way of text, where a float32 has its own digits.
+    let json = |run: &Run| -> Result<Value> {
+        let text = serde_json::to_string(run);
+        text.and_then(|text| serde_json::from_str(&text))
+            .map_err(|e| Error::Data(format!("the settings are no JSON: {e}")))
     };
     let mut found = Vec::new();
     differ("", &json(a)?, &json(b)?, &mut found);
@@ -450,7 +452,7 @@ mod tests {
         assert_eq!((found.models, found.ambiguous), (2, vec!["twice".to_owned()]));
         assert!(found.only_a.is_empty() && found.only_b.is_empty());
         assert_eq!(found.changed_files, ["a", "old"]);
-        assert_eq!(found.scores.get("x").unwrap().moves[0].model, "old");
+        assert!(found.scores.get("x").unwrap().moves.iter().any(|m| m.model == "old"));
 
         // Two models of one key, under names that the other does not have.
         let mut b = values(&[("p", 1.0), ("q", 1.0)]);

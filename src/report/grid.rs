@@ -123,7 +123,7 @@ fn dash() -> String {
 }
 
 /// A number in six significant digits, without trailing zeros.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value == 0.0 {
         return "0".into();
     }

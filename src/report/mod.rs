@@ -15,6 +15,8 @@ mod text;
 
 use std::io::{self, Write};
 
+#[cfg(feature = "cli")]
+pub(crate) use grid::number;
 pub use grid::{Align, Column, Grid};
 pub use html::Page;
 pub use read::{read, read_file};

@@ -4,6 +4,7 @@
 
 mod cases;
 mod commands;
+mod compare;
 mod data;
 mod formats;
 mod inspect;
@@ -12,6 +13,7 @@ mod made;
 mod memory;
 mod options;
 mod outside;
+mod page;
 mod paper;
 mod rank;
 mod records;

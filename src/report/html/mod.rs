@@ -139,7 +139,7 @@ impl<'a> Page<'a> {
             (failed.to_string(), "failed".into()),
             (warned.to_string(), "with warnings".into()),
             (self.ranking.score_names().len().to_string(), "scores".into()),
-            (format!("{seconds:.1} s"), "in all models".into()),
+            (format!("{seconds:.1} s"), "of scoring".into()),
         ];
         let taus = self.ranking.correlation.iter().flat_map(Ordered::iter);
         let best = taus

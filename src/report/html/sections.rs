@@ -127,7 +127,8 @@ pub(super) fn repeat(ranking: &Ranking, command: Option<&str>) -> serde_json::Re
 }
 
 fn fields(settings: &ScoreSettings) -> serde_json::Result<Map<String, Value>> {
-    match serde_json::to_value(settings)? {
+    // By way of text, where a float32 has its own digits.
+    match serde_json::from_str(&serde_json::to_string(settings)?)? {
         Value::Object(fields) => Ok(fields),
         other => Ok(Map::from_iter([("settings".to_owned(), other)])),
     }

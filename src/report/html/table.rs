@@ -97,7 +97,7 @@ fn score_cell(score: Option<&ScoreEntry>, scale: Scale, with_rank: bool) -> Stri
     let std = score.std.map_or_else(String::new, |std| format!(" ±{}", number(std)));
     let length = scale.length(value, score.rank.unwrap_or(1));
     format!(
-        "<td class=\"score\" style=\"--w:{length:.3}\" title=\"{value}\">{}{std}{rank}</td>",
+        "<td class=\"score\" style=\"--W:{length:.3}\" title=\"{value}\">{}{std}{rank}</td>",
         number(value)
     )
 }

@@ -59,7 +59,7 @@ fn a_page_holds_all_and_loads_nothing() {
     assert!(!text.contains("{{"), "a part is left open");
 
     // Nothing but the name space of SVG looks like an address.
-    let own = text.replace("\"http://www.w3.org/2000/svg\"", "");
+    let own = text.replace("\"http://www.w3.org/2000/svg\"", "").replace("http-equiv", "");
     for outside in ["http", "src=", "url(", "@import", "fetch(", "XMLHttp", "//w", "onclick"] {
         assert!(!own.contains(outside), "the page has '{outside}'");
     }
@@ -119,7 +119,7 @@ fn values_of_every_size_have_a_cell() {
     let text = page(&Ranking::new(run(), models));
     assert!(text.contains("1.79769e308") && text.contains("-1.00000e9"), "{text}");
     assert!(text.contains("18,446,744,073,709,551,615"));
-    for cell in text.split("--w:").skip(1) {
+    for cell in text.split("--W:").skip(1) {
         let length: f64 = cell.split('"').next().unwrap().parse().unwrap();
         assert!((0.0..=1.0).contains(&length));
     }
