@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use super::{
-    Failure, Key, ModelResult, Record, Run, ScoreSettings, Settings, prepare, score_prepared,
+    Failure, Key, ModelResult, Record, Resolved, Run, ScoreSettings, prepare, score_prepared,
 };
 use crate::data::Dataset;
 use crate::engine::Engine;
@@ -16,7 +16,7 @@ use crate::source::{ModelRef, Source};
 /// Scores models on one data set, with one engine, by the same settings.
 pub struct Scorer<'a> {
     run: Run,
-    settings: Settings,
+    settings: Resolved,
     dataset: &'a Dataset,
     engine: &'a dyn Engine,
 }
@@ -67,7 +67,7 @@ impl<'a> Scorer<'a> {
         memory: Memory,
     ) -> (Record, bool) {
         let start = Instant::now();
-        let settings = Settings { memory, ..self.settings.clone() };
+        let settings = Resolved { memory, ..self.settings.clone() };
         let mut result = ModelResult::new(model);
         let work = || {
             let fetched = source.fetch(model)?;
