@@ -27,10 +27,8 @@ use crate::onnx;
 use crate::probe::Batch;
 use crate::transform::Loss;
 
-#[cfg(any(feature = "cli", test))]
-pub(crate) use evaluate::check;
 pub use evaluate::{ScoreValue, Scored, score};
-pub(crate) use evaluate::{check_repeats, mean_and_deviation};
+pub(crate) use evaluate::{check, check_repeats, mean_and_deviation};
 pub use job::{EngineSettings, Job, Worker, run};
 pub use key::Key;
 pub use prepare::{network, prepare};
