@@ -34,7 +34,7 @@ use gradalign::graph::Graph;
 use gradalign::metric;
 use gradalign::ops::BatchNormMode;
 use gradalign::probe::{Batch, peak_resident};
-use gradalign::score::{ScoreValue, Settings, prepare, score};
+use gradalign::score::{Resolved, ScoreValue, prepare, score};
 use gradalign::tensor::Tensor;
 use gradalign::{Result, onnx, transform};
 use serde_json::{Value, json};
@@ -235,7 +235,7 @@ struct Parts {
 fn time_score(
     path: &Path,
     dataset: &Dataset,
-    settings: &Settings,
+    settings: &Resolved,
     engine: &TimedEngine,
 ) -> Result<(Parts, Vec<ScoreValue>)> {
     engine.stopwatch.take();
@@ -292,7 +292,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn measure(
     path: &Path,
     dataset: &Dataset,
-    settings: &Settings,
+    settings: &Resolved,
     arguments: &Arguments,
     engine: &TimedEngine,
 ) -> Result<Value> {
@@ -331,10 +331,10 @@ fn measure(
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let names: Vec<&str> = arguments.metric.iter().map(String::as_str).collect();
-    let settings = Settings {
+    let settings = Resolved {
         metrics: metric::select(&names)?,
         options: metric::Options { batch_norm: arguments.bn.0, ..metric::Options::default() },
-        ..Settings::default()
+        ..Resolved::default()
     };
     let samples = NonZeroUsize::new(arguments.samples).map_or(Samples::All, Samples::Count);
     let dataset = Dataset::open(&arguments.data, &Options { samples, ..Options::default() })?;

@@ -12,7 +12,7 @@ use gradalign::engine::{EngineChoice, EngineOptions, open};
 use gradalign::metric::{Info, Metric, Options, Value, select};
 use gradalign::ops::BatchNormMode;
 use gradalign::probe::{Differentiated, Probe, SampleView, Selection, Sum};
-use gradalign::score::{Settings, score_file};
+use gradalign::score::{Resolved, score_file};
 
 #[derive(Debug)]
 struct GradientDiversity;
@@ -65,7 +65,7 @@ fn main() -> gradalign::Result<()> {
     let digits = Dataset::open("fixtures/digits.npz", &DataOptions::default())?;
     let mut metrics = select(&["gradalign-1"])?;
     metrics.push(&GradientDiversity);
-    let settings = Settings { metrics, ..Settings::default() };
+    let settings = Resolved { metrics, ..Resolved::default() };
     for model in ["models/mlp.onnx", "models/resnet20.onnx", "models/vit.onnx"] {
         let scored = score_file(model.as_ref(), &digits, &settings, &*engine)?;
         let values = scored.scores.iter().map(|score| format!("{} {:.4}", score.name, score.value));
@@ -95,7 +95,7 @@ mod tests {
         let inputs = vec![Tensor::f32(&[n, 2], x).unwrap()];
         let targets = Tensor::f32(&[n, 1], vec![0.0; n]).unwrap();
         let batch = Batch { inputs, targets, classes: vec![0; n] };
-        let settings = Settings { metrics: vec![&GradientDiversity], ..Settings::default() };
+        let settings = Resolved { metrics: vec![&GradientDiversity], ..Resolved::default() };
         let engine = open(EngineChoice::Tract, &EngineOptions::default()).unwrap();
         let loss = Loss::MeanSquaredError;
         score(&b.finish(), &batch, loss, &settings, &*engine).unwrap().scores[0].value

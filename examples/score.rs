@@ -8,7 +8,7 @@ use std::path::Path;
 
 use gradalign::data::{Dataset, Options};
 use gradalign::engine::{EngineChoice, EngineOptions, open};
-use gradalign::score::{Settings, score_file};
+use gradalign::score::{Resolved, score_file};
 
 fn main() -> gradalign::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -17,7 +17,7 @@ fn main() -> gradalign::Result<()> {
 
     let engine = open(EngineChoice::Auto, &EngineOptions::default())?;
     let dataset = Dataset::open(&data, &Options::default())?;
-    let scored = score_file(Path::new(&model), &dataset, &Settings::default(), &*engine)?;
+    let scored = score_file(Path::new(&model), &dataset, &Resolved::default(), &*engine)?;
 
     println!("{model}: {} parameters", scored.size.parameters);
     for score in scored.scores {

@@ -8,13 +8,13 @@
 //! ```
 //! use gradalign::data::{Dataset, Options, Samples};
 //! use gradalign::engine::{EngineChoice, EngineOptions, open};
-//! use gradalign::score::{Settings, score_file};
+//! use gradalign::score::{Resolved, score_file};
 //!
 //! # fn main() -> gradalign::Result<()> {
 //! let engine = open(EngineChoice::Tract, &EngineOptions::default())?;
 //! let options = Options { samples: Samples::All, ..Options::default() };
 //! let digits = Dataset::open("fixtures/digits-30.npz", &options)?;
-//! let scored = score_file("models/mlp.onnx".as_ref(), &digits, &Settings::default(), &*engine)?;
+//! let scored = score_file("models/mlp.onnx".as_ref(), &digits, &Resolved::default(), &*engine)?;
 //!
 //! assert_eq!(scored.scores[0].name, "gradalign-1");
 //! assert!((scored.scores[0].value - 3612.19).abs() < 0.01);

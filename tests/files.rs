@@ -18,7 +18,7 @@ use gradalign::onnx::proto::{
     TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
 use gradalign::onnx::{DataType, Model, read};
-use gradalign::score::{Settings, prepare};
+use gradalign::score::{Resolved, prepare};
 use gradalign::tensor::{DType, Tensor};
 use gradalign::transform::{Loss, widen};
 use gradalign::transform::{Reduction, training_graph};
@@ -581,7 +581,7 @@ fn a_loss_in_the_file_is_left_out_by_choosing_the_logits() {
 fn samples_are_fitted_to_a_fixed_batch() {
     let data = Dataset::open("synthetic", &Options::default()).unwrap();
     let model = windows("4", [&[8, 3], &[4, 6]]).model();
-    let (_, batch, loss, _) = prepare(&model, &data, &Settings::default()).unwrap();
+    let (_, batch, loss, _) = prepare(&model, &data, &Resolved::default()).unwrap();
     assert_eq!((batch.inputs[0].shape(), loss), (&[128, 2, 3][..], Loss::CrossEntropy));
 }
 
@@ -614,7 +614,7 @@ fn ids_beyond_their_table_are_named() {
         prepare(
             &model,
             &Dataset::open(path.to_str().unwrap(), &options).unwrap(),
-            &Settings::default(),
+            &Resolved::default(),
         )
     };
     assert!(open([3, -2, -8, 0, 1, 2, 3, 2, 1, 0, 0, 0]).is_ok());
@@ -634,7 +634,7 @@ fn inputs_that_nothing_reads_are_not_asked_for() {
     let names: Vec<_> = model.graph.inputs().iter().map(|&v| model.graph.name(v)).collect();
     assert_eq!(names, [Some("x")]);
     let data = Dataset::open("synthetic", &Options::default()).unwrap();
-    let (fitted, batch, ..) = prepare(&two_heads().model(), &data, &Settings::default()).unwrap();
+    let (fitted, batch, ..) = prepare(&two_heads().model(), &data, &Resolved::default()).unwrap();
     assert_eq!((fitted.graph.inputs().len(), batch.inputs.len()), (1, 1));
     let labels = Tensor::index([0, 2]);
     for found in gradients(&model, &[values(&[2, 4])], &labels) {

@@ -18,7 +18,7 @@ use gradalign::graph::Graph;
 use gradalign::metric;
 use gradalign::ops::BatchNormMode;
 use gradalign::probe::Batch;
-use gradalign::score::{Settings, prepare, score};
+use gradalign::score::{Resolved, prepare, score};
 use gradalign::tensor::Tensor;
 use gradalign::transform::{Loss, batch_norm};
 use gradalign::transform::{Reduction, training_graph};
@@ -213,7 +213,7 @@ fn scores_are_those_of_pytorch() {
                     format!("{} ({name}) on {}", reference.model.display(), engine.describe().name);
                 let options =
                     metric::Options { batch_norm: Some(mode(name)), ..metric::Options::default() };
-                let settings = Settings { options, ..Settings::default() };
+                let settings = Resolved { options, ..Resolved::default() };
                 let scored = score(&model, &batch, loss, &settings, &*engine).unwrap();
                 assert_eq!(scored.size.parameters, reference.parameters, "{at}");
                 let wanted = [expected.gradalign_1, expected.gradalign_2];
@@ -251,7 +251,7 @@ fn the_final_activation_is_part_of_the_output_for_a_squared_error() {
         (Some(Loss::BinaryCrossEntropy), false),
         (Some(Loss::MeanSquaredError), true),
     ] {
-        let settings = Settings { loss, ..Settings::default() };
+        let settings = Resolved { loss, ..Resolved::default() };
         let (imported, batch, ..) = prepare(&model, &dataset, &settings).unwrap();
         let first = batch.inputs[0].to_f64();
         let first = first.slice_axis(ndarray::Axis(0), (0..1).into()).to_owned();

@@ -6,15 +6,17 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use gradalign::data::{self, Dataset, Samples};
 use gradalign::engine::{self, Device, Engine, EngineChoice, EngineOptions, all_for_tests};
 use gradalign::metric::{self, Metric, Options, RegionInputs, ZenForm};
 use gradalign::ops::BatchNormMode;
 use gradalign::probe::{
     BatchView, Features, Inputs, Memory, Network, Parameters, Roles, has_batch_norm,
 };
-use gradalign::score::{ScoreValue, Settings, score};
+use gradalign::score::{Resolved, ScoreValue, score, score_file};
 use gradalign::tensor::Tensor;
 use serde::Deserialize;
 use support::{load, root, splitmix64};
@@ -122,7 +124,7 @@ fn check(reference: &Reference, engine: &dyn Engine) {
             continue;
         }
         let names: Vec<&str> = asked.iter().map(|(score, _)| *score).collect();
-        let settings = Settings {
+        let settings = Resolved {
             // All of the models have one score at least, so that none fails as a whole.
             metrics: metric::select(&[&names[..], &["params"]].concat()).unwrap(),
             options: Options {
@@ -130,7 +132,7 @@ fn check(reference: &Reference, engine: &dyn Engine) {
                 regions: RegionInputs::Samples,
                 ..Options::default()
             },
-            ..Settings::default()
+            ..Resolved::default()
         };
         let scored = score(&graph, &batch, loss, &settings, engine).unwrap();
         for ((_, expected), score) in asked.iter().zip(&scored.scores) {
@@ -173,10 +175,10 @@ fn kernels_move_no_score() {
                 if mode == "sample" && !has_batch_norm(&graph) {
                     continue;
                 }
-                let settings = Settings {
+                let settings = Resolved {
                     metrics: metric::select(&["gradalign-1", "gradalign-2", "gradsign"]).unwrap(),
                     options: Options { batch_norm: self::mode(mode), ..Options::default() },
-                    ..Settings::default()
+                    ..Resolved::default()
                 };
                 let find = |engine: &dyn Engine| {
                     score(&graph, &batch, loss, &settings, engine).unwrap().scores
@@ -185,6 +187,42 @@ fn kernels_move_no_score() {
                     let context = format!("{} {} {mode}", reference.model.display(), ours.name);
                     let tolerance = tolerance(&reference.model, ours.name, mode);
                     expect(&context, ours.value, plain.value, tolerance);
+                }
+            }
+        }
+    }
+}
+
+/// Every score of models with tied parameters, and of exports of other forms, is the same on all engines.
+/// Where it is undefined, it is so on all of them.
+#[test]
+fn engines_agree_on_every_score() {
+    const AGREEMENT: f64 = 1e-4;
+    let samples = Samples::Count(NonZeroUsize::new(16).unwrap());
+    let options = data::Options { samples, ..data::Options::default() };
+    let dataset = Dataset::open("synthetic", &options).unwrap();
+    let settings = Resolved { metrics: metric::all().to_vec(), ..Resolved::default() };
+    let mut models: Vec<PathBuf> = ["fixtures/ties", "fixtures/extra"]
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(root().join(folder)).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "onnx"))
+        .collect();
+    models.sort();
+    assert!(models.len() >= 25, "only {} models", models.len());
+    let engines = all_for_tests();
+    for model in &models {
+        let find = |engine: &dyn Engine| {
+            score_file(model, &dataset, &settings, engine)
+                .unwrap_or_else(|e| panic!("{}: {e}", model.display()))
+                .scores
+        };
+        let first = find(&*engines[0]);
+        for engine in &engines[1..] {
+            for (one, other) in first.iter().zip(find(&**engine)) {
+                let context = format!("{} {}", model.display(), one.name);
+                if one.value.is_finite() || other.value.is_finite() {
+                    expect(&context, other.value, one.value, AGREEMENT);
                 }
             }
         }

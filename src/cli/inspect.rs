@@ -17,7 +17,7 @@ use crate::import::{self, FinalActivation, ImportOptions, Imported, Problem};
 use crate::onnx;
 use crate::probe::{self, Batch};
 use crate::report::{Align, Format, Grid, printable};
-use crate::score::{Failure, Settings, check, contained, output_fact, prepare, target};
+use crate::score::{Failure, Resolved, check, contained, output_fact, prepare, target};
 use crate::source::Files;
 use crate::transform::{Loss, Role, roles};
 
@@ -107,7 +107,7 @@ struct Parameter {
 pub(super) fn run(args: args::Inspect) -> anyhow::Result<Outcome> {
     let files = Files::find(&args.sources)?;
     let models = files.paths();
-    let settings = Settings { import: args.reading.resolve()?, ..Settings::default() };
+    let settings = Resolved { import: args.reading.resolve()?, ..Resolved::default() };
     let options = data::Options { samples: Samples::Count(SAMPLES), ..data::Options::default() };
     let dataset = Dataset::open("synthetic", &options)?;
     let engine = engine::open(EngineChoice::Auto, &EngineOptions::default())?.describe();
@@ -148,7 +148,7 @@ fn print_json(value: &(impl Serialize + ?Sized)) -> anyhow::Result<()> {
 fn inspect(
     path: &Path,
     dataset: &Dataset,
-    settings: &Settings,
+    settings: &Resolved,
     engine: &engine::Description,
 ) -> Inspection {
     let mut inspection =

@@ -12,7 +12,7 @@ use crate::onnx::{
     Attribute, DataType, Dim, Graph, Initializer, Literal, Model, Node, Type, ValueInfo, load,
 };
 use crate::ops::BatchNormMode;
-use crate::score::{Settings, prepare, score};
+use crate::score::{Resolved, prepare, score};
 use crate::tensor::Tensor;
 use crate::transform::batch_norm;
 use crate::transform::{Reduction, training_graph};
@@ -163,12 +163,12 @@ fn results(model: &Model, data: &Path) -> BTreeMap<String, Vec<f64>> {
     let samples = Samples::Count(4.try_into().unwrap());
     let options = Options { samples, ..Options::default() };
     let dataset = Dataset::open(data.to_str().unwrap(), &options).unwrap();
-    let settings = Settings {
+    let settings = Resolved {
         options: metric::Options {
             batch_norm: Some(BatchNormMode::Running),
             ..metric::Options::default()
         },
-        ..Settings::default()
+        ..Resolved::default()
     };
     let (imported, batch, loss, _) = prepare(model, &dataset, &settings).unwrap();
     let graph = batch_norm(&imported.graph, BatchNormMode::Running).unwrap().0.graph;

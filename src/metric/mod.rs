@@ -149,8 +149,8 @@ pub fn all() -> &'static [&'static dyn Metric] {
         &synflow::Synflow,
         &fisher::Fisher,
         &jacob_cov::JacobCov,
-        &size::Size::Parameters,
-        &size::Size::Flops,
+        &size::Count::Parameters,
+        &size::Count::Flops,
     ]
 }
 

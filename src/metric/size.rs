@@ -6,18 +6,18 @@ use crate::probe::{Probe, flops, parameters};
 
 /// A size of the model, taken as its score.
 #[derive(Clone, Copy, Debug)]
-pub enum Size {
+pub enum Count {
     /// The number of trainable scalars.
     Parameters,
     /// Multiply-adds of the forward pass of one sample.
     Flops,
 }
 
-impl Metric for Size {
+impl Metric for Count {
     fn info(&self) -> Info {
         let (name, formula) = match self {
-            Size::Parameters => ("params", "number of trainable scalars"),
-            Size::Flops => {
+            Count::Parameters => ("params", "number of trainable scalars"),
+            Count::Flops => {
                 ("flops", "multiply-adds of convolutions and matrix products, one sample's forward")
             }
         };
@@ -32,8 +32,8 @@ impl Metric for Size {
 
     fn probe(&self, _: &Options) -> Result<Probe<Value>> {
         let size = match self {
-            Size::Parameters => parameters,
-            Size::Flops => flops,
+            Count::Parameters => parameters,
+            Count::Flops => flops,
         };
         Ok(Probe::of_model(move |model| Ok((size(model) as f64).into())))
     }

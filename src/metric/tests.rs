@@ -9,7 +9,7 @@ use crate::engine::{Compiled, Description, Engine, Session, all_for_tests};
 use crate::graph::{Builder, Fact, Graph};
 use crate::ops::{BatchNorm, Window};
 use crate::probe::{Batch, Memory};
-use crate::score::{Scored, Settings, score};
+use crate::score::{Resolved, Scored, score};
 use crate::tensor::DType;
 use crate::transform::Loss;
 
@@ -99,7 +99,7 @@ const BALANCED: [i64; SAMPLES] = [0, 1, 2, 0, 1, 2];
 
 /// Every score, on each engine.
 fn all_scores(model: &Graph, batch: &Batch) -> Vec<Scored> {
-    let settings = Settings { metrics: select(&["all"]).unwrap(), ..Settings::default() };
+    let settings = Resolved { metrics: select(&["all"]).unwrap(), ..Resolved::default() };
     all_for_tests()
         .iter()
         .map(|engine| score(model, batch, Loss::CrossEntropy, &settings, &**engine).unwrap())
@@ -227,10 +227,10 @@ fn numbers_out_of_range_are_not_reported() {
 
 #[test]
 fn a_batch_that_does_not_fit_into_memory_costs_its_scores() {
-    let settings = Settings {
+    let settings = Resolved {
         metrics: select(&["snip", "te-nas-ntk", "params"]).unwrap(),
         memory: Memory::up_to(1 << 10),
-        ..Settings::default()
+        ..Resolved::default()
     };
     let (model, batch) = (model(Damage::None), batch(inputs(), BALANCED));
     for engine in all_for_tests() {
@@ -257,7 +257,7 @@ fn synflow_is_conserved() {
     let absolute = |t: &Tensor| t.to_f64().mapv(f64::abs).into_dimensionality().unwrap();
     let (w, v): (Array2<f64>, Array2<f64>) = (absolute(&w), absolute(&v));
     let flow = w.sum_axis(ndarray::Axis(0)).dot(&v).sum();
-    let settings = Settings { metrics: select(&["synflow"]).unwrap(), ..Settings::default() };
+    let settings = Resolved { metrics: select(&["synflow"]).unwrap(), ..Resolved::default() };
     let batch = batch(values(&[SAMPLES, 7], 5), BALANCED);
     for engine in all_for_tests() {
         let scored = score(&model, &batch, Loss::CrossEntropy, &settings, &*engine).unwrap();
@@ -290,7 +290,7 @@ fn scores_that_are_shown_the_same_share_a_session() {
         let engine = Counting { inner, sessions: AtomicUsize::new(0) };
         let sessions = |names: &[&str], options: Options| {
             let settings =
-                Settings { metrics: select(names).unwrap(), options, ..Settings::default() };
+                Resolved { metrics: select(names).unwrap(), options, ..Resolved::default() };
             engine.sessions.store(0, Ordering::Relaxed);
             score(&model, &batch, Loss::CrossEntropy, &settings, &engine).unwrap();
             engine.sessions.load(Ordering::Relaxed)
@@ -314,13 +314,13 @@ fn scores_that_are_shown_the_same_share_a_session() {
 fn repeats_vary_what_scores_draw_themselves() {
     let model = model(Damage::None);
     let batch = batch(inputs(), BALANCED);
-    let settings = |names: &[&str]| Settings {
+    let settings = |names: &[&str]| Resolved {
         metrics: select(names).unwrap(),
         repeats: 3,
-        ..Settings::default()
+        ..Resolved::default()
     };
     for engine in all_for_tests() {
-        let run = |settings: &Settings| {
+        let run = |settings: &Resolved| {
             score(&model, &batch, Loss::CrossEntropy, settings, &*engine).unwrap()
         };
         let scored = run(&settings(&["zen", "snip", "te-nas"]));
@@ -346,10 +346,10 @@ fn features_may_be_named() {
     let model = model(Damage::None);
     let batch = batch(inputs(), BALANCED);
     let zen = |features: Option<&str>| {
-        let settings = Settings {
+        let settings = Resolved {
             metrics: select(&["zen", "params"]).unwrap(),
             options: Options { features: features.map(str::to_owned), ..Options::default() },
-            ..Settings::default()
+            ..Resolved::default()
         };
         let engine = all_for_tests().remove(0);
         score(&model, &batch, Loss::CrossEntropy, &settings, &*engine).unwrap().scores.remove(0)

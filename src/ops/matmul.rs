@@ -198,6 +198,47 @@ mod tests {
         }
     }
 
+    /// An engine may leave out a broadcast in front of a product, but not along the axis that is
+    /// summed over.
+    #[test]
+    fn products_of_broadcast_operands() {
+        for (p, wide_p, q, wide_q) in [
+            (&[2, 1][..], &[2, 3][..], &[3, 4][..], &[3, 4][..]),
+            (&[2, 3], &[2, 3], &[1, 4], &[3, 4]),
+            (&[1, 3], &[2, 3], &[3, 4], &[3, 4]),
+            (&[2, 3], &[2, 3], &[3, 1], &[3, 4]),
+            (&[2, 1], &[2, 3], &[1, 4], &[3, 4]),
+            (&[5, 2, 1], &[5, 2, 3], &[5, 3, 4], &[5, 3, 4]),
+            (&[5, 2, 3], &[5, 2, 3], &[5, 1, 4], &[5, 3, 4]),
+            (&[1, 2, 3], &[5, 2, 3], &[5, 3, 4], &[5, 3, 4]),
+        ] {
+            for between in ["nothing", "tanh", "transposes"] {
+                Case::new(format!(
+                    "MatMul of {p:?} as {wide_p:?} and {q:?} as {wide_q:?}, {between}"
+                ))
+                .input(p, -1.0, 1.0)
+                .input(q, -1.0, 1.0)
+                .check(|b, x| {
+                    let mut wide = [b.expand(x[0], wide_p)?, b.expand(x[1], wide_q)?];
+                    for operand in &mut wide {
+                        match between {
+                            "tanh" => *operand = b.tanh(*operand)?,
+                            "transposes" => {
+                                let rank = b.rank(*operand);
+                                let mut perm: Vec<usize> = (0..rank).collect();
+                                perm.swap(rank - 1, rank - 2);
+                                *operand = b.transpose(*operand, &perm)?;
+                            }
+                            _ => {}
+                        }
+                    }
+                    let transposed = between == "transposes";
+                    b.matmul_t(wide[0], wide[1], transposed, transposed)
+                });
+            }
+        }
+    }
+
     #[test]
     fn transposed_products() {
         for (trans_a, trans_b) in [(true, false), (false, true), (true, true)] {

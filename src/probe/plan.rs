@@ -69,6 +69,31 @@ impl Plan {
     pub fn lanes(&self) -> usize {
         self.groups * self.size
     }
+
+    /// For each run, for each lane, whether it is the first of all runs that holds its sample.
+    pub fn first_lanes(&self, samples: usize) -> Vec<Vec<bool>> {
+        let mut seen = vec![false; samples];
+        let of_run = |run: &Vec<Vec<usize>>| {
+            let mut first = vec![false; self.lanes()];
+            for (g, group) in run.iter().enumerate() {
+                for (i, &sample) in group.iter().enumerate() {
+                    first[g * self.size + i] = !std::mem::replace(&mut seen[sample], true);
+                }
+            }
+            first
+        };
+        self.runs.iter().map(of_run).collect()
+    }
+
+    /// The samples of a run, one for each lane; free lanes repeat the first.
+    pub fn slots(&self, run: &[Vec<usize>]) -> Vec<usize> {
+        let first = run.first().and_then(|group| group.first()).copied().unwrap_or(0);
+        let mut slots = vec![first; self.lanes()];
+        for (g, group) in run.iter().enumerate() {
+            slots[g * self.size..][..group.len()].copy_from_slice(group);
+        }
+        slots
+    }
 }
 
 /// What so many runs of `lanes` samples in groups of `size` take, `side_by_side` of them at a time:

@@ -2,7 +2,7 @@
 
 use ndarray::Axis;
 
-use super::Settings;
+use super::Resolved;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::graph::Graph;
@@ -24,7 +24,7 @@ pub(super) fn taken_for_logits(
     imported: &Imported,
     batch: &Batch,
     loss: Loss,
-    settings: &Settings,
+    settings: &Resolved,
     engine: &dyn Engine,
 ) -> Option<String> {
     let graph = &imported.graph;
@@ -55,7 +55,7 @@ fn look_like_probabilities(
     graph: &Graph,
     batch: &Batch,
     loss: Loss,
-    settings: &Settings,
+    settings: &Resolved,
     engine: &dyn Engine,
 ) -> Result<Option<&'static str>> {
     let batch = batch.thinned(SAMPLES)?;
@@ -115,7 +115,7 @@ mod tests {
         };
         let inputs = vec![Tensor::f32(&[n, 4], x).unwrap()];
         let batch = Batch { inputs, targets, classes: vec![0; n] };
-        let settings = Settings::default();
+        let settings = Resolved::default();
         let said: Vec<_> = all_for_tests()
             .iter()
             .map(|engine| taken_for_logits(&imported, &batch, loss, &settings, &**engine))

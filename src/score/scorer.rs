@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use super::{
-    Failure, Key, Memo, ModelResult, Record, Run, ScoreSettings, Settings, prepare, score_prepared,
+    Failure, Key, Memo, ModelResult, Record, Resolved, Run, ScoreSettings, prepare, score_prepared,
 };
 use crate::data::Dataset;
 use crate::engine::Engine;
@@ -16,7 +16,7 @@ use crate::source::{ModelRef, Source};
 /// Scores models on one data set, with one engine, by the same settings.
 pub struct Scorer<'a> {
     run: Run,
-    settings: Settings,
+    settings: Resolved,
     dataset: &'a Dataset,
     engine: &'a dyn Engine,
     memo: Option<&'a dyn Memo>,
@@ -75,7 +75,7 @@ impl<'a> Scorer<'a> {
         memory: Memory,
     ) -> Record {
         let start = Instant::now();
-        let settings = Settings { memory, ..self.settings.clone() };
+        let settings = Resolved { memory, ..self.settings.clone() };
         let mut result = ModelResult::new(model);
         match contained(|| self.fill(&mut result, model, source, &settings)) {
             // It took the time that it says.
@@ -93,7 +93,7 @@ impl<'a> Scorer<'a> {
         result: &mut ModelResult,
         model: &ModelRef,
         source: &dyn Source,
-        settings: &Settings,
+        settings: &Resolved,
     ) -> Result<Recalled> {
         let fetched = source.fetch(model)?;
         let read = fetched.load(settings.memory.free());

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::canonical::digest;
-use super::{Settings, check_repeats};
+use super::{Resolved, check_repeats};
 use crate::data::{self, Samples};
 use crate::error::{Error, Result};
 use crate::import::ImportOptions;
@@ -194,7 +194,7 @@ impl ScoreSettings {
     ///
     /// # Errors
     /// When a name is not known, a number makes no sense, or options contradict each other.
-    pub fn resolve(&self, memory: Memory) -> Result<Settings> {
+    pub fn resolve(&self, memory: Memory) -> Result<Resolved> {
         // A field that is added must find its place here.
         let ScoreSettings {
             metrics,
@@ -247,7 +247,7 @@ impl ScoreSettings {
         let metrics = select(metrics)?;
         // An option that a score refuses is refused now, not once for each model.
         metrics.iter().try_for_each(|metric| metric.probe(&options).map(drop))?;
-        let settings = Settings {
+        let settings = Resolved {
             metrics,
             options,
             init: init.parse()?,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use gradalign::data::{Dataset, Options, Samples};
 use gradalign::engine::all_for_tests;
-use gradalign::score::{Settings, score_file};
+use gradalign::score::{Resolved, score_file};
 use gradalign::source::Files;
 use serde_json::Value;
 
@@ -26,7 +26,7 @@ fn the_verdict_on_every_file_is_that_of_score() {
     let mut wrong = Vec::new();
     for (path, seen) in models.paths().iter().zip(inspected) {
         assert_eq!(root.join(seen["model"].as_str().unwrap()), *path);
-        let scored = score_file(path, &data, &Settings::default(), &*engine);
+        let scored = score_file(path, &data, &Resolved::default(), &*engine);
         let expected = scored.as_ref().map(|scored| scored.loss.to_string()).ok();
         let said = seen["scorable"].as_bool().unwrap();
         let loss = said.then(|| seen["loss"].as_str().unwrap().to_owned());

@@ -5,7 +5,7 @@ use std::path::Path;
 use gradalign::data::{Dataset, Options, Samples};
 use gradalign::graph::Graph;
 use gradalign::probe::Batch;
-use gradalign::score::{Settings, prepare};
+use gradalign::score::{Resolved, prepare};
 use gradalign::transform::Loss;
 
 /// The project's folder.
@@ -18,7 +18,7 @@ pub fn load(model: &Path, data: &Path) -> (Graph, Batch, Loss) {
     let options = Options { samples: Samples::All, ..Options::default() };
     let dataset = Dataset::open(root().join(data).to_str().unwrap(), &options).unwrap();
     let file = gradalign::onnx::load(root().join(model)).unwrap();
-    let (imported, batch, loss, _) = prepare(&file, &dataset, &Settings::default())
+    let (imported, batch, loss, _) = prepare(&file, &dataset, &Resolved::default())
         .unwrap_or_else(|e| panic!("{}: {e}", model.display()));
     (imported.graph, batch, loss)
 }

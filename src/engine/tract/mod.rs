@@ -3,6 +3,7 @@
 //! tract has no stable interface and reports some failures by panicking, so everything that
 //! touches it is in this module and guarded.
 
+mod broadcast;
 mod numerics;
 
 use std::borrow::Cow;
@@ -103,7 +104,12 @@ fn optimised(model: TypedModel) -> TypedModel {
     if model.nodes().len() > OPTIMISED_UP_TO {
         return model;
     }
-    guarded(NAME, || model.clone().into_optimized().map_err(failed)).unwrap_or_else(|reason| {
+    let optimise = || {
+        let mut model = model.clone();
+        broadcast::keep_in_front_of_products(&mut model)?;
+        model.into_optimized()
+    };
+    guarded(NAME, || optimise().map_err(failed)).unwrap_or_else(|reason| {
         tracing::debug!("running without optimisation: {reason}");
         model
     })

@@ -110,6 +110,24 @@ fn with_kernels_of_very_many_positions() {
         .check();
 }
 
+/// An engine may turn a convolution into a product, in front of which it may leave out a broadcast.
+#[test]
+fn of_broadcast_operands() {
+    for size in [1, 2] {
+        for both in [false, true] {
+            let channels = if both { 1 } else { 3 };
+            Case::new(format!("Conv of broadcast operands {size} {both}"))
+                .input(&[2, channels, 3, 3], -1.0, 1.0)
+                .input(&[4, 1, size, size], -1.0, 1.0)
+                .check(|b, x| {
+                    let images = b.expand(x[0], &[2, 3, 3, 3])?;
+                    let kernels = b.expand(x[1], &[4, 3, size, size])?;
+                    b.conv(images, kernels, Config::new(&[3, 3], &[size, size]).window)
+                });
+        }
+    }
+}
+
 #[test]
 fn a_kernel_larger_than_its_input_is_refused() {
     let mut b = Builder::default();
