@@ -18,7 +18,6 @@ const WHO_MAY_IMPORT: &[(&str, &[&str])] = &[
             "emit",
             "engine",
             "error",
-            "file",
             "graph",
             "import",
             "metric",
