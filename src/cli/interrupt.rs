@@ -1,5 +1,5 @@
-//! Interruption, by Ctrl-C or a request to terminate: the first one ends the process in a moment, the
-//! second at once.
+//! Interruption, by Ctrl-C or a request to terminate: the first one ends the process in two moments at the
+//! latest, the second at once.
 //!
 //! Models under way when the first one comes have that moment to finish. Then what is finished is
 //! written without them: a model may take hours, or wait for something that never comes.
@@ -12,8 +12,8 @@ use std::time::Duration;
 use super::{INTERRUPTED, output};
 use crate::rank::isolate;
 
-/// How long models under way may take to finish.
-const MOMENT: Duration = Duration::from_secs(1);
+/// How long models under way may take to finish, and then their report to be written.
+const MOMENT: Duration = Duration::from_millis(900);
 
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
@@ -24,6 +24,9 @@ static ENDING: AtomicBool = AtomicBool::new(false);
 pub(super) fn is_ending() -> bool {
     ENDING.load(Ordering::SeqCst)
 }
+
+/// Whether the result is being written, of models that are all finished.
+static WRITING: AtomicBool = AtomicBool::new(false);
 
 type Rescue = Box<dyn FnOnce() + Send>;
 
@@ -39,18 +42,21 @@ pub(super) fn listen() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
         let first = COUNT.fetch_add(1, Ordering::SeqCst) == 0;
         let saving = RESCUE.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if !(first && saving) {
+        let writing = WRITING.load(Ordering::SeqCst);
+        if !first || !(saving || writing) {
             end();
         }
         tracing::warn!("interrupted: what is finished is written; once more to stop at once");
         // The handler itself stays free for the second one.
         let waiting = thread::Builder::new().spawn(|| {
             thread::sleep(MOMENT);
-            // Where it is gone, the models have finished, and their report is being written.
-            if let Some(rescue) = take() {
-                rescue();
-                end();
+            match take() {
+                Some(rescue) => rescue(),
+                // The models have finished, and their report is being written. A reader may never
+                // take it.
+                None => thread::sleep(MOMENT),
             }
+            end();
         });
         if waiting.is_err() {
             end();
@@ -72,6 +78,7 @@ pub(super) fn arm(rescue: impl FnOnce() + Send + 'static) {
 
 /// Takes over the writing. Does not return where it has begun already: the process ends with it.
 pub(super) fn disarm() {
+    WRITING.store(true, Ordering::SeqCst);
     if take().is_none() {
         loop {
             thread::park();

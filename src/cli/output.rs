@@ -22,6 +22,17 @@ pub(super) fn discard_parts() {
     }
 }
 
+/// A file that is being written, which goes away unless it is renamed.
+struct Part(PathBuf);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // Where it has been renamed, there is none.
+        let _ = std::fs::remove_file(&self.0);
+        parts(|parts| parts.retain(|known| *known != self.0));
+    }
+}
+
 /// A file to be written.
 #[derive(Clone, Debug)]
 pub(super) struct OutFile {
@@ -29,11 +40,13 @@ pub(super) struct OutFile {
 }
 
 impl OutFile {
-    /// Errs where `path` is taken by anything but a regular file, or its folder does not exist: what
-    /// would fail after the work is said before it.
+    /// Errs where `path` is taken by anything but a regular file, or nothing can be written in its
+    /// folder: what would fail after the work is said before it.
     pub(super) fn new(path: &Path) -> Result<Self> {
         let out = OutFile { path: path.to_path_buf() };
         out.check()?;
+        // Where none can be made beside it, it cannot be written.
+        out.part()?;
         Ok(out)
     }
 
@@ -78,25 +91,41 @@ impl OutFile {
 
     /// Writes the file, by way of one beside it, so that it is there as a whole or not at all.
     pub(super) fn write(&self, content: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
-        let failed = |e: io::Error| Error::io(&self.path, e);
         self.check()?;
-        let part = self.path.with_file_name(format!(".gradalign.{}.part", std::process::id()));
-        let mut file = File::create_new(&part).map_err(failed)?;
-        parts(|parts| parts.push(part.clone()));
+        let (mut file, part) = self.part()?;
         let written = content(&mut file)
+            // What is there keeps its permissions.
+            .and_then(|()| match std::fs::metadata(&self.path) {
+                Ok(meta) => file.set_permissions(meta.permissions()),
+                Err(_) => Ok(()),
+            })
             .and_then(|()| file.sync_all())
-            .and_then(|()| std::fs::rename(&part, &self.path));
-        if written.is_err() {
-            // What matters is the first failure.
-            let _ = std::fs::remove_file(&part);
+            .and_then(|()| std::fs::rename(&part.0, &self.path));
+        written.map_err(|e| Error::io(&self.path, e))
+    }
+
+    /// A file beside this one, under a name that nothing has.
+    fn part(&self) -> Result<(File, Part)> {
+        let mut number = 0;
+        loop {
+            let name = format!(".gradalign.{}.{number}.part", std::process::id());
+            let path = self.path.with_file_name(name);
+            match File::create_new(&path) {
+                // A process that was killed left it.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && number < 1000 => number += 1,
+                Err(e) => return Err(Error::io(&self.path, e)),
+                Ok(file) => {
+                    parts(|parts| parts.push(path.clone()));
+                    return Ok((file, Part(path)));
+                }
+            }
         }
-        parts(|parts| parts.retain(|known| *known != part));
-        written.map_err(failed)
     }
 
     fn check(&self) -> Result<()> {
         let refused = |why: &str| Err(Error::Usage(format!("{}: {why}", self.path.display())));
-        if self.path.file_name().is_none() {
+        let is_folder = self.path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        if self.path.file_name().is_none() || is_folder {
             return refused("no name of a file to write");
         }
         let kind = match std::fs::symlink_metadata(&self.path) {
@@ -175,6 +204,9 @@ mod tests {
         let message = |path: &Path| OutFile::new(path).unwrap_err().to_string();
         assert!(message(folder.path()).contains("it is a folder"));
         assert!(message(&folder.path().join("no/out")).contains("No such file"));
+        assert!(message(&folder.path().join("new/")).contains("no name"));
+        #[cfg(target_os = "linux")]
+        message(Path::new("/proc/out.json"));
         assert!(message(Path::new("/")).contains("no name"));
         assert!(message(Path::new("")).contains("no name"));
     }
@@ -193,6 +225,30 @@ mod tests {
         std::fs::write(folder.path().join("a"), "").unwrap();
         std::fs::hard_link(folder.path().join("a"), folder.path().join("b")).unwrap();
         at("a").differs_from(&at("b")).unwrap_err();
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_in_nobodys_way() {
+        let folder = tempdir().unwrap();
+        let left = folder.path().join(format!(".gradalign.{}.0.part", std::process::id()));
+        std::fs::write(&left, "half").unwrap();
+        let path = folder.path().join("out");
+        OutFile::new(&path).unwrap().write(|file| file.write_all(b"whole")).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+        assert_eq!(std::fs::read(&left).unwrap(), b"half");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_replaced_keeps_its_permissions() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("out");
+        std::fs::write(&path, "secret").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        OutFile::new(&path).unwrap().write(|file| file.write_all(b"new")).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[cfg(unix)]

@@ -104,7 +104,8 @@ impl Results {
     pub(super) fn write(&self) -> anyhow::Result<Outcome> {
         let mut state = self.lock();
         let models: Vec<ModelResult> = std::mem::take(&mut state.kept).into_values().collect();
-        let written = self.write_all(models);
+        let has_result = state.finished > 0 || self.models == 0;
+        let written = self.write_all(models, has_result);
         match state.failure.take() {
             // A reader that has seen enough is no failure.
             Some(_) if state.closed && self.page.is_none() => return Ok(Outcome::Done),
@@ -124,7 +125,16 @@ impl Results {
         std::mem::forget(io::stdout().lock());
     }
 
-    fn write_all(&self, models: Vec<ModelResult>) -> anyhow::Result<()> {
+    /// Writes the ranking of `models`. Without `has_result`, since no model was finished, files stay as
+    /// they are.
+    fn write_all(&self, models: Vec<ModelResult>, has_result: bool) -> anyhow::Result<()> {
+        let files = self.out.iter().chain(self.page.iter().map(|page| &page.file));
+        for file in files.filter(|_| !has_result) {
+            tracing::warn!("no model was finished: {} is not written", file.path().display());
+        }
+        if !has_result && self.out.is_some() {
+            return Ok(());
+        }
         let mut ranking = Ranking::new(self.run.clone(), models);
         let mut written = Ok(());
         let lines = self.format == Format::Jsonl;
@@ -139,7 +149,8 @@ impl Results {
         if !lines {
             written = self.report(&ranking);
         }
-        let page = self.page.iter().try_for_each(|page| page.write(&ranking, self.models));
+        let page = self.page.iter().filter(|_| has_result);
+        let page = page.into_iter().try_for_each(|page| page.write(&ranking, self.models));
         written.and(page)
     }
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
+use anyhow::anyhow;
+
 use super::output::OutFile;
 use super::progress::{self, Progress};
 use super::results::Results;
@@ -40,10 +42,14 @@ pub(super) fn score_all(
     request: &Request,
     arrange: impl Fn(&mut Ranking) + Send + Sync + 'static,
 ) -> anyhow::Result<Outcome> {
+    let running = &request.running;
+    let store = running.store.as_deref().map(Store::open).transpose()?;
     for out in request.written() {
         let data = file_in(Path::new(&request.data), out);
         let tensors = tensors_beside(files.paths(), out);
-        let read = files.paths().iter().chain(&data).chain(&tensors).map(PathBuf::as_path);
+        let library = libraries(request.engine_options.ort_lib.as_deref());
+        let read = files.paths().iter().chain(&data).chain(&tensors).chain(&library);
+        let read = read.chain(&running.store).map(PathBuf::as_path);
         out.spare(read.chain([Path::new(&request.data)]))?;
     }
     let options = request.settings.data_options(request.memory.free());
@@ -51,8 +57,6 @@ pub(super) fn score_all(
     for warning in dataset.warnings() {
         tracing::warn!("{warning}");
     }
-    let running = &request.running;
-    let store = running.store.as_deref().map(Store::open).transpose()?;
     let models = part(models, running.shard.as_ref());
     let jobs = jobs(request, models.len());
     let engine = engine::open(request.engine, &for_one_of(jobs, &request.engine_options))?;
@@ -81,7 +85,8 @@ pub(super) fn score_all(
         rescued.close();
     });
 
-    let kept = store.as_ref().map(|store| Kept { store, limits: limits.clone(), failure: None });
+    let kept =
+        store.as_ref().map(|store| Kept { store, limits: limits.clone(), has_failed: false });
     let watch = Watch { progress: Progress::new(models.len()), results: &results, kept };
     if running.isolate == Some(true) {
         let isolation = Isolation {
@@ -90,7 +95,7 @@ pub(super) fn score_all(
             run: scorer.run().clone(),
             data: request.data.clone(),
             settings: request.settings.clone(),
-            engine: engine_settings(request, jobs, &engine.describe()),
+            engine: engine_settings(request, jobs, &engine.describe())?,
             timeout: running.timeout,
             memory,
         };
@@ -145,17 +150,25 @@ fn worker_arguments(request: &Request) -> Vec<OsString> {
 }
 
 /// The engine as a worker opens it: the one that was opened here, for one of `jobs`.
-fn engine_settings(request: &Request, jobs: NonZeroUsize, opened: &Description) -> EngineSettings {
+fn engine_settings(
+    request: &Request,
+    jobs: NonZeroUsize,
+    opened: &Description,
+) -> anyhow::Result<EngineSettings> {
     let options = for_one_of(jobs, &request.engine_options);
-    let text = |path: PathBuf| path.to_string_lossy().into_owned();
-    EngineSettings {
+    let text = |path: PathBuf| {
+        path.into_os_string().into_string().map_err(|path| {
+            anyhow!("{}: give the library by a path in UTF-8", Path::new(&path).display())
+        })
+    };
+    Ok(EngineSettings {
         name: if opened.name == "tract" { "tract".into() } else { "ort".into() },
         device: opened.device.clone(),
         threads: options.threads,
         spinning: options.spinning,
         standard: options.standard,
-        ort_lib: options.ort_lib.map(text),
-    }
+        ort_lib: options.ort_lib.map(text).transpose()?,
+    })
 }
 
 /// Shows how far the scoring is, stops it, and hands on what is finished.
@@ -170,16 +183,16 @@ struct Kept<'a> {
     store: &'a Store,
     limits: Limits,
     /// Whether it could not be written.
-    failure: Option<crate::Error>,
+    has_failed: bool,
 }
 
 impl Kept<'_> {
     fn put(&mut self, record: &Record) {
-        if self.failure.is_none()
+        if !self.has_failed
             && let Err(error) = self.store.put(record, &self.limits)
         {
             tracing::error!("{error}; results are written at the end, but not kept in the store");
-            self.failure = Some(error);
+            self.has_failed = true;
         }
     }
 }
@@ -201,7 +214,7 @@ impl Observer for Watch<'_> {
         }
         if let Some(kept) = &mut self.kept {
             kept.put(&record);
-            if kept.failure.is_some() {
+            if kept.has_failed {
                 self.results.not_kept();
             }
         }
@@ -222,11 +235,15 @@ fn tensors_beside(models: &[PathBuf], out: &OutFile) -> Vec<PathBuf> {
         let folder = model.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned));
         folder.is_some_and(|folder| file.starts_with(folder))
     };
-    if is_report(&file) {
-        return Vec::new();
-    }
-    let tensors = models.iter().filter(is_below).filter_map(|path| onnx::load(path).ok());
-    tensors.flat_map(|model| model.external.into_values()).collect()
+    let tensors = models.iter().filter(is_below).filter_map(|path| onnx::external_files(path).ok());
+    tensors.flatten().collect()
+}
+
+/// The library of an engine that was named, or those in the folder that was.
+fn libraries(named: Option<&Path>) -> Vec<PathBuf> {
+    let Some(named) = named else { return Vec::new() };
+    let Ok(folder) = named.read_dir() else { return vec![named.to_owned()] };
+    folder.filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
 
 /// Whether a file has the name of a report, which may be written again.

@@ -1,11 +1,11 @@
 //! `gradalign worker`: jobs in, records out, one a line.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, ErrorKind, Write};
 use std::time::Duration;
 
 use anyhow::anyhow;
 
-use super::{Outcome, args, flags, print};
+use super::{Outcome, args, flags};
 use crate::engine::Device;
 use crate::rank::isolate::{Event, confine};
 use crate::report::write_line;
@@ -44,7 +44,11 @@ pub(super) fn run(args: args::Worker) -> anyhow::Result<Outcome> {
             flags::in_record(&mut record);
         }
         write_line(&record, &mut line)?;
-        print(&line)?;
+        match io::stdout().write_all(&line).and_then(|()| io::stdout().flush()) {
+            // Nobody reads any more.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
+            written => written?,
+        }
     }
     Ok(outcome)
 }

@@ -342,7 +342,7 @@ impl Dataset {
             description,
             content: Content::Synthetic,
             labels: Labels::Synthetic,
-            indices: (0..samples.get()).collect(),
+            indices: indices(samples.get(), options.memory)?,
             normalisation,
             seed: options.seed,
             asked: options.samples,
@@ -420,4 +420,16 @@ fn show_known(dims: &[usize]) -> String {
 /// Names quoted and separated by commas: `'a', 'b'`.
 fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ")
+}
+/// The positions of `samples` samples.
+fn indices(samples: usize, memory: Option<u64>) -> Result<Vec<usize>> {
+    let bytes = samples.saturating_mul(size_of::<usize>());
+    let too_many = || Error::Memory(format!("{samples} samples are more than memory has room for"));
+    let mut indices = Vec::new();
+    if memory.is_some_and(|memory| bytes as u64 > memory) {
+        return Err(too_many());
+    }
+    indices.try_reserve_exact(samples).map_err(|_| too_many())?;
+    indices.extend(0..samples);
+    Ok(indices)
 }

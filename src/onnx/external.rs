@@ -188,6 +188,6 @@ fn open_inside<'a>(model: &Path, location: &str) -> Result<Opened<'a>, String> {
     Ok(Opened::File { file, path, length })
 }
 
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -44,6 +44,18 @@ pub fn load_within(path: impl AsRef<Path>, room: Option<u64>) -> Result<Model> {
 
 /// As [`load_within`]; `source` is what messages call the model.
 pub(crate) fn load_as(path: &Path, source: &str, room: Option<u64>) -> Result<Model> {
+    let (proto, length) = decode_within(path, source, room)?;
+    finish(proto, source, Beside::File(path), length, room)
+}
+
+/// The messages of the model at `path`.
+#[cfg(feature = "cli")]
+pub(super) fn decode_file(path: &Path) -> Result<ModelProto> {
+    decode_within(path, &path.display().to_string(), None).map(|(proto, _)| proto)
+}
+
+/// The messages of the model at `path`, and the length of the file, which is within `room`.
+fn decode_within(path: &Path, source: &str, room: Option<u64>) -> Result<(ModelProto, u64)> {
     let (mut file, length) = file::open(path)?;
     check_room(length, room, source)?;
     let mut head = Vec::new();
@@ -54,7 +66,16 @@ pub(crate) fn load_as(path: &Path, source: &str, room: Option<u64>) -> Result<Mo
     if let Some(error) = buffer.error {
         return Err(Error::io(path, error));
     }
-    finish(decoded, source, Beside::File(path), length, room)
+    Ok((checked(decoded, source)?, length))
+}
+
+/// Errs in words for what could not be decoded.
+fn checked(decoded: Result<ModelProto, prost::DecodeError>, source: &str) -> Result<ModelProto> {
+    decoded.map_err(|e| {
+        Error::InvalidModel(format!(
+            "{source}: the file is truncated, damaged, or not ONNX ({e}); copy or export it again"
+        ))
+    })
 }
 
 /// Errs if `bytes` exceed `room`.
@@ -106,7 +127,7 @@ fn tensor_bytes(graph: &GraphProto, beside: Beside) -> u64 {
 /// As [`load`].
 pub fn read(bytes: &[u8], source: &str) -> Result<Model> {
     check_head(&bytes[..bytes.len().min(64)], source)?;
-    finish(ModelProto::decode(bytes), source, Beside::Nothing, 0, None)
+    finish(checked(ModelProto::decode(bytes), source)?, source, Beside::Nothing, 0, None)
 }
 
 /// As [`read`], with the external data in `sidecars`, and at most `room` bytes of memory for the model
@@ -123,7 +144,8 @@ pub fn read_within(
     let length = bytes.len() as u64;
     check_room(length, room, source)?;
     check_head(&bytes[..bytes.len().min(64)], source)?;
-    finish(ModelProto::decode(bytes), source, Beside::Memory(sidecars), length, room)
+    let proto = checked(ModelProto::decode(bytes), source)?;
+    finish(proto, source, Beside::Memory(sidecars), length, room)
 }
 
 /// Reads a tensor from the bytes of a `TensorProto`. Messages call it `source`. External data is refused.
@@ -137,19 +159,14 @@ pub fn read_tensor(bytes: &[u8], source: &str) -> Result<Literal> {
     tensor::decode(proto, &mut External::new(source, Beside::Nothing), source)
 }
 
-/// Decodes what was read of `length` bytes, within `room`.
+/// The model that was read of `length` bytes, within `room`.
 fn finish(
-    decoded: Result<ModelProto, prost::DecodeError>,
+    proto: ModelProto,
     source: &str,
     beside: Beside,
     length: u64,
     room: Option<u64>,
 ) -> Result<Model> {
-    let proto = decoded.map_err(|e| {
-        Error::InvalidModel(format!(
-            "{source}: the file is truncated, damaged, or not ONNX ({e}); copy or export it again"
-        ))
-    })?;
     check_ir_version(&proto, source)?;
     let tensors = proto.graph.as_ref().filter(|_| room.is_some());
     let tensors = tensors.map_or(0, |graph| tensor_bytes(graph, beside));

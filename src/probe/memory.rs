@@ -135,6 +135,12 @@ pub fn peak_resident() -> Option<u64> {
     status("VmHWM:")
 }
 
+/// The bytes of memory that another process holds, where the system tells (Linux).
+#[cfg(feature = "workers")]
+pub(crate) fn resident_of(process: u32) -> Option<u64> {
+    kib(&std::fs::read_to_string(format!("/proc/{process}/status")).ok()?, "VmRSS:")
+}
+
 fn status(entry: &str) -> Option<u64> {
     kib(&std::fs::read_to_string("/proc/self/status").ok()?, entry)
 }

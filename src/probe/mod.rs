@@ -32,6 +32,8 @@ pub(crate) use evaluate::not_finite;
 pub use evaluate::{Probe, Reading, Subject, evaluate};
 pub use gradients::{Gradient, GradientForm, PairGradients, SampleGradients};
 pub use gram::{ClassGram, GramKind, Grams};
+#[cfg(feature = "workers")]
+pub(crate) use memory::resident_of;
 pub use memory::{Memory, peak_resident};
 pub use moments::Moments;
 pub use network::{LayerValues, Network};

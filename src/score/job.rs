@@ -1,5 +1,8 @@
 //! Scoring as data in, data out: a [`Job`] says all that a [`Record`] depends on.
 
+use std::num::NonZeroUsize;
+use std::thread;
+
 use serde::{Deserialize, Serialize};
 
 use super::scorer::contained;
@@ -63,7 +66,8 @@ impl EngineSettings {
     pub fn open(&self) -> Result<Box<dyn Engine>> {
         let options = EngineOptions {
             device: self.device.parse()?,
-            threads: self.threads,
+            // Those beyond the cores would only wait, and keep others waiting.
+            threads: self.threads.min(thread::available_parallelism().map_or(1, NonZeroUsize::get)),
             spinning: self.spinning,
             standard: self.standard,
             ort_lib: self.ort_lib.as_ref().map(Into::into),
@@ -143,7 +147,8 @@ fn failed(job: &Job, failure: Failure) -> Record {
     };
     let mut result = ModelResult::new(&job.model);
     result.fail(failure);
-    Record { run: Run::new(engine, data, job.settings.clone()), result }
+    let settings = job.settings.spelt_out().unwrap_or_else(|_| job.settings.clone());
+    Record { run: Run::new(engine, data, settings), result }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Paths as text and back. A path that is not UTF-8 is written as `file:` with percent escapes, and so
-//! is one that begins like that itself.
+//! is one that begins like that itself, or looks like the address of another source.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ pub(super) const SCHEME: &str = "file:";
 /// The address of the file at `path`.
 pub(super) fn of_path(path: &Path) -> String {
     match path.to_str() {
-        Some(text) if !text.starts_with(SCHEME) => text.to_owned(),
+        Some(text) if !text.starts_with(SCHEME) && !text.contains("://") => text.to_owned(),
         _ => escaped(path),
     }
 }

@@ -42,8 +42,10 @@ impl Files {
             }
             paths.extend(models);
         }
+        // `x`, `./x` and the absolute path are one; two links to one file are two.
         let mut seen = HashSet::new();
-        paths.retain(|path| seen.insert(path.clone()));
+        paths
+            .retain(|path| seen.insert(std::path::absolute(path).unwrap_or_else(|_| path.clone())));
         Ok(Files { paths })
     }
 
@@ -232,6 +234,13 @@ mod tests {
             names(&folder, &["e.bin", "sub/deep", "b.onnx", "sub/deep"]),
             ["e.bin", "sub/deep/d.onnx", "b.onnx"]
         );
+    }
+
+    #[test]
+    fn a_file_named_in_three_ways_is_one() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/mlp.onnx");
+        let sources = [Path::new("models/mlp.onnx"), Path::new("./models/mlp.onnx"), &root];
+        assert_eq!(Files::find(&sources).unwrap().paths, [sources[0]]);
     }
 
     #[test]

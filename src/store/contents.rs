@@ -25,12 +25,8 @@ pub struct StoredRun {
 
 /// The results of a run: of each address the latest.
 const LATEST: &str = "
-    SELECT address, result FROM results
-    WHERE run = ?1 AND finished = (
-        SELECT max(finished) FROM results AS other
-        WHERE other.run = results.run AND other.address = results.address
-    )
-    GROUP BY address ORDER BY address";
+    SELECT address, result, max(finished) FROM results
+    WHERE run = ?1 GROUP BY address ORDER BY address";
 
 impl Store {
     /// The runs, the latest first.
@@ -41,7 +37,7 @@ impl Store {
         let rows = self.with(|connection| {
             let mut statement = connection.prepare(
                 "SELECT digest, runs.run, count(*) - sum(failed), sum(failed),
-                        datetime(max(finished), 'unixepoch')
+                        datetime(max(finished) / 1000000, 'unixepoch')
                  FROM runs JOIN results ON results.run = digest
                  GROUP BY digest ORDER BY max(finished) DESC, digest",
             )?;

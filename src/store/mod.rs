@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use crate::error::{Error, Result};
 use crate::score::{ModelResult, Record, Run};
@@ -97,19 +97,20 @@ impl Store {
         let Record { run, result } = record;
         let (digest, content) = (run.digest(), result.sha256.as_deref().unwrap_or_default());
         let address = &result.path;
-        let known = |connection: &Connection| {
-            let mut known = connection.prepare(
-                "SELECT result FROM results WHERE run = ?1 AND address = ?2 AND content = ?3",
-            )?;
-            known.query_row(params![digest, address, content], |row| row.get(0)).optional()
-        };
-        let known: Option<String> = self.with(|connection| known(connection))?;
-        // What was recalled is there. Only what it is called depends on the models beside it.
+        let known: Option<(String, bool)> = self.with(|connection| {
+            let found = "SELECT result, finished = (
+                    SELECT max(finished) FROM results WHERE run = ?1 AND address = ?2
+                ) FROM results WHERE run = ?1 AND address = ?2 AND content = ?3";
+            let columns = |row: &Row| Ok((row.get(0)?, row.get(1)?));
+            connection.query_row(found, params![digest, address, content], columns).optional()
+        })?;
+        // What was recalled is there, unless the address had another content in between. Only what it
+        // is called depends on the models beside it.
         let is_same = |known: &str| {
             let known = serde_json::from_str::<ModelResult>(known).ok();
             known.is_some_and(|k| ModelResult { name: result.name.clone(), ..k } == *result)
         };
-        if known.as_deref().is_some_and(is_same) {
+        if known.is_some_and(|(known, is_latest)| is_latest && is_same(&known)) {
             return Ok(());
         }
         let limits = if recall::depends_on_limits(result) { limits.text() } else { "" };
@@ -180,8 +181,8 @@ fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// Seconds since 1970.
+/// Microseconds since 1970: of two results for one address, the later one must be told.
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_secs().try_into().unwrap_or(i64::MAX)
+    since.as_micros().try_into().unwrap_or(i64::MAX)
 }

@@ -60,7 +60,7 @@ impl Store {
     pub fn prune(&self, prune: &Prune, dry: bool) -> Result<usize> {
         let this = Tool::this().version;
         let before = prune.older_than.map_or(i64::MAX, |age| {
-            now().saturating_sub(age.as_secs().try_into().unwrap_or(i64::MAX))
+            now().saturating_sub(age.as_micros().try_into().unwrap_or(i64::MAX))
         });
         let which = "FROM results WHERE (NOT ?1 OR failed) AND finished < ?2
              AND (?3 IS NULL OR run = ?3)

@@ -38,6 +38,14 @@ fn error_of(path: &str, reasons: &[&str]) {
 }
 
 #[test]
+fn more_samples_than_memory_holds_are_refused() {
+    for samples in ["99999999999999", "18446744073709551615"] {
+        let options = format!("--data synthetic --samples {samples} --engine tract");
+        gradalign(&format!("score {SMALL} {options}")).refused(&[samples, "memory"]);
+    }
+}
+
+#[test]
 fn data_that_does_not_fit_a_model_fails_its_row() {
     let folder = TempDir::new().unwrap();
     error_of(&npz(&folder, 16, &[0, 1, 10], None), &["label", "10"]);

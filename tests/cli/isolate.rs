@@ -5,8 +5,9 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
-use super::{DIGITS, SMALL, command, engines, gradalign, row};
+use super::{DIGITS, SMALL, command, engines, gradalign, inside, row};
 
 /// Never ends: it draws parameters again and again.
 const ENDLESS: &str = "--init normal --repeats 4000000000 --metric params,gradalign-1";
@@ -59,11 +60,16 @@ fn a_model_that_never_ends_costs_its_own_row() {
 }
 
 /// A run whose only model never ends, with the processes that it has started.
+fn endless() -> (Child, Vec<u32>) {
+    endless_with("")
+}
+
 // Who asks for it waits for it.
 #[allow(clippy::zombie_processes)]
-fn endless() -> (Child, Vec<u32>) {
-    let arguments =
-        format!("score {SMALL} --data {DIGITS} --engine tract {ENDLESS} --isolate --format json");
+fn endless_with(options: &str) -> (Child, Vec<u32>) {
+    let arguments = format!(
+        "score {SMALL} --data {DIGITS} --engine tract {ENDLESS} --isolate --format json {options}"
+    );
     let child = command(&arguments.split_whitespace().collect::<Vec<_>>())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -138,6 +144,43 @@ fn nothing_outlives_the_run() {
         std::thread::sleep(Duration::from_millis(200));
         assert!(workers.iter().all(|&worker| !is_alive(worker)), "{name}");
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_result_that_is_there_outlives_a_run_without_one() {
+    let folder = TempDir::new().unwrap();
+    let (path, out) = inside(&folder, "old.json");
+    std::fs::write(&path, "old").unwrap();
+    let (child, _) = endless_with(&format!("--out {out}"));
+    signal(child.id(), "-INT");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no model was finished"));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn paths_that_look_like_addresses_are_paths() {
+    let folder = TempDir::new().unwrap();
+    std::fs::create_dir_all(folder.path().join("oci:/host")).unwrap();
+    let (path, text) = inside(&folder, "oci://host/m.onnx");
+    std::fs::copy(SMALL, path).unwrap();
+    for how in ["--isolate", "--no-isolate"] {
+        let run = gradalign(&format!("score {text} --data {DIGITS} --engine tract {how}"));
+        assert_eq!(run.code, 0, "{how}: {}{}", run.out, run.err);
+    }
+}
+
+#[test]
+fn what_fails_before_the_model_has_its_own_reason() {
+    let report = gradalign(&format!(
+        "score {SMALL} --data {DIGITS} --engine tract --isolate --memory 8MiB --format json"
+    ))
+    .json(1);
+    let error = &report["models"][0]["error"];
+    assert_eq!(error["kind"], "memory", "{error}");
 }
 
 #[test]

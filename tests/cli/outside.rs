@@ -107,6 +107,27 @@ fn grad_writes_over_nothing_but_a_file() {
     assert_eq!((fs::read(&model).unwrap(), fs::read(&weights).unwrap()), (before, values));
 }
 
+/// Whatever its tensors' file is called, and whether or not the model can be read.
+#[test]
+fn tensors_are_not_written_over_by_any_name() {
+    let folder = Folder::new();
+    for (name, content) in
+        [("w.bin", made::values()), ("w.json", made::values()), ("w.md", vec![7])]
+    {
+        let model = Linear { external: Some(name), ..Linear::default() };
+        let model = folder.with("m.onnx", model.bytes());
+        let weights = folder.with(name, &content);
+        gradalign(&format!("score {model} --data {DIGITS} --metric params --out {weights}"))
+            .refused(&["would be lost", name]);
+        assert_eq!(fs::read(&weights).unwrap(), content);
+    }
+    let library = folder.with("libonnxruntime.so", "no library");
+    for named in [&library, &folder.at(".")] {
+        let options = format!("--engine tract --ort-lib {named} --out {library}");
+        gradalign(&format!("score {SMALL} --data {DIGITS} {options}")).refused(&["would be lost"]);
+    }
+}
+
 #[test]
 fn results_go_into_a_file_as_a_whole() {
     let folder = Folder::new();

@@ -79,10 +79,17 @@ fn a_model_is_known_by_its_content_and_by_what_it_computes() {
     let changed = score(&inside(&folder, "a.onnx").1);
     assert_ne!(changed["models"][0]["key"], first["models"][0]["key"]);
     assert_ne!(times(&changed), times(&first));
-    let (_, out) = inside(&folder, "all.csv");
-    assert_eq!(gradalign(&format!("store export {store} --format csv --out {out}")).code, 0);
-    // The latest of each address.
-    assert_eq!(std::fs::read_to_string(out).unwrap().lines().count(), 3);
+    // There is the latest of each address, also where that was known before.
+    let exported = || {
+        let report = gradalign(&format!("store export {store}")).json(0);
+        let rows = report["models"].as_array().unwrap().clone();
+        assert_eq!(rows.len(), 2);
+        rows.iter().find(|row| row["model"] == "a.onnx").unwrap()["key"].clone()
+    };
+    assert_eq!(exported(), changed["models"][0]["key"]);
+    let back = score(&write("a.onnx", &Linear::default()));
+    assert_eq!(times(&back), times(&first));
+    assert_eq!(exported(), first["models"][0]["key"]);
 }
 
 #[test]
@@ -151,6 +158,10 @@ fn what_is_no_store_is_refused_and_left_alone() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
     assert_eq!(score(folder.path().to_str().unwrap()).code, 2);
     assert_eq!(score("nowhere/results.db").code, 2);
+    // Nor is a store replaced by a result.
+    let (_, both) = inside(&folder, "both.db");
+    let run = score(&format!("{both} --out {both}"));
+    assert!(run.code == 2 && run.err.contains("would be lost"), "{}", run.err);
     let (_, missing) = inside(&folder, "missing.db");
     for command in ["store list", "store export", "store prune --failed"] {
         let run = gradalign(&format!("{command} {missing}"));

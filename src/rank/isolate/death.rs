@@ -48,9 +48,12 @@ fn memory(why: String) -> Failure {
 }
 
 /// The failure of a worker that ended by itself, with the last that it said on standard error.
-pub(super) fn ended(status: ExitStatus, last_words: &[String]) -> Failure {
+pub(super) fn ended<'a>(
+    status: ExitStatus,
+    last_words: impl Iterator<Item = &'a String>,
+) -> Failure {
     let how = how(status);
-    // What a panic or an abort is about comes before advice on backtraces.
+    let last_words: Vec<&str> = last_words.map(String::as_str).collect();
     let told = last_words.iter().rev().find(|line| is_short_of_memory(line));
     if let Some(told) = told {
         return memory(format!("its process {how} ({told})"));
@@ -120,7 +123,7 @@ mod tests {
             (code(101), "failed to spawn thread: no", "memory", "exit code 101"),
             (code(3), "odd", "crash", "exit code 3: odd"),
         ] {
-            let failure = ended(status, &[said.to_owned()]);
+            let failure = ended(status, [said.to_owned()].iter());
             assert_eq!(failure.kind, kind, "{failure:?}");
             assert!(failure.message.contains(part), "{failure:?}");
         }

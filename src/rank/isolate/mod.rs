@@ -20,7 +20,6 @@ pub use process::kill_all;
 
 use super::Observer;
 use super::queue::each;
-use crate::error::Error;
 use crate::probe::Memory;
 use crate::score::{EngineSettings, Failure, Job, ModelResult, Record, Run, ScoreSettings};
 use crate::source::ModelRef;
@@ -77,8 +76,6 @@ impl Worker<'_> {
         match self.attempt(model, allowed, &mut content) {
             Ok(record) => record,
             Err(failure) => {
-                // Whatever is left of it is of no use.
-                self.process = None;
                 let mut result = ModelResult { sha256: content, ..ModelResult::new(model) };
                 result.fail(failure);
                 result.seconds = start.elapsed().as_secs_f64();
@@ -102,19 +99,25 @@ impl Worker<'_> {
             engine: engine.clone(),
             memory: allowed,
         };
-        if self.process.as_mut().is_none_or(Process::has_ended) {
-            self.process = Some(Process::start(program, arguments)?);
-        }
-        let Some(process) = &mut self.process else {
-            return Err(Failure::from(&Error::Usage("there is no worker".into())));
+        let has_ended = self.process.as_mut().is_none_or(Process::has_ended);
+        let mut process = match self.process.take() {
+            Some(process) if !has_ended => process,
+            _ => Process::start(program, arguments)?,
         };
         let mut record = process.score(&job, allowed, *timeout, content)?;
-        if record.run != *run {
-            return Err(Failure::from(&Error::Data(
-                "the data, the engine or the program has changed since the run began: start it again"
-                    .into(),
-            )));
+        // One that did not get so far as to the model does not know what it runs in.
+        let has_failed = record.result.error.is_some();
+        if record.run != *run && !has_failed {
+            return Err(Failure {
+                kind: "io".into(),
+                message:
+                    "the data, the engine or the program has changed since the run began: start \
+                          it again"
+                        .into(),
+            });
         }
+        record.run.clone_from(run);
+        self.process = Some(process);
         death::explain(&mut record.result);
         Ok(record)
     }

@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::{Event, death};
 use crate::error::Error;
+use crate::probe::resident_of;
 use crate::score::{Failure, Job, Record};
 
 /// How often the memory of a worker is looked at.
@@ -111,7 +112,8 @@ impl Process {
                 self.kill();
                 return Err(death::timeout(timeout));
             }
-            if let Some(allowed) = allowed.filter(|&most| resident(self.child.id()) > Some(most)) {
+            if let Some(allowed) = allowed.filter(|&most| resident_of(self.child.id()) > Some(most))
+            {
                 self.kill();
                 return Err(death::too_large(allowed));
             }
@@ -138,9 +140,7 @@ impl Process {
         }
         let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
         match status {
-            Ok(status) => {
-                death::ended(status, words.iter().cloned().collect::<Vec<_>>().as_slice())
-            }
+            Ok(status) => death::ended(status, words.iter()),
             Err(error) => Failure {
                 kind: "crash".into(),
                 message: format!("what became of its process is not known: {error}"),
@@ -205,14 +205,6 @@ fn listen(words: Option<std::process::ChildStderr>, last_words: &Mutex<VecDeque<
             last_words.pop_front();
         }
     }
-}
-
-/// The bytes of memory that a process holds, where the system tells (Linux).
-fn resident(process: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib * 1024)
 }
 
 /// Kills a worker with whatever it has started.
