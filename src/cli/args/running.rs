@@ -27,7 +27,7 @@ pub(in crate::cli) struct Running {
     #[arg(long, overrides_with = "isolate")]
     pub no_isolate: bool,
 
-    /// How long a model may take, in seconds; needs --isolate, which is then the default
+    /// How long a model may take, in seconds; implies --isolate
     #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with = "no_isolate")]
     pub timeout: Option<Duration>,
 
