@@ -65,7 +65,8 @@ const SCORING: &str = "Examples:
   gradalign rank models --data probe.npz --metric paper --aggregate --format csv --out ranking.csv
 
 Scores: gradalign-1, gradalign-2, gradsign, naswot, te-nas, te-nas-ntk, te-nas-regions, zen,
-  grad-norm, snip, grasp, synflow, fisher, jacob-cov, params, flops; 'gradalign metrics' explains them.
+  grad-norm, snip, grasp, synflow, fisher, jacob-cov, params, flops, params-live, flops-live; 'gradalign metrics'
+  explains them.
 
 ";
 
@@ -141,11 +142,12 @@ pub(super) struct Rank {
     #[arg(long, value_name = "FILE.csv")]
     pub truth: Option<PathBuf>,
 
-    /// Make one ranking out of those by all scores, and rank by it
+    /// Make one ranking out of several, and rank by it: 'borda' or 'log-rank' of all scores, or of some
+    /// as in log-rank:params-live,naswot, which are computed, too; or 'live-jacob', whose limits
+    /// 'gradalign metrics' states
     #[arg(
         long,
-        value_name = "METHOD",
-        value_enum,
+        value_name = "METHOD[:LIST]",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "borda"

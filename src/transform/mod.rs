@@ -26,6 +26,7 @@ mod grad;
 mod initialise;
 mod landmarks;
 mod linearise;
+mod live;
 mod loss;
 #[cfg(test)]
 mod maps;
@@ -41,6 +42,7 @@ pub use grad::grad;
 pub use initialise::{Init, initialise};
 pub use landmarks::{Layer, features, layers, normalised};
 pub use linearise::{Linearised, linearise};
+pub use live::live;
 pub use loss::{LABELS, Loss, loss, target_name};
 pub use roles::{Role, roles};
 pub(crate) use training::first_output;
