@@ -347,8 +347,16 @@ fn describe_network(network: &Network) -> Vec<String> {
     let lines = [
         format!("output       {}: {}{before}", network.output, dimensions(&shape)),
         format!("batch norms  {}", network.batch_norms),
-        format!("parameters   {}{}", network.trainable, live(network.trainable, network.trainable_live)),
-        format!("flops        {} multiply-adds{}", network.flops, live(network.flops, network.flops_live)),
+        format!(
+            "parameters   {}{}",
+            network.trainable,
+            live(network.trainable, network.trainable_live)
+        ),
+        format!(
+            "flops        {} multiply-adds{}",
+            network.flops,
+            live(network.flops, network.flops_live)
+        ),
         format!("operators    {}", operators.join(", ")),
     ];
     let notes = network.notes.iter().map(|note| format!("note         {note}"));

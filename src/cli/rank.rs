@@ -13,7 +13,8 @@ pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
     // A folder may hold anything.
     request.running.isolate.get_or_insert(true);
     let args::Shown { top, filter } = shown;
-    let known = request.settings.metrics.iter().cloned().chain(aggregate.iter().map(|_| AGGREGATE.into()));
+    let known =
+        request.settings.metrics.iter().cloned().chain(aggregate.iter().map(|_| AGGREGATE.into()));
     filter.as_ref().map_or(Ok(()), |filter| filter.check(&known.collect::<Vec<_>>()))?;
     // What can go wrong early does so before any model is scored.
     let files = Files::find(&sources)?;

@@ -232,9 +232,7 @@ mod tests {
             match (is_zero, fact.dtype) {
                 (true, _) => Tensor::full(fact.dtype, &fact.shape, 0.0),
                 (false, dtype) if negated && dtype.is_float() => scaled(&x, -1.0),
-                (false, DType::Bool) if negated => {
-                    Tensor::from_f64(1.0 - x.to_f64(), DType::Bool)
-                }
+                (false, DType::Bool) if negated => Tensor::from_f64(1.0 - x.to_f64(), DType::Bool),
                 _ => x,
             }
         };

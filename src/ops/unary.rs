@@ -268,8 +268,8 @@ impl Rule for Unary {
 
     fn vanishes(&self, zero: &[bool]) -> bool {
         let keeps_zero = match self {
-            Abs | Asin | Asinh | Atan | Atanh | Ceil | Erf | Floor | IsInf | IsNaN | Neg | Relu | Round
-            | Sign | Sin | Sinh | Sqrt | Tan | Tanh => true,
+            Abs | Asin | Asinh | Atan | Atanh | Ceil | Erf | Floor | IsInf | IsNaN | Neg | Relu
+            | Round | Sign | Sin | Sinh | Sqrt | Tan | Tanh => true,
             Acos | Acosh | Cos | Cosh | Exp | Log | Not | Reciprocal | Sigmoid | Softplus => false,
         };
         keeps_zero && zero[0]

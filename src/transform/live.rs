@@ -76,7 +76,8 @@ fn kinds(graph: &Graph) -> Vec<Kind> {
             Op::Parameter(_) => (Kind::Trained, false),
             Op::Constant(tensor) => (Kind::Known, tensor.is_all(0.0)),
             Op::Apply(op) => {
-                let zeros: Vec<bool> = node.inputs.iter().map(|input| zero[input.index()]).collect();
+                let zeros: Vec<bool> =
+                    node.inputs.iter().map(|input| zero[input.index()]).collect();
                 let operands = node.inputs.iter().map(|input| kinds[input.index()]);
                 match (operands.max().unwrap_or(Kind::Known), op.rule().vanishes(&zeros)) {
                     (Kind::Known, is_zero) => (Kind::Known, is_zero),
@@ -121,7 +122,8 @@ mod tests {
         let y = b.push(Conv { window: Window::plain(2) }, &[x, kernel]).unwrap();
         let scale = vector(b, &format!("{name}.scale"));
         let shift = vector(b, &format!("{name}.shift"));
-        let (mean, variance) = (Tensor::full(DType::F32, &[2], 0.5), Tensor::full(DType::F32, &[2], 2.0));
+        let (mean, variance) =
+            (Tensor::full(DType::F32, &[2], 0.5), Tensor::full(DType::F32, &[2], 2.0));
         let (mean, variance) = (b.constant(mean), b.constant(variance));
         let norm = BatchNorm { epsilon: 1e-5.into(), mode: BatchNormMode::Running };
         b.push(norm, &[y, scale, shift, mean, variance]).unwrap()
