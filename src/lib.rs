@@ -63,6 +63,8 @@ pub mod score;
 #[cfg(feature = "data")]
 pub mod source;
 #[cfg(feature = "data")]
+pub mod space;
+#[cfg(feature = "data")]
 pub mod stats;
 #[cfg(feature = "store")]
 pub mod store;

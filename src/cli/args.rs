@@ -4,6 +4,7 @@
 //! worked out in [`settings`](super::settings).
 
 mod running;
+mod space;
 mod store;
 
 use std::ffi::OsString;
@@ -23,6 +24,7 @@ use crate::report::Format;
 use crate::transform::{Init, Loss};
 
 pub(super) use running::{Running, Shown, WhichShard};
+pub(super) use space::Space;
 pub(super) use store::{Merge, Store, StoreExport, StoreList, StorePrune, Worker};
 
 /// Scores neural networks given as ONNX files without training them.
@@ -99,6 +101,9 @@ pub(super) enum Command {
     /// Write a model's training graph as a standard ONNX file
     #[command(after_help = WRITING)]
     Grad(Grad),
+    /// Build networks of a search space as ONNX files, at initialisation
+    #[command(after_help = super::space::help())]
+    Space(Space),
     /// List the operators and how gradients pass them
     Ops(List),
     /// List the scores: formula, needs, direction, source

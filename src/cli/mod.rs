@@ -18,6 +18,7 @@ mod rank;
 mod results;
 mod score;
 mod settings;
+mod space;
 mod store;
 mod worker;
 
@@ -91,6 +92,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Metrics(args) => metrics::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Compare(args) => compare::run(args),
+        Command::Space(args) => space::run(args),
         Command::Store(command) => store::run(command),
         Command::Merge(args) => store::merge(args),
         Command::Worker(args) => worker::run(args),

@@ -40,6 +40,7 @@ mod widen;
 pub use batch_norm::batch_norm;
 pub use grad::grad;
 pub use initialise::{Init, initialise};
+pub(crate) use initialise::{normal, uniform};
 pub use landmarks::{Layer, features, layers, normalised};
 pub use linearise::{Linearised, linearise};
 pub use live::live;

@@ -19,6 +19,7 @@ mod rank;
 mod records;
 mod schema;
 mod shapes;
+mod space;
 mod store;
 
 use std::path::PathBuf;
