@@ -39,6 +39,8 @@ pub mod data;
 pub mod emit;
 pub mod engine;
 pub mod error;
+#[cfg(feature = "experiment")]
+pub mod experiment;
 mod file;
 pub mod graph;
 #[cfg(feature = "data")]

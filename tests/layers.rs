@@ -18,6 +18,7 @@ const WHO_MAY_IMPORT: &[(&str, &[&str])] = &[
             "emit",
             "engine",
             "error",
+            "experiment",
             "graph",
             "import",
             "metric",
@@ -31,6 +32,13 @@ const WHO_MAY_IMPORT: &[(&str, &[&str])] = &[
             "space",
             "store",
             "transform",
+        ],
+    ),
+    (
+        "experiment",
+        &[
+            "data", "engine", "error", "file", "probe", "rank", "report", "score", "source",
+            "space", "stats", "store",
         ],
     ),
     ("store", &["error", "score", "source"]),

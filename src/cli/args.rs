@@ -92,6 +92,9 @@ pub(super) enum Command {
     /// Score every model found and rank them, best first
     #[command(after_help = format!("{SCORING}{CODES}"))]
     Rank(Rank),
+    /// Measure how well scores rank the networks of a search space whose accuracies are known
+    #[command(after_help = super::experiment::HELP)]
+    Experiment(super::experiment::Args),
     /// Show which models moved between two results, how far, and what else differs
     #[command(after_help = super::compare::HELP)]
     Compare(super::compare::Args),

@@ -5,6 +5,7 @@
 mod args;
 mod compare;
 mod doctor;
+mod experiment;
 mod flags;
 mod grad;
 mod inspect;
@@ -93,6 +94,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Doctor(args) => doctor::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Space(args) => space::run(args),
+        Command::Experiment(args) => experiment::run(args),
         Command::Store(command) => store::run(command),
         Command::Merge(args) => store::merge(args),
         Command::Worker(args) => worker::run(args),

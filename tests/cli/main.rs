@@ -6,6 +6,7 @@ mod cases;
 mod commands;
 mod compare;
 mod data;
+mod experiment;
 mod formats;
 mod inspect;
 mod isolate;
