@@ -176,9 +176,9 @@ fn repeat(results: &Results, command: Option<&str>) -> serde_json::Result<String
             );
             let settings = serde_json::to_string(&run.settings)?;
             // Writing to a string cannot fail.
-            let _ = write!(
+            let _ = writeln!(
                 html,
-                "<details><summary>{}</summary><pre>{}</pre></details>\n",
+                "<details><summary>{}</summary><pre>{}</pre></details>",
                 escaped(&title),
                 escaped(&settings)
             );

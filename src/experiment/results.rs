@@ -7,6 +7,7 @@ use super::plan::{Benchmark, Plan, Statistics, Variant};
 use super::run::{Networks, Notes};
 use super::scores::{Column, aggregated};
 use crate::score::{Run, Tool};
+use crate::space::Architecture;
 
 /// What an experiment found. In JSON it is `tables.json`, which `docs/experiments.md` describes.
 #[derive(Clone, Debug, Serialize)]
@@ -115,12 +116,12 @@ impl Benched {
         // The baselines come last.
         columns.extend(made);
         columns.sort_by_key(|column| ["params", "flops"].contains(&column.name.as_str()));
-        let network = |architecture: &Box<dyn crate::space::Architecture>| {
+        let network = |architecture: &dyn Architecture| {
             let notation = architecture.notation();
             let accuracies = networks.truth.of(&notation).unwrap_or_default().to_vec();
             Network { name: architecture.name(), notation, accuracies }
         };
-        let scored: Vec<Network> = networks.architectures.iter().map(network).collect();
+        let scored: Vec<Network> = networks.architectures.iter().map(|architecture| network(&**architecture)).collect();
         let truths = networks.truth.values.iter().enumerate();
         let truths = truths
             .filter_map(|(at, name)| Comparison::of(name, at, &scored, &columns, &plan.statistics));

@@ -208,6 +208,39 @@ fn accuracies_come_from_records() {
     assert_eq!(found.of(CELLS[4]), Some(&[Some(3.0)][..]));
 }
 
+/// As it is published, with what is not read left out.
+#[test]
+fn records_of_nds_are_read_as_they_are() {
+    let cell = r#"[["skip_connect", 0], ["sep_conv_3x3", 1], ["max_pool_3x3", 0], ["none", 1],
+        ["dil_conv_3x3", 2], ["skip_connect", 0], ["avg_pool_3x3", 1], ["dil_conv_5x5", 3]]"#;
+    let genotype = format!(
+        r#"{{"normal": {cell}, "normal_concat": [2, 3, 4, 5], "reduce": {cell}, "reduce_concat": [2, 3, 4, 5]}}"#
+    );
+    let record = format!(
+        r#"[{{"net": {{"genotype": {genotype}, "width": 16, "depth": 8, "aux": false, "drop_prob": 0.0}},
+            "optim": {{"base_lr": 0.1}}, "rng_seed": 1, "train_ep_top1": [50, 20],
+            "test_ep_top1": [60.0, 7.5], "min_test_top1": 7.25, "params": 1.0, "flops": 2.0}}]"#
+    );
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("DARTS.json"), record).unwrap();
+    let keys = "file = \"DARTS.json\"\narchitecture = \"net\"\nvalues = [\"test_ep_top1\", \"min_test_top1\"]";
+    let file: TruthFile = toml::from_str(keys).unwrap();
+    let found = file.located(folder.path()).read(space::named("darts").unwrap()).unwrap();
+    let notation = found.notations().next().unwrap().to_owned();
+    assert_eq!(found.of(&notation), Some(&[Some(92.5), Some(92.75)][..]));
+}
+
+#[test]
+fn cells_of_a_table_may_be_json() {
+    let text = "matrix,ops,test\n\"[[0,1],[0,0]]\",\"[\"\"input\"\",\"\"output\"\"]\",91\n";
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("t.csv"), text).unwrap();
+    let keys = "file = \"t.csv\"\narchitecture = [\"matrix\", \"ops\"]\nvalues = \"test\"";
+    let file: TruthFile = toml::from_str(keys).unwrap();
+    let found = file.located(folder.path()).read(space::named("nasbench101").unwrap()).unwrap();
+    assert_eq!(found.notations().count(), 1);
+}
+
 #[test]
 fn architectures_are_chosen() {
     let space = space::named("nasbench201").unwrap();
