@@ -89,8 +89,8 @@ def networks() -> list[tuple[str, str, int, int, int | None]]:
             network = {"genotype": cells, "width": width, "depth": depth}
             wanted.append((space, json.dumps(network), 10, size, None))
     wanted += [("nasbench-macro", code, 10, 32, None) for code in ("22222222", "01210210", "10102010")]
-    wanted += [("transnas101-macro", f"64-{code}-basic", 10, 64, None) for code in ("1114", "141432")]
-    wanted += [("transnas101-micro", f"64-41414-{code}", 10, 64, None) for code in ("3_02_022", "1_13_201")]
+    wanted += [("transnas101-macro", f"64-{code}-basic", 10, 64, None) for code in ("1114", "21341")]
+    wanted += [("transnas101-micro", f"64-41414-{code}", 10, 64, None) for code in ("1_02_031", "3_02_020")]
     return wanted
 
 

@@ -57,13 +57,16 @@ impl Reference {
 
 /// `model` with 1/fan-in for all weights of convolutions and linear layers, and 0 for biases.
 fn with_even_weights(mut model: Model) -> Model {
-    for initializer in &mut model.graph.initializers {
+    for (i, initializer) in model.graph.initializers.iter_mut().enumerate() {
         let tensor = initializer.literal.tensor.as_mut().unwrap();
         let shape = tensor.shape().to_vec();
         match (shape.len(), initializer.name.as_str()) {
             (2.., name) if name.ends_with(".weight") => {
                 let fan_in = shape[1..].iter().product::<usize>() as f64;
-                *tensor = Tensor::full(DType::F32, &shape, fan_in.recip());
+                let mut values = vec![fan_in.recip() as f32; tensor.len()];
+                // tract 0.23 fails on some networks with layers of equal weights on one tensor.
+                values[0] *= 1.0 + (i % 32) as f32 * 1e-6;
+                *tensor = Tensor::f32(&shape, values).unwrap();
             }
             (_, "classifier.bias") => *tensor = Tensor::full(DType::F32, &shape, 0.0),
             _ => {}
@@ -102,12 +105,15 @@ fn networks_are_what_another_program_makes_of_their_definitions() {
 /// A file holds the network that is in memory, with a batch of any size.
 #[test]
 fn files_are_the_networks() {
+    let mut smallest = Reference::all();
+    smallest.sort_by_key(|reference| reference.parameters);
     let mut seen = std::collections::HashSet::new();
-    for reference in Reference::all().iter().filter(|r| seen.insert(r.space.clone())) {
+    for reference in smallest.iter().filter(|reference| seen.insert(&reference.space)) {
         let model = reference.build();
         let bytes = onnx::encode(&model).unwrap();
         let again = onnx::read(&bytes, &model.source).unwrap();
-        assert_eq!(format!("{model:?}"), format!("{again:?}"));
+        assert!(onnx::encode(&again).unwrap() == bytes);
+        assert_eq!(again.metadata, model.metadata);
         let inputs = onnx::declared_inputs(&again);
         let size = Some(reference.image_size);
         assert_eq!(inputs[0].dims, [None, Some(3), size, size]);
