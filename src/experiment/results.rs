@@ -121,7 +121,8 @@ impl Benched {
             let accuracies = networks.truth.of(&notation).unwrap_or_default().to_vec();
             Network { name: architecture.name(), notation, accuracies }
         };
-        let scored: Vec<Network> = networks.architectures.iter().map(|architecture| network(&**architecture)).collect();
+        let scored: Vec<Network> =
+            networks.architectures.iter().map(|architecture| network(&**architecture)).collect();
         let truths = networks.truth.values.iter().enumerate();
         let truths = truths
             .filter_map(|(at, name)| Comparison::of(name, at, &scored, &columns, &plan.statistics));
