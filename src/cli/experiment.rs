@@ -126,7 +126,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
     if asked.is_some() || engine.describe().device == Device::Cpu.to_string() {
         memory.sharers = jobs;
     }
-    let means = Means { engine: &*engine, memory, store: Some(&store), shard };
+    let computed = Arc::new(AtomicUsize::new(0));
+    let means = Means { engine: &*engine, memory, store: Some(&store), shard, computed: &computed };
 
     let finished = Arc::new(AtomicUsize::new(0));
     let kept = Kept { finished: Arc::clone(&finished), total, store: path };
@@ -139,6 +140,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         progress: Progress::new(total),
         finished,
         total,
+        computed: Arc::clone(&computed),
         start: Instant::now(),
         has_estimated: false,
     };
@@ -202,6 +204,8 @@ struct Watching {
     progress: Progress,
     finished: Arc<AtomicUsize>,
     total: usize,
+    /// How many were not known.
+    computed: Arc<AtomicUsize>,
     start: Instant,
     has_estimated: bool,
 }
@@ -217,12 +221,14 @@ impl Watch for Watching {
         self.finished.store(finished, Ordering::SeqCst);
         self.progress.next(finished, network);
         let elapsed = self.start.elapsed();
-        if !self.has_estimated && elapsed > ESTIMATED_AFTER && finished > 0 {
+        let computed = self.computed.load(Ordering::Relaxed);
+        if !self.has_estimated && elapsed > ESTIMATED_AFTER && computed > 0 {
             self.has_estimated = true;
-            let left = elapsed.mul_f64((self.total - finished) as f64 / finished as f64);
+            let left = elapsed.mul_f64((self.total - finished) as f64 / computed as f64);
             tracing::info!(
                 target: NOTICE,
-                "{finished} of {} networks in {}: about {} more at this rate",
+                "{finished} of {} networks are known, {computed} of them computed in {}: about {} more at this \
+                 rate",
                 self.total,
                 time(elapsed),
                 time(left)

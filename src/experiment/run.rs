@@ -2,6 +2,7 @@
 //! finds them again.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::plan::{Benchmark, Plan, Variant};
 use super::results::{Benched, Results};
@@ -12,10 +13,10 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::probe::Memory;
 use crate::rank::{Observer, Shard, score_each};
-use crate::score::{ModelResult, Record, Run, Scorer};
+use crate::score::{Memo, ModelResult, Record, Run, Scorer};
 use crate::source::{Architectures, ModelRef, Source};
 use crate::space::Architecture;
-use crate::store::{Limits, Store};
+use crate::store::{Limits, Recall, Store};
 
 /// An experiment that can be run: what it is over has been read.
 pub struct Experiment {
@@ -42,6 +43,8 @@ pub struct Means<'a> {
     pub store: Option<&'a Store>,
     /// The only part of the networks that is scored; `None` for all.
     pub shard: Option<Shard>,
+    /// Counts the networks whose results are computed, since they are not known.
+    pub computed: &'a AtomicUsize,
 }
 
 /// Who is told how an experiment gets on, and can stop it.
@@ -221,10 +224,8 @@ fn score(
     let run = scorer.run().clone();
     let limits = Limits::new(None, means.memory.limit);
     let recall = means.store.map(|store| store.recall(&run, limits.clone()));
-    let scorer = match &recall {
-        Some(recall) => scorer.with_memo(recall),
-        None => scorer,
-    };
+    let memo = Counted { recall, computed: means.computed };
+    let scorer = scorer.with_memo(&memo);
     let mut kept = Kept { results: vec![None; models.len()], failure: None };
     let keep = Keep { kept: &mut kept, store: means.store, limits, finished, watch };
     let source: &dyn Source = &Architectures::default();
@@ -232,6 +233,26 @@ fn score(
     match kept.failure {
         Some(error) => Err(error),
         None => Ok((run, kept.results.into_iter().flatten().collect())),
+    }
+}
+
+/// What is known, and how much is not.
+struct Counted<'a> {
+    recall: Option<Recall<'a>>,
+    computed: &'a AtomicUsize,
+}
+
+impl Memo for Counted<'_> {
+    fn of_content(&self, model: &ModelRef, sha256: &str) -> Option<ModelResult> {
+        self.recall.as_ref()?.of_content(model, sha256)
+    }
+
+    fn of_key(&self, key: &str) -> Option<ModelResult> {
+        self.recall.as_ref()?.of_key(key)
+    }
+
+    fn computes(&self, _: &str) {
+        self.computed.fetch_add(1, Ordering::Relaxed);
     }
 }
 

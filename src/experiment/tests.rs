@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
@@ -303,25 +304,29 @@ fn what_was_stopped_goes_on_to_the_same_tables() {
             assert!(warnings.is_empty(), "{warnings:?}");
             assert_eq!(experiment.networks(None).unwrap(), 6 * 2 * 2);
             let memory = Memory::default();
-            let means = Means { engine: &*engine, memory, store: Some(store), shard };
+            let computed = &AtomicUsize::new(0);
+            let means = Means { engine: &*engine, memory, store: Some(store), shard, computed };
             let mut stop = Stop { before, seconds: Vec::new() };
             let outcome = experiment.run(&means, &mut stop).unwrap();
-            (outcome, stop.seconds)
+            (outcome, stop.seconds, computed.load(Ordering::Relaxed))
         };
         let name = engine.describe().name;
         let (whole, stopped) = (store(&format!("{name}-a.db")), store(&format!("{name}-b.db")));
-        let (Outcome::Done(at_once), _) = run(&whole, usize::MAX, None) else {
+        let (Outcome::Done(at_once), _, 24) = run(&whole, usize::MAX, None) else {
             panic!("not done");
         };
-        let (Outcome::Partly(10), begun) = run(&stopped, 10, None) else { panic!("not stopped") };
-        let (Outcome::Partly(_), _) = run(&stopped, usize::MAX, Some(Shard::new(1, 2).unwrap()))
+        let (Outcome::Partly(10), begun, _) = run(&stopped, 10, None) else {
+            panic!("not stopped")
+        };
+        let (Outcome::Partly(_), ..) = run(&stopped, usize::MAX, Some(Shard::new(1, 2).unwrap()))
         else {
             panic!("a part is no whole");
         };
-        let (Outcome::Done(resumed), seconds) = run(&stopped, usize::MAX, None) else {
+        let (Outcome::Done(resumed), seconds, computed) = run(&stopped, usize::MAX, None) else {
             panic!("not done");
         };
         // What was finished is not computed again.
+        assert!(computed <= 14, "{computed}");
         assert_eq!(begun, seconds[..10], "{name}");
         assert_eq!(texts(&at_once), texts(&resumed), "{name}");
 
@@ -340,7 +345,8 @@ fn scores_are_means_over_draws() {
     let engine = &*all_for_tests()[0];
     let plan = Plan::parse(PLAN, folder.path()).unwrap();
     let (experiment, _) = Experiment::new(plan).unwrap();
-    let means = Means { engine, memory: Memory::default(), store: Some(&store), shard: None };
+    let (memory, computed) = (Memory::default(), &AtomicUsize::new(0));
+    let means = Means { engine, memory, store: Some(&store), shard: None, computed };
     let mut stop = Stop { before: usize::MAX, seconds: Vec::new() };
     let Outcome::Done(results) = experiment.run(&means, &mut stop).unwrap() else {
         panic!("not done");
