@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 
-use super::{names, positive};
+use super::values::{names, positive};
 use crate::space::ALL;
 
 #[derive(Debug, Args)]
