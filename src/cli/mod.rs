@@ -5,6 +5,7 @@
 mod args;
 mod compare;
 mod doctor;
+mod experiment;
 mod flags;
 mod grad;
 mod inspect;
@@ -18,6 +19,7 @@ mod rank;
 mod results;
 mod score;
 mod settings;
+mod space;
 mod store;
 mod worker;
 
@@ -91,6 +93,8 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Metrics(args) => metrics::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Compare(args) => compare::run(args),
+        Command::Space(args) => space::run(args),
+        Command::Experiment(args) => experiment::run(args),
         Command::Store(command) => store::run(command),
         Command::Merge(args) => store::merge(args),
         Command::Worker(args) => worker::run(args),

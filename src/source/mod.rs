@@ -1,6 +1,7 @@
 //! Where models come from: a [`Source`] lists [`ModelRef`]s and fetches the models that they name.
 
 mod address;
+mod architectures;
 mod fetched;
 mod files;
 mod memory;
@@ -8,12 +9,14 @@ mod names;
 
 use serde::{Deserialize, Serialize};
 
+pub use architectures::Architectures;
 pub use fetched::Fetched;
 pub use files::Files;
 pub use memory::InMemory;
 pub use names::names;
 
 use crate::error::{Error, Result};
+use crate::space;
 
 /// A model by its address, and what outputs call it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -67,7 +70,7 @@ pub trait Source: Send + Sync {
     fn fetch(&self, model: &ModelRef) -> Result<Fetched>;
 }
 
-/// Whatever source an address names: so far, that of files.
+/// Whatever source an address names: that of files, or that of networks of search spaces.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AnySource;
 
@@ -83,6 +86,7 @@ impl Source for AnySource {
                 && s.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
         };
         match scheme.filter(|scheme| is_scheme(scheme)) {
+            Some(space::SCHEME) => Architectures::default().fetch(model),
             Some(scheme) => Err(Error::Usage(format!(
                 "no source knows addresses that begin with {scheme}://: give the path of a file"
             ))),

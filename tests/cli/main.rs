@@ -6,6 +6,7 @@ mod cases;
 mod commands;
 mod compare;
 mod data;
+mod experiment;
 mod formats;
 mod inspect;
 mod isolate;
@@ -19,6 +20,7 @@ mod rank;
 mod records;
 mod schema;
 mod shapes;
+mod space;
 mod store;
 
 use std::path::PathBuf;
