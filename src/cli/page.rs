@@ -22,10 +22,7 @@ pub(super) struct PageFile {
 impl PageFile {
     /// Errs where no file can be written at `path`.
     pub(super) fn new(path: &Path) -> Result<Self> {
-        let arguments = std::env::args_os().skip(1);
-        let command =
-            arguments.fold("gradalign".to_owned(), |line, word| line + " " + &quoted(&word));
-        Ok(PageFile { file: OutFile::new(path)?, truth: None, command })
+        Ok(PageFile { file: OutFile::new(path)?, truth: None, command: command_line() })
     }
 
     /// Writes the page of a ranking of those of `asked` models that were finished.
@@ -37,6 +34,12 @@ impl PageFile {
         let html = page.html()?;
         Ok(self.file.write(|file| file.write_all(html.as_bytes()))?)
     }
+}
+
+/// The command line of this process, as a shell takes it.
+pub(super) fn command_line() -> String {
+    let arguments = std::env::args_os().skip(1);
+    arguments.fold("gradalign".to_owned(), |line, word| line + " " + &quoted(&word))
 }
 
 /// A word as a shell takes it.

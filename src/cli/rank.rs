@@ -1,12 +1,12 @@
 //! `gradalign rank`.
 
-use super::{NOTICE, Outcome, args, score};
+use super::{NOTICE, Outcome, args, score, sources};
 use crate::rank::{AGGREGATE, Filter, Ranking, Truth};
 use crate::report::Format;
-use crate::source::{Files, Source};
+use crate::source::{Source, Sources};
 
 pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
-    let args::Rank { sources, truth: truth_file, aggregate, shown, scoring } = args;
+    let args::Rank { sources, from, truth: truth_file, aggregate, shown, scoring } = args;
     let mut request = scoring.resolve()?;
     // A folder may hold anything.
     request.running.isolate.get_or_insert(true);
@@ -14,8 +14,11 @@ pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
     let known = request.settings.metrics.iter().cloned().chain(aggregate.map(|_| AGGREGATE.into()));
     filter.as_ref().map_or(Ok(()), |filter| filter.check(&known.collect::<Vec<_>>()))?;
     // What can go wrong early does so before any model is scored.
-    let files = Files::find(&sources)?;
-    let models = files.list()?;
+    let (source, write_back) = from.resolve();
+    let sources = Sources::find(&sources::all(sources)?, source)?;
+    let models = sources.list()?;
+    write_back.map_or(Ok(()), |write_back| write_back.check(&models))?;
+    request.write_back = write_back;
     let truth = truth_file.as_deref().map(Truth::read).transpose()?;
     truth.as_ref().map_or(Ok(()), |truth| truth.check(&models))?;
 
@@ -40,7 +43,7 @@ pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
         }
     }
     let first = request.settings.metrics.first().cloned();
-    score::score_all(&files, &models, &request, move |ranking| {
+    score::score_all(&sources, &models, &request, move |ranking| {
         ranking.sum_ranks();
         if let Some(method) = aggregate {
             ranking.aggregate(method);

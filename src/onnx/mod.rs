@@ -8,7 +8,7 @@ mod decode;
 mod digest;
 mod external;
 mod load;
-#[cfg(feature = "cli")]
+#[cfg(feature = "data")]
 mod locations;
 mod model;
 mod names;
@@ -21,8 +21,8 @@ pub use digest::{sha256, sha256_of};
 pub use external::Sidecars;
 pub(crate) use load::load_as;
 pub use load::{NEWEST_KNOWN_OPSET, load, load_within, read, read_tensor, read_within};
-#[cfg(feature = "cli")]
-pub(crate) use locations::external_files;
+#[cfg(feature = "data")]
+pub(crate) use locations::{external_files, external_locations, external_locations_of};
 pub use model::{
     Attribute, Dim, Function, FunctionKey, Graph, Initializer, Literal, Model, Node, Opsets, Type,
     ValueInfo,

@@ -17,9 +17,15 @@ mod page;
 mod paper;
 mod rank;
 mod records;
+mod registry;
 mod schema;
 mod shapes;
 mod store;
+
+#[path = "../support/http.rs"]
+mod http;
+#[path = "../support/mlflow.rs"]
+mod mlflow;
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
