@@ -29,7 +29,7 @@ pub(super) fn all(sources: Vec<OsString>) -> Result<Vec<OsString>> {
 impl From {
     /// What knows the models of any source, and what is written back to it.
     pub(super) fn resolve(self) -> (AnySource, Option<WriteBack>) {
-        let From { filter, allow_local, write_back, dry_run } = self;
+        let From { versions: filter, allow_local, write_back, dry_run } = self;
         (AnySource { filter, allow_local }, write_back.then_some(WriteBack { dry_run }))
     }
 }

@@ -117,8 +117,9 @@ impl Found {
         if let Some((archive, _)) = Archive::of_address(text)
             && archive.path().is_file()
         {
-            self.files.push(archive.path().to_path_buf());
-            self.push(text, text.to_owned());
+            if self.push(text, text.to_owned()) {
+                self.files.push(archive.path().to_path_buf());
+            }
             return Ok(());
         }
         let mut paths = files(source)?;
@@ -144,7 +145,7 @@ impl Found {
 
     fn extend(&mut self, addresses: Vec<String>) {
         for address in addresses {
-            self.push(&address.clone(), address);
+            self.push(address.clone(), address);
         }
     }
 

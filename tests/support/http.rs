@@ -1,5 +1,8 @@
 //! A server that answers HTTP as a test tells it to, and remembers what it was asked.
 
+// Each of the tests that have it needs a part of it.
+#![allow(dead_code)]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -8,8 +8,8 @@ use clap::Args;
 #[command(next_help_heading = "Registry")]
 pub(in crate::cli) struct From {
     /// Only versions that meet a condition, in MLflow's language, such as "tags.task = 'vision'"
-    #[arg(long, value_name = "CONDITION")]
-    pub filter: Option<String>,
+    #[arg(long = "filter", value_name = "CONDITION")]
+    pub versions: Option<String>,
 
     /// Read model files that a registry names on this machine, if they are in this folder; may be repeated
     #[arg(long, value_name = "PREFIX")]

@@ -1,11 +1,8 @@
 //! Addresses of registered models.
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 
 use crate::error::{Error, Result};
-
-/// What a name has no place for in an address. Names in MLflow have neither `/` nor `:`.
-const SPECIAL: &AsciiSet = &CONTROLS.add(b'%').add(b'@').add(b'/');
 
 /// `mlflow://HOST[:PORT][/NAME[/VERSION[/PATH]|@ALIAS]]`, the same with `mlflows` for https, and
 /// `models:/NAME…` for the server that MLflow's environment names.
@@ -118,8 +115,20 @@ impl Address {
     pub fn of_version(&self, name: &str, number: u64, path: Option<&str>) -> String {
         let server = self.of_server();
         let path = path.map(|path| format!("/{path}")).unwrap_or_default();
-        format!("{server}/{}/{number}{path}", utf8_percent_encode(name, SPECIAL))
+        format!("{server}/{}/{number}{path}", encoded(name))
     }
+}
+
+/// A name as an address has it: all that a reader can read stays.
+fn encoded(name: &str) -> String {
+    let mut text = String::new();
+    for c in name.chars() {
+        match c {
+            '%' | '@' | '/' => text += &format!("%{:02X}", u32::from(c)),
+            c => text.push(c),
+        }
+    }
+    text
 }
 
 fn decoded(text: &str) -> String {

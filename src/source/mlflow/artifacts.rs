@@ -253,7 +253,8 @@ impl Files<'_> {
         };
         let path = get(inside(model)?, size)?.ok_or_else(missing)?;
         let parent = model.rsplit_once('/').map_or("", |(parent, _)| parent);
-        for location in onnx::external_locations(&path)? {
+        // What is wrong with the file itself is told where it is read.
+        for location in onnx::external_locations(&path).unwrap_or_default() {
             // What leads out of the folder is refused, and what is missing told, where it is read.
             let Ok(location) = inside(location.trim_start_matches("./")) else { continue };
             let location = joined(parent, location);
