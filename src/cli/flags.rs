@@ -12,6 +12,13 @@ use clap::{Command, CommandFactory};
 use super::args::Cli;
 use crate::score::{Failure, Record};
 
+/// Whether a word between `before` and `after` stands for itself, and is not part of a name.
+fn is_apart(before: &str, after: &str) -> bool {
+    let after = after.strip_prefix(['.', ',', ';', ':', ')', '?']).unwrap_or(after);
+    (before.is_empty() || before.ends_with([' ', '(']))
+        && (after.is_empty() || after.starts_with([' ', '\n']))
+}
+
 /// `text` with `--name` for each setting `` `name` `` that is a flag.
 pub(super) fn with_flags(text: &str) -> Cow<'_, str> {
     if !text.contains('`') {
@@ -24,7 +31,10 @@ pub(super) fn with_flags(text: &str) -> Cow<'_, str> {
         out.push_str(parts[i]);
         // What stands between this backtick and the next.
         match parts.get(i + 1) {
-            Some(name) if i + 2 < parts.len() && flags().contains(*name) => {
+            Some(name)
+                if flags().contains(*name)
+                    && parts.get(i + 2).is_some_and(|after| is_apart(parts[i], after)) =>
+            {
                 out.push_str("--");
                 out.push_str(name);
                 i += 2;
@@ -80,6 +90,8 @@ mod tests {
             ("run `pip install` with `bn`", "run `pip install` with --bn"),
             ("a ` alone, `nothing`", "a ` alone, `nothing`"),
             ("`` `init` ``", "`` --init ``"),
+            ("'a`memory`.onnx', '`memory`.bin'", "'a`memory`.onnx', '`memory`.bin'"),
+            ("(see `bn`).", "(see --bn)."),
             ("none", "none"),
         ] {
             assert_eq!(with_flags(text), expected);

@@ -2,8 +2,8 @@
 
 use super::{NOTICE, Outcome, args, score, sources};
 use crate::rank::{AGGREGATE, Filter, Ranking, Truth};
-use crate::report::Format;
-use crate::source::{Source, Sources};
+use crate::report::{Format, printable};
+use crate::source::{ModelRef, Source, Sources};
 
 pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
     let args::Rank { sources, from, truth: truth_file, aggregate, shown, scoring } = args;
@@ -20,7 +20,10 @@ pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
     write_back.map_or(Ok(()), |write_back| write_back.check(&models))?;
     request.write_back = write_back;
     let truth = truth_file.as_deref().map(Truth::read).transpose()?;
-    truth.as_ref().map_or(Ok(()), |truth| truth.check(&models))?;
+    if let Some(truth) = &truth {
+        truth.check(&models)?;
+        tell_unused(truth, &models);
+    }
 
     for file in request.written() {
         file.spare(truth_file.as_deref())?;
@@ -60,6 +63,21 @@ pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
         }
         show(ranking, top, filter.as_ref());
     })
+}
+
+/// Names rows of the truth without a model: one of them may be misspelt.
+fn tell_unused(truth: &Truth, models: &[ModelRef]) {
+    let unused = truth.unused(models);
+    if unused.is_empty() {
+        return;
+    }
+    let named = unused.iter().take(5).map(|row| printable(row)).collect::<Vec<_>>().join(", ");
+    let more = if unused.len() > 5 { ", …" } else { "" };
+    let rows = match unused.len() {
+        1 => "1 row fits".to_owned(),
+        n => format!("{n} rows fit"),
+    };
+    tracing::info!(target: NOTICE, "of the truth, {rows} no model that is ranked: {named}{more}");
 }
 
 /// Takes out of a ranking what is not to be shown. Failed models meet no condition.

@@ -30,7 +30,8 @@ pub(super) fn run(args: args::Worker) -> anyhow::Result<Outcome> {
             )
         })?;
         if child && i == 0 {
-            confine(job.memory, job.engine.device != Device::Cpu.to_string())?;
+            let own = job.memory.map(|memory| memory.saturating_sub(job.held_elsewhere));
+            confine(own, job.engine.device != Device::Cpu.to_string())?;
         }
         tracing::debug!("scoring {}", job.model.name);
         let mut record = worker.recall_or_run(&job, |run| Known {

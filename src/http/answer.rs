@@ -37,6 +37,8 @@ pub(crate) struct Manners {
     pub hidden: Vec<String>,
     /// How credentials are given.
     pub login: &'static str,
+    /// How certificates are given.
+    pub trust: &'static str,
 }
 
 /// An error as MLflow writes it.

@@ -250,7 +250,8 @@ impl Client {
             None => request.body(()).map_err(ureq::Error::from).and_then(|r| agent.run(r)),
             Some(_) => request.body(body).map_err(ureq::Error::from).and_then(|r| agent.run(r)),
         };
-        let response: ureq::http::Response<Body> = answered.map_err(|e| Failed::of(&e))?;
+        let response: ureq::http::Response<Body> =
+            answered.map_err(|e| Failed::of(&e, self.settings.manners.trust))?;
         let shown = self.shown(method, path);
         Ok(Answer::new(response, shown, self.settings.manners.clone()))
     }
@@ -277,7 +278,7 @@ enum Failed {
 }
 
 impl Failed {
-    fn of(error: &ureq::Error) -> Self {
+    fn of(error: &ureq::Error, trust: &str) -> Self {
         use ureq::Error as E;
         let text = match error {
             E::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
@@ -287,10 +288,8 @@ impl Failed {
             E::Timeout(what) => format!("no answer in time ({what})"),
             // A server that speaks TLS to one that does not.
             E::Protocol(e) => format!("the answer is not HTTP ({e}): is it https?"),
-            E::Io(e) if is_certificate(e) => format!(
-                "{e}: the certificate that signed the server's is not among those that are trusted, or \
-                 the server wants one of the client"
-            ),
+            E::Io(e) if is_certificate(e) => format!("{e}: {trust}"),
+            E::Rustls(e) => format!("{e}: {trust}"),
             other => other.to_string(),
         };
         match error {

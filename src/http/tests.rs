@@ -6,7 +6,7 @@ use super::*;
 fn client(server: &Double) -> Client {
     let settings = Settings {
         secret: vec![("authorization", "Bearer hunter2".into())],
-        manners: Manners { hidden: vec!["hunter2".into()], login: "log in" },
+        manners: Manners { hidden: vec!["hunter2".into()], login: "log in", ..Manners::default() },
         retries: 2,
         ..Settings::default()
     };

@@ -173,7 +173,8 @@ mod tests {
     ) -> T {
         let digits = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/digits-30.npz");
         let dataset = Dataset::open(digits, &settings.data_options(None)).unwrap();
-        let memory = Memory { sharers: NonZeroUsize::new(sharers).unwrap(), limit: None };
+        let sharers = NonZeroUsize::new(sharers).unwrap();
+        let memory = Memory { sharers, ..Memory::default() };
         work(&Scorer::new(settings, &dataset, engine, memory).unwrap())
     }
 

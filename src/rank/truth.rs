@@ -99,6 +99,18 @@ impl Truth {
         names.into_iter().map(key).find(|name| self.accuracies.contains_key(*name))
     }
 
+    /// The rows that fit none of `models`, sorted.
+    pub fn unused(&self, models: &[ModelRef]) -> Vec<&str> {
+        let names = |m: &ModelRef| [m.address.clone(), m.name.clone(), m.file_name().to_owned()];
+        let names: Vec<[String; 3]> = models.iter().map(names).collect();
+        let used: HashSet<&str> =
+            names.iter().filter_map(|[a, b, c]| self.row([a, b, c])).collect();
+        let rows = self.accuracies.keys().map(String::as_str);
+        let mut unused: Vec<&str> = rows.filter(|row| !used.contains(row)).collect();
+        unused.sort_unstable();
+        unused
+    }
+
     /// Errs where a row fits several of `models`, such as files of one name in several folders: it
     /// cannot be said which of them it is of.
     ///
@@ -189,9 +201,13 @@ impl Truth {
     }
 }
 
-/// A model's name without `.onnx`.
+/// A model's name without `.onnx`, as it stands in a table.
 fn key(name: &str) -> &str {
-    name.strip_suffix(".onnx").unwrap_or(name)
+    let name = name.trim();
+    match name.split_at_checked(name.len().saturating_sub(".onnx".len())) {
+        Some((stem, end)) if end.eq_ignore_ascii_case(".onnx") => stem,
+        _ => name,
+    }
 }
 
 #[cfg(test)]
@@ -222,6 +238,11 @@ mod tests {
         assert_eq!(truth.accuracy(&row("b.onnx", None)), Some(80.0));
         assert_eq!(truth.accuracy(&row("x/c.onnx", None)), Some(7.0));
         assert_eq!(truth.accuracy(&row("y/c.onnx", None)), None);
+        assert_eq!(truth.accuracy(&row("dir/ a.ONNX", None)), Some(90.5));
+        assert_eq!(
+            truth.unused(&ModelRef::all(["b.onnx".into(), "y/c.onnx".into()])),
+            ["a", "x/c"]
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! that itself, or looks like the address of another source.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 pub(super) const SCHEME: &str = "file:";
@@ -55,6 +56,15 @@ fn is_special(text: &str) -> bool {
 /// The path that `address` is of.
 pub(super) fn to_path(address: &str) -> PathBuf {
     address.strip_prefix(SCHEME).map_or_else(|| address.into(), unescaped)
+}
+
+/// The path that was given as `text`: itself, or what it is the address of where there is no such file.
+pub(super) fn given(text: &OsStr) -> PathBuf {
+    let path = Path::new(text);
+    match text.to_str().filter(|text| text.starts_with(SCHEME)) {
+        Some(address) if path.symlink_metadata().is_err() => to_path(address),
+        _ => path.to_owned(),
+    }
 }
 
 fn escaped(path: &Path) -> String {
@@ -135,8 +145,9 @@ mod tests {
     #[test]
     fn bytes_that_are_no_text_survive() {
         use std::os::unix::ffi::OsStrExt;
-        let path = Path::new(std::ffi::OsStr::from_bytes(b"a/\xff %2.onnx"));
+        let path = Path::new(OsStr::from_bytes(b"a/\xff %2.onnx"));
         assert_eq!(of_path(path), "file:a/%FF %252.onnx");
         assert_eq!(to_path(&of_path(path)), path);
+        assert_eq!(given(OsStr::new(&of_path(path))), path);
     }
 }

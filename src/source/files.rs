@@ -46,9 +46,10 @@ impl Files {
         Ok(Files { paths })
     }
 
-    /// The files at `paths`, in this order. A file that is missing fails when it is fetched.
+    /// The files at `paths`, in this order; the address of a file serves as well. A file that is
+    /// missing fails when it is fetched.
     pub fn at(paths: Vec<PathBuf>) -> Self {
-        Files { paths }
+        Files { paths: paths.iter().map(|path| address::given(path.as_os_str())).collect() }
     }
 
     /// Their paths.
@@ -69,12 +70,12 @@ impl Source for Files {
 
 /// The models that a file, a folder or a pattern stands for, sorted by path.
 pub(super) fn models_of(source: &OsStr) -> Result<Vec<PathBuf>> {
-    let path = Path::new(source);
+    let path = &address::given(source);
     let mut models = Vec::new();
     if path.is_dir() {
         walk(path, &mut models)?;
     } else if path.exists() {
-        models.push(path.to_path_buf());
+        models.push(path.clone());
     } else if let Some(pattern) = source.to_str() {
         for path in matches(pattern)? {
             if path.is_dir() {

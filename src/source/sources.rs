@@ -47,7 +47,7 @@ impl Sources {
     /// As [`Sources::find`], for what is no file.
     pub fn named<S: AsRef<OsStr>>(sources: &[S], any: AnySource) -> Result<Self> {
         let found = Found { repeats: true, ..Found::default() };
-        Sources::collect(sources, any, found, |path| Ok(vec![path.into()]))
+        Sources::collect(sources, any, found, |path| Ok(vec![address::given(path)]))
     }
 
     /// The files with the models, and the archives that hold some.

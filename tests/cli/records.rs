@@ -48,6 +48,7 @@ fn a_worker_gives_the_records_that_score_gives() {
             settings: settings.clone(),
             engine: EngineSettings { name: engine.into(), ..EngineSettings::default() },
             memory: None,
+            held_elsewhere: 0,
         };
         let (code, out, err) = worker(&(line(&job(SMALL)) + &line(&job("nowhere.onnx"))));
         assert_eq!(code, 1, "{err}");
@@ -230,5 +231,9 @@ fn what_is_written_is_what_the_schema_says() {
     }
     let mut line = scored.clone();
     line["parameters"] = "many".into();
+    assert!(schema.problem(&line).is_some());
+    // What failed has no scores.
+    let mut line = lines.iter().find(|line| !line["error"].is_null()).unwrap().clone();
+    line["scores"] = scored["scores"].clone();
     assert!(schema.problem(&line).is_some());
 }

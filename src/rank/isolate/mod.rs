@@ -90,14 +90,16 @@ impl Worker<'_> {
         allowed: Option<u64>,
         content: &mut Option<String>,
     ) -> Result<Record, Failure> {
-        let Isolation { program, arguments, run, data, settings, engine, timeout, .. } =
+        let Isolation { program, arguments, run, data, settings, engine, timeout, memory } =
             self.isolation;
+        let limit = memory.limit;
         let job = Job {
             model: model.clone(),
             data: data.clone(),
             settings: settings.clone(),
             engine: engine.clone(),
-            memory: allowed,
+            memory: limit.or(allowed),
+            held_elsewhere: limit.zip(allowed).map_or(0, |(limit, own)| limit.saturating_sub(own)),
         };
         let has_ended = self.process.as_mut().is_none_or(Process::has_ended);
         let mut process = match self.process.take() {

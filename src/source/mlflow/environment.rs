@@ -14,6 +14,9 @@ use crate::http::{Client, Manners, Origin, Settings, Tls};
 const LOGIN: &str =
     "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN";
 
+const TRUST: &str = "for an authority or a client certificate of your own set \
+    MLFLOW_TRACKING_SERVER_CERT_PATH or MLFLOW_TRACKING_CLIENT_CERT_PATH";
+
 /// Variables and the file of credentials.
 pub(super) struct Environment<'a> {
     variable: &'a dyn Fn(&str) -> Option<String>,
@@ -112,7 +115,7 @@ impl<'a> Environment<'a> {
         let seconds = self.number("MLFLOW_HTTP_REQUEST_TIMEOUT", 120.0)?;
         Ok(Settings {
             secret,
-            manners: Manners { hidden, login: LOGIN },
+            manners: Manners { hidden, login: LOGIN, trust: TRUST },
             tls: self.tls()?,
             timeout: Duration::try_from_secs_f64(seconds).ok().filter(|t| !t.is_zero()),
             retries: self.number("MLFLOW_HTTP_REQUEST_MAX_RETRIES", 4.0)? as u32,

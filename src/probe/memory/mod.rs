@@ -1,10 +1,19 @@
-//! How much memory a graph takes to run.
+//! How much memory a graph takes to run, and how much there is.
+
+#[cfg(target_os = "linux")]
+mod cgroup;
+mod system;
 
 use std::num::NonZeroUsize;
 
 use crate::engine::Compiled;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
+
+pub use system::peak_resident;
+#[cfg(feature = "workers")]
+pub(crate) use system::resident_of;
+use system::{available, resident};
 
 /// What engines hold beside the values alive: memory freed but not given back, and packed operands.
 const SLACK: f64 = 1.3;
@@ -25,18 +34,20 @@ const SESSION: u64 = 32 << 20;
 pub struct Memory {
     /// Bytes that the process may take, all in all; `None` for what the system has available.
     pub limit: Option<u64>,
+    /// How many of the bytes of the limit other processes hold.
+    pub elsewhere: u64,
     /// How many models are scored at once: each takes its share of what is free.
     pub sharers: NonZeroUsize,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Memory { limit: None, sharers: NonZeroUsize::MIN }
+        Memory { limit: None, elsewhere: 0, sharers: NonZeroUsize::MIN }
     }
 }
 
 impl Memory {
-    /// So many bytes for the whole process.
+    /// At most this many bytes for the whole process.
     pub fn up_to(bytes: u64) -> Self {
         Memory { limit: Some(bytes), ..Memory::default() }
     }
@@ -45,10 +56,15 @@ impl Memory {
     /// where there is no limit and the system does not tell what it has.
     pub fn free(self) -> Option<u64> {
         let free = match self.limit {
-            Some(limit) => limit.saturating_sub(resident().unwrap_or(0)),
+            Some(limit) => limit.saturating_sub(self.held()),
             None => available()?,
         };
         Some(free / self.sharers.get() as u64)
+    }
+
+    /// The bytes of the limit that are held already.
+    fn held(self) -> u64 {
+        resident().unwrap_or(0).saturating_add(self.elsewhere)
     }
 
     /// `Ok` where `need` fits into what is free.
@@ -64,7 +80,7 @@ impl Memory {
 
     /// The error of a `need` that is more than what is `free`.
     pub(crate) fn refusal(self, need: Need, free: u64, what: &str) -> Error {
-        let held = resident().unwrap_or(0);
+        let held = self.held();
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         let all = mib(held + need.total());
         Error::Memory(match self.limit {
@@ -118,35 +134,4 @@ impl Need {
 pub(crate) fn copies(model: &Graph) -> u64 {
     let bytes = model.parameters().map(|(_, p)| p.tensor.len() * p.tensor.dtype().size());
     2 * bytes.sum::<usize>() as u64
-}
-
-/// The bytes of memory that programs can still get without swapping (Linux).
-fn available() -> Option<u64> {
-    kib(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
-}
-
-/// The bytes of memory that this process holds, where the system tells.
-fn resident() -> Option<u64> {
-    status("VmRSS:")
-}
-
-/// The most bytes of memory that this process has held so far, where the system tells (Linux).
-pub fn peak_resident() -> Option<u64> {
-    status("VmHWM:")
-}
-
-/// The bytes of memory that another process holds, where the system tells (Linux).
-#[cfg(feature = "workers")]
-pub(crate) fn resident_of(process: u32) -> Option<u64> {
-    kib(&std::fs::read_to_string(format!("/proc/{process}/status")).ok()?, "VmRSS:")
-}
-
-fn status(entry: &str) -> Option<u64> {
-    kib(&std::fs::read_to_string("/proc/self/status").ok()?, entry)
-}
-
-/// An entry of a table in KiB, in bytes.
-fn kib(table: &str, entry: &str) -> Option<u64> {
-    let line = table.lines().find_map(|line| line.strip_prefix(entry))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }

@@ -6,12 +6,15 @@
 mod from;
 mod running;
 mod store;
+#[cfg(test)]
+mod tests;
+mod values;
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::data::Samples;
@@ -26,6 +29,11 @@ use crate::transform::{Init, Loss};
 pub(super) use from::From;
 pub(super) use running::{Running, Shown, WhichShard};
 pub(super) use store::{Merge, Store, StoreExport, StoreList, StorePrune, Worker};
+pub(super) use values::{Auto, Plain};
+use values::{
+    batch_axis, batch_norm, fix, gram, init, loss, memory, names, pattern, positive, ridge,
+    samples, several, shape,
+};
 
 /// Scores neural networks given as ONNX files without training them.
 #[derive(Debug, Parser)]
@@ -421,276 +429,4 @@ pub(super) struct Doctor {
     /// How to write the findings
     #[arg(long, value_enum, default_value_t)]
     pub format: Plain,
-}
-
-/// Formats of what is not a table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Plain {
-    /// For reading in a terminal
-    #[default]
-    Table,
-    /// One JSON document
-    Json,
-}
-
-/// A choice that can be left to the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Auto<T> {
-    Auto,
-    This(T),
-}
-
-impl<T> Auto<T> {
-    pub(super) fn explicit(self) -> Option<T> {
-        match self {
-            Auto::Auto => None,
-            Auto::This(choice) => Some(choice),
-        }
-    }
-}
-
-fn names(names: &[&'static str]) -> PossibleValuesParser {
-    PossibleValuesParser::new(names.iter().copied())
-}
-
-fn init() -> impl TypedValueParser<Value = Init> {
-    let schemes: Vec<_> = Init::ALL.iter().map(|(_, name)| *name).collect();
-    names(&schemes).try_map(|s| s.parse::<Init>())
-}
-
-fn batch_norm() -> impl TypedValueParser<Value = Auto<BatchNormMode>> {
-    names(&["auto", "running", "sample", "batch"]).map(|mode| match mode.as_str() {
-        "running" => Auto::This(BatchNormMode::Running),
-        "sample" => Auto::This(BatchNormMode::Sample),
-        "batch" => Auto::This(BatchNormMode::Batch),
-        _ => Auto::Auto,
-    })
-}
-
-fn loss() -> impl TypedValueParser<Value = Auto<Loss>> {
-    names(&["auto", "cross-entropy", "bce", "mse", "token-cross-entropy"]).try_map(|s| {
-        match s.as_str() {
-            "auto" => Ok(Auto::Auto),
-            name => name.parse::<Loss>().map(Auto::This),
-        }
-    })
-}
-
-fn gram() -> impl TypedValueParser<Value = GramKind> {
-    names(&["sign", "raw"]).map(|kind| match kind.as_str() {
-        "raw" => GramKind::Raw,
-        _ => GramKind::Sign,
-    })
-}
-
-fn positive(text: &str) -> Result<NonZeroUsize, String> {
-    text.parse().map_err(|_| "give a whole number above 0".into())
-}
-
-fn several(text: &str) -> Result<usize, String> {
-    text.parse()
-        .ok()
-        .filter(|&number| number > 1)
-        .ok_or_else(|| "give a whole number of 2 or above".into())
-}
-
-fn samples(text: &str) -> Result<Samples, String> {
-    match text {
-        "all" => Ok(Samples::All),
-        number => number
-            .parse()
-            .map(Samples::Count)
-            .map_err(|_| "give a whole number above 0, or 'all'".into()),
-    }
-}
-
-fn ridge(text: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
-        .filter(|ridge: &f64| ridge.is_finite() && *ridge >= 0.0)
-        .ok_or_else(|| "give a number of 0 or above".into())
-}
-
-fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
-    let (name, dims) = text.rsplit_once('=').ok_or("give it as NAME=1x3x32x32")?;
-    let dims = dims
-        .split(['x', ','])
-        .map(|dim| dim.trim().parse().ok().filter(|&dim| dim > 0))
-        .collect::<Option<Vec<usize>>>()
-        .ok_or("the dimensions must be whole numbers above 0, as in NAME=1x3x32x32")?;
-    Ok((name.to_owned(), dims))
-}
-
-fn fix(text: &str) -> Result<(String, Vec<f64>), String> {
-    const FORM: &str = "give it as NAME=16000 or NAME=0.5,-1,2";
-    let (name, values) = text.rsplit_once('=').ok_or(FORM)?;
-    let values = values.split(',').map(|value| value.trim().parse().ok());
-    let values = values.collect::<Option<Vec<f64>>>().ok_or(FORM)?;
-    match values.iter().all(|value| value.is_finite()) {
-        true => Ok((name.to_owned(), values)),
-        false => Err("the values must be finite numbers".into()),
-    }
-}
-
-fn batch_axis(text: &str) -> Result<(String, Option<usize>), String> {
-    const FORM: &str = "give it as NAME=1 or NAME=none";
-    let (name, axis) = text.rsplit_once('=').ok_or(FORM)?;
-    let axis = match axis.trim() {
-        "none" => None,
-        axis => Some(axis.parse().map_err(|_| FORM)?),
-    };
-    Ok((name.to_owned(), axis))
-}
-
-fn pattern(text: &str) -> Result<String, String> {
-    glob::Pattern::new(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
-}
-
-/// A size in bytes: `4GiB`, `512 MB`, `1.5G`, `1000000`. Units without an `i` count in thousands,
-/// except the bare letters, which mean the same as with `iB`.
-fn memory(text: &str) -> Result<u64, String> {
-    let text = text.trim();
-    let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit_at);
-    let unit = unit.to_ascii_lowercase();
-    let power = match unit.chars().next() {
-        None | Some('b') => 0,
-        Some('k') => 1,
-        Some('m') => 2,
-        Some('g') => 3,
-        Some('t') => 4,
-        Some(_) => return Err(SIZES.into()),
-    };
-    let base: f64 = match unit.get(1..).unwrap_or_default() {
-        "" | "ib" => 1024.0,
-        "b" if power > 0 => 1000.0,
-        _ => return Err(SIZES.into()),
-    };
-    let bytes = number.trim().parse::<f64>().map_err(|_| SIZES)? * base.powi(power);
-    // NaN fails this as well.
-    if (1.0..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err(SIZES.into()) }
-}
-
-const SIZES: &str = "give a size such as 4GiB, 500MB or 2000000000";
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_definitions_are_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn sizes() {
-        for (text, bytes) in [
-            ("4GiB", 4 << 30),
-            ("4G", 4 << 30),
-            ("4gb", 4_000_000_000),
-            ("1.5 KiB", 1536),
-            ("1000000", 1_000_000),
-            ("7B", 7),
-            ("2TiB", 2 << 40),
-        ] {
-            assert_eq!(memory(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "0", "-1G", "4 parsecs", "GiB", "4GiBs", "nanG", "1e30", "4bb"] {
-            assert!(memory(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn shapes_may_be_of_names_with_an_equals_sign() {
-        assert_eq!(shape("x=1x3x8x8"), Ok(("x".into(), vec![1, 3, 8, 8])));
-        assert_eq!(shape("a=b=1,7"), Ok(("a=b".into(), vec![1, 7])));
-        for text in ["x", "x=", "x=1xx3", "x=1x0", "x=1x-1"] {
-            assert!(shape(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn settings_and_batch_axes() {
-        assert_eq!(fix("sr=16000"), Ok(("sr".into(), vec![16000.0])));
-        assert_eq!(fix("a=b=0.5,-1"), Ok(("a=b".into(), vec![0.5, -1.0])));
-        assert_eq!(batch_axis("x=1"), Ok(("x".into(), Some(1))));
-        assert_eq!(batch_axis("x=none"), Ok(("x".into(), None)));
-        for text in ["sr", "sr=", "sr=x", "sr=1,,2", "sr=nan"] {
-            assert!(fix(text).is_err(), "{text}");
-        }
-        for text in ["x", "x=", "x=-1", "x=first"] {
-            assert!(batch_axis(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn numbers_of_samples() {
-        assert_eq!(samples("all"), Ok(Samples::All));
-        assert_eq!(samples("3"), Ok(Samples::Count(NonZeroUsize::new(3).unwrap())));
-        assert!(samples("0").is_err() && samples("-3").is_err() && samples("some").is_err());
-    }
-
-    fn parse(arguments: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(arguments.split(' '))
-    }
-
-    #[test]
-    fn defaults_are_those_documented() {
-        let cli = parse("gradalign rank models --data probe.npz").unwrap();
-        let Command::Rank(rank) = cli.command else { panic!("another command") };
-        let Scoring { data, metric, engine, format, .. } = rank.scoring;
-        assert_eq!(metric.metric, ["gradalign-1", "gradalign-2"]);
-        assert_eq!((data.samples, data.seed), (samples("128").unwrap(), 0));
-        assert_eq!((metric.init, metric.repeats.get()), (Init::Keep, 1));
-        assert_eq!((metric.bn, metric.loss), (Auto::Auto, Auto::Auto));
-        assert_eq!((engine.engine, engine.device), (EngineChoice::Auto, Device::Auto));
-        assert_eq!((format, engine.memory), (Format::Table, None));
-    }
-
-    #[test]
-    fn options_are_parsed() {
-        let cli = parse(
-            "gradalign score a.onnx b.onnx --data d --metric params,flops --mean 0.5,-0.25,1 \
-             --init kaiming-normal --repeats 3 --bn sample --loss bce --engine tract --device \
-             cuda:1 --gram raw --ridge 0.5 --no-params *.bias --format jsonl",
-        )
-        .unwrap();
-        let Command::Score(score) = cli.command else { panic!("another command") };
-        let Scoring { data, metric, model, engine, format, .. } = score.scoring;
-        assert_eq!(score.models.len(), 2);
-        assert_eq!(metric.metric, ["params", "flops"]);
-        assert_eq!(data.mean, [0.5, -0.25, 1.0]);
-        assert_eq!(metric.bn, Auto::This(BatchNormMode::Sample));
-        assert_eq!(metric.loss, Auto::This(Loss::BinaryCrossEntropy));
-        assert_eq!((metric.gram, metric.ridge), (GramKind::Raw, 0.5));
-        assert_eq!(model.no_params, ["*.bias"]);
-        assert_eq!(engine.device, Device::Cuda(1));
-        assert_eq!(format, Format::Jsonl);
-    }
-
-    #[test]
-    fn wrong_values_are_refused() {
-        for arguments in [
-            "score a --data d --init best",
-            "score a --data d --bn none",
-            "score a --data d --loss l1",
-            "score a --data d --engine torch",
-            "score a --data d --device tpu",
-            "score a --data d --format xml",
-            "score a --data d --ridge -1",
-            "score a --data d --repeats 0",
-            "score a --data d --ntk-samples 1",
-            "score a --data d --params [",
-            "score a",
-            "score --data d",
-            "rank --data d",
-            "grad a -o b",
-            "grad a -o b --batch 2 --mean --per-sample",
-            "score a --data d -q -v",
-        ] {
-            assert!(parse(&format!("gradalign {arguments}")).is_err(), "{arguments}");
-        }
-    }
 }
