@@ -9,10 +9,12 @@ Others are broken on purpose. Then `gradalign rank` ranks them all. What is chec
 and scores; that each broken one has a row that says why; tags, metrics and the report, by MLflow's client; that
 a second run downloads, computes and writes nothing; aliases, filters, `models:/`, shards, a dry run; a wrong
 password, which is in no message. Then the same over TLS with an authority and a client certificate of its own, and
-with a server that keeps its files to itself (`--no-serve-artifacts`).
+with a server that keeps its files to itself (`--no-serve-artifacts`). Where `docker-registry` and `htpasswd` are
+installed, artifacts that oras pushes to it are ranked, too.
 """
 
 import argparse
+import base64
 import contextlib
 import datetime
 import ipaddress
@@ -373,10 +375,63 @@ def check_unserved(rank, folder):
         print("a server that does not hand out files by their place hands them out by version")
 
 
+def check_oci(program, rank, folder):
+    if not (shutil.which("docker-registry") and shutil.which("htpasswd")):
+        print("docker-registry and htpasswd are not here: OCI is NOT checked")
+        return
+    import oras.client
+
+    files = folder / "oci"
+    (files / "packed" / "deep").mkdir(parents=True)
+    for name in ["external.onnx", "external.bin"]:
+        shutil.copy(EXTRA / name, files / "packed" / "deep" / name)
+        shutil.copy(EXTRA / name, files / name)
+    for name in ["mlp.onnx", "vit.onnx"]:
+        shutil.copy(MODELS / name, files / name)
+    port = free_port()
+    users = subprocess.run(["htpasswd", "-Bbn", USER, PASSWORD], capture_output=True, text=True, check=True).stdout
+    (files / "users").write_text(users)
+    (files / "config.yml").write_text(
+        f"version: 0.1\nstorage:\n  filesystem: {{rootdirectory: {files}/blobs}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
+        f"auth:\n  htpasswd: {{realm: test, path: {files}/users}}\n")
+    with open(files / "log", "w") as log:
+        process = subprocess.Popen(["docker-registry", "serve", str(files / "config.yml")], stdout=log, stderr=log)
+    host = f"127.0.0.1:{port}"
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.1)
+        client = oras.client.OrasClient(hostname=host, insecure=True, auth_backend="basic")
+        client.auth.set_basic_auth(USER, PASSWORD)
+        with contextlib.chdir(files):
+            for tag, pushed in {"one": ["mlp.onnx"], "data": ["external.onnx", "external.bin"], "packed": ["packed"],
+                                "two": ["mlp.onnx", "vit.onnx"]}.items():
+                client.push(target=f"{host}/models/net:{tag}", files=pushed, disable_path_validation=True)
+        both = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        (files / "config.json").write_text(json.dumps({"auths": {host: {"auth": both}}}))
+        login = {"DOCKER_CONFIG": str(files)}
+        sources = [f"oci://{host}/models/net:{tag}" for tag in ["one", "data", "packed", "two!/vit.onnx"]]
+        report, _ = rank(*sources, **login)
+        reference = expected(program, {"a": "mlp", "b": EXTRA / "external.onnx", "c": "vit"})
+        found = {m["path"].rsplit(":", 1)[1]: values(m) for m in report["models"]}
+        assert found == {"one": reference["mlp"], "data": reference["external"], "packed": reference["external"],
+                         "two!/vit.onnx": reference["vit"]}, found
+        for source, environment, says in [(sources[0], {}, "docker login"), (f"oci://{host}/models/net:two", login, "name one"),
+                                          (f"oci://{host}/models/net:no", login, "MANIFEST_UNKNOWN")]:
+            report, _ = rank(source, code=1, **environment)
+            message = report["models"][0]["error"]["message"]
+            assert says in message, message
+        print(f"artifacts of an OCI registry, by file, with data, packed and by path: {sorted(found)}")
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gradalign", default=str(ROOT / "target" / "debug" / "gradalign"))
-    parser.add_argument("--only", choices=["ranking", "tls", "unserved"])
+    parser.add_argument("--only", choices=["ranking", "tls", "unserved", "oci"])
     options = parser.parse_args()
     wanted = lambda name: options.only in (None, name)
     with tempfile.TemporaryDirectory() as name:
@@ -390,6 +445,8 @@ def main():
             check_tls(rank, folder)
         if wanted("unserved"):
             check_unserved(rank, folder)
+        if wanted("oci"):
+            check_oci(options.gradalign, rank, folder)
     print("all checks passed")
 
 

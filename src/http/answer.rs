@@ -139,6 +139,15 @@ impl Answer {
         })
     }
 
+    /// The body, which must not be large.
+    ///
+    /// # Errors
+    /// When it is, or breaks off.
+    pub fn bytes(mut self) -> Result<Vec<u8>> {
+        let bytes = self.response.body_mut().with_config().limit(LARGEST).read_to_vec();
+        bytes.map_err(|e| Error::Remote(format!("{}: {e}", self.request)))
+    }
+
     /// The body, to be read to its end.
     pub fn reader(&mut self) -> impl Read + '_ {
         self.response.body_mut().as_reader()

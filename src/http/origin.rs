@@ -71,7 +71,7 @@ impl Origin {
     }
 
     /// Where a redirect of `path` leads: a server without a base, and a path there.
-    pub(super) fn led(&self, path: &str, to: &str) -> Option<(Origin, String)> {
+    pub fn led(&self, path: &str, to: &str) -> Option<(Origin, String)> {
         let to = to.split('#').next().unwrap_or_default();
         let absolute = match to.strip_prefix("//") {
             Some(rest) => format!("{}://{rest}", if self.is_encrypted { "https" } else { "http" }),

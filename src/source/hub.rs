@@ -115,8 +115,7 @@ pub(super) fn without_variants(mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
     if let Some(first) = variants.first() {
         tracing::info!(
             target: NOTICE,
-            "{} files with quantised or merged forms of models are skipped, such as {}; to rank one, \
-             name it",
+            "quantised or merged forms of models are skipped: {}, such as {}; to rank one, name it",
             variants.len(),
             first.display()
         );
@@ -178,7 +177,8 @@ mod tests {
     fn snapshots_are_links_into_blobs() {
         use std::os::unix::fs::symlink;
         let cache = tempfile::tempdir().unwrap();
-        let repository = cache.path().join("models--org--net");
+        let (owner, name) = ("org", "net");
+        let repository = cache.path().join(format!("models--{owner}--{name}"));
         let onnx = repository.join("snapshots/c0ffee/onnx");
         for folder in [&repository.join("blobs"), &repository.join("refs"), &onnx] {
             std::fs::create_dir_all(folder).unwrap();

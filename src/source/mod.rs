@@ -2,6 +2,8 @@
 
 mod address;
 mod archive;
+#[cfg(feature = "registry")]
+mod cache;
 mod fetched;
 mod files;
 mod hub;
@@ -9,6 +11,8 @@ mod memory;
 #[cfg(feature = "registry")]
 pub(crate) mod mlflow;
 mod names;
+#[cfg(feature = "registry")]
+mod oci;
 mod sources;
 
 use std::borrow::Cow;
@@ -105,6 +109,8 @@ impl AnySource {
             hub::SCHEME => hub::list(rest),
             #[cfg(feature = "registry")]
             "mlflow" | "mlflows" | "models" => mlflow::list(scheme, rest, self.filter.as_deref()),
+            #[cfg(feature = "registry")]
+            oci::SCHEME => oci::list(rest),
             unknown => Err(refused(unknown)),
         })
     }
@@ -123,6 +129,8 @@ impl Source for AnySource {
             Some((scheme @ ("mlflow" | "mlflows" | "models"), rest)) => {
                 mlflow::fetch(address, scheme, rest, self)
             }
+            #[cfg(feature = "registry")]
+            Some((oci::SCHEME, rest)) => oci::fetch(address, rest),
             Some((unknown, _)) => Err(refused(unknown)),
             None => match Archive::of_address(address) {
                 Some((archive, inside)) => archive.fetch(inside),
@@ -135,7 +143,7 @@ impl Source for AnySource {
 fn refused(scheme: &str) -> Error {
     Error::Usage(format!(
         "no source knows addresses that begin with {scheme}://: give files, folders, archives, \
-         hf://ORG/NAME or mlflow://HOST/NAME"
+         hf://ORG/NAME, mlflow://HOST/NAME or oci://HOST/NAME:TAG"
     ))
 }
 

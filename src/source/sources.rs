@@ -32,7 +32,8 @@ impl Sources {
     /// - an archive (`.tar`, `.tar.gz`, `.tgz`, `.zip`), or a model in one: `FILE.tar.gz!/a/model.onnx`;
     /// - a repository in the cache of the Hugging Face Hub, or a file of one: `hf://ORG/NAME[@REV][/PATH]`;
     /// - with the feature `registry`, registered models of an MLflow server:
-    ///   `mlflow://HOST[:PORT][/NAME[/VERSION|@ALIAS]]`, or `models:/NAME…`.
+    ///   `mlflow://HOST[:PORT][/NAME[/VERSION|@ALIAS]]`, or `models:/NAME…`; and artifacts of an OCI
+    ///   registry: `oci://HOST/REPO[:TAG|@DIGEST]`.
     ///
     /// # Errors
     /// When a source yields no model, cannot be read, or does not answer.

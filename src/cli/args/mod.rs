@@ -148,7 +148,8 @@ pub(super) struct Rank {
     /// Model files; folders or archives (.tar, .tar.gz, .zip) that hold some; glob patterns; one model of
     /// an archive (FILE.zip!/a/model.onnx); a repository in Hugging Face's cache (hf://ORG/NAME);
     /// registered models of MLflow (mlflow://HOST:PORT/NAME, then /VERSION or @ALIAS for one;
-    /// models:/NAME); or '-' for a list of these on standard input, one a line
+    /// models:/NAME); an artifact of an OCI registry (oci://HOST/REPO:TAG); or '-' for a list of these
+    /// on standard input, one a line
     #[arg(required = true, value_name = "SOURCE")]
     pub sources: Vec<OsString>,
 

@@ -64,6 +64,23 @@ impl Archive {
         Some(Archive { path: path.to_path_buf(), kind })
     }
 
+    /// The archive at `path`, if it begins like one, whatever its name.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn sniffed(path: &Path) -> Result<Option<Self>> {
+        let (file, _) = file::open(path)?;
+        let mut head = Vec::new();
+        file.take(512).read_to_end(&mut head).map_err(|e| Error::io(path, e))?;
+        let kind = match head.as_slice() {
+            [0x1f, 0x8b, ..] => Kind::TarGz,
+            [b'P', b'K', 3, 4, ..] => Kind::Zip,
+            head if head.get(257..262) == Some(b"ustar") => Kind::Tar,
+            _ => return Ok(None),
+        };
+        Ok(Some(Archive { path: path.to_path_buf(), kind }))
+    }
+
     /// The archive and the path inside that an address names.
     pub fn of_address(address: &str) -> Option<(Self, &str)> {
         let (archive, inside) = address.split_once(INSIDE)?;

@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
+use super::super::cache::Folder;
 use super::api::{Listed, Server, Version};
-use super::cache::Folder;
 use crate::error::{Error, Result};
+use crate::file;
 use crate::http::{Origin, Patience, encoded};
 use crate::onnx;
 
@@ -312,7 +315,9 @@ impl Files<'_> {
     fn folder(&self) -> Result<Folder> {
         let server = self.server.registry().origin().server();
         let Version { name, source, .. } = self.version;
-        Folder::open(self.cache, &server, name, self.number, source)
+        let digest = &file::hex(Sha256::new_with_prefix(source))[..12];
+        let version = format!("{}-{digest}", self.number);
+        Folder::open(self.cache, &["mlflow", &server, name, &version])
     }
 }
 

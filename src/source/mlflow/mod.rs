@@ -7,10 +7,9 @@
 mod address;
 mod api;
 mod artifacts;
-mod cache;
 mod environment;
 
-use super::{AnySource, Fetched};
+use super::{AnySource, Fetched, cache};
 use crate::error::{Error, Result};
 
 pub(crate) use address::{Address, Which};

@@ -11,13 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use ureq::http::header::{
     CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_NONE_MATCH, IF_RANGE, RANGE,
 };
 
 use crate::error::{Error, Result};
-use crate::file;
 use crate::http::{Answer, Client, Patience};
 
 /// Where the states of a folder's files are. No artifact is called so: it would be hidden.
@@ -30,7 +28,7 @@ const OLD: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST_BREAKS: usize = 3;
 
 /// The files of one version.
-pub(super) struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
 }
 
@@ -46,7 +44,7 @@ struct State {
 ///
 /// # Errors
 /// When there is no home folder.
-pub(super) fn root() -> Result<PathBuf> {
+pub(crate) fn root() -> Result<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let user = || {
         let folder = variable("XDG_CACHE_HOME").map(PathBuf::from);
@@ -58,15 +56,13 @@ pub(super) fn root() -> Result<PathBuf> {
 }
 
 impl Folder {
-    /// The folder of the version `number` of the model `name` of `server`, with files from `source`.
+    /// The folder of what `parts` tell from all else.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn open(root: &Path, server: &str, name: &str, number: u64, source: &str) -> Result<Self> {
-        let part = |text: &str| crate::http::encoded(text).replace('.', "%2E");
-        let digest = &file::hex(Sha256::new_with_prefix(source))[..12];
-        let version = format!("{number}-{digest}");
-        let path = root.join("mlflow").join(part(server)).join(part(name)).join(version);
+    pub fn open(root: &Path, parts: &[&str]) -> Result<Self> {
+        let part = |text: &&str| crate::http::encoded(text).replace('.', "%2E");
+        let path = root.join(parts.iter().map(part).collect::<PathBuf>());
         fs::create_dir_all(&path).map_err(|e| Error::io(&path, e))?;
         let folder = Folder { path };
         folder.tidy();
