@@ -302,9 +302,12 @@ impl Failed {
     }
 }
 
-/// Whether an error of a connection is one of TLS, which no further try changes.
+/// Whether an error of a connection is one of TLS, which no further try changes. A server that misses a
+/// certificate of the client may just hang up.
 fn is_certificate(error: &std::io::Error) -> bool {
+    let hangs_up = error.kind() == std::io::ErrorKind::UnexpectedEof;
     error.kind() == std::io::ErrorKind::InvalidData
+        || (hangs_up && error.to_string().contains("close_notify"))
 }
 
 fn seconds(header: Option<&str>) -> Option<Duration> {
