@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn parameters_of_chains_are_those_of_the_formula() {
-        for text in ["64-1114-basic", "64-141412-basic", "64-332-basic", "64-2222-basic"] {
+        for text in ["64-1114-basic", "64-332-basic", "64-213-basic"] {
             let (mut wanted, mut from) = (0, 64);
             for layer in text.split('-').nth(1).unwrap().chars() {
                 let to = if layer == '2' || layer == '4' { 2 * from } else { from };
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn parameters_of_cells_are_those_of_the_formula() {
-        for text in ["64-41414-3_02_022", "64-41414-2_11_302", "64-41414-0_00_000"] {
+        for text in ["64-41414-2_13_201", "64-41414-0_00_000"] {
             let ops: Vec<char> = text[9..].chars().filter(|&c| c != '_').collect();
             let (mut wanted, mut from) = (0, 64);
             for layer in MICRO {
@@ -298,7 +298,8 @@ mod tests {
         assert_eq!(Macro.nth(0).unwrap().notation(), "64-1114-basic");
         assert_eq!(Micro.nth(4095).unwrap().name(), "transnas101-micro-64-41414-3_33_333");
         assert!(Macro.nth(3256).is_err() && Micro.nth(4096).is_err());
-        for text in ["64-1115-basic", "64--basic", "32-1114-basic", "64-1114", "64-1111111-basic"] {
+        for text in ["64-1115-basic", "64-0-basic", "32-1114-basic", "64-1114", "64-1111111-basic"]
+        {
             assert!(Macro.parse(text).is_err(), "{text}");
         }
         for text in ["64-41414-3_02_02", "64-41414-4_02_022", "64-41414-30_2_022", "3_02_022"] {
