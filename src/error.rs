@@ -54,6 +54,9 @@ pub enum Error {
     /// A score that is not defined for this model and data.
     #[error("{0}")]
     Score(String),
+    /// A server that does not answer, refuses, or answers what cannot be understood.
+    #[error("{0}")]
+    Remote(String),
     /// An option or combination of options that makes no sense.
     #[error("{0}")]
     Usage(String),
@@ -79,6 +82,7 @@ impl Error {
             Error::Engine { .. } => "engine",
             Error::Memory(_) => Error::MEMORY,
             Error::Score(_) => "score",
+            Error::Remote(_) => "remote",
             Error::Usage(_) => "usage",
         }
     }

@@ -28,7 +28,7 @@
 
 // Builds without some of the features leave some of their helpers unused.
 #![cfg_attr(
-    not(all(feature = "data", feature = "ort", feature = "tract")),
+    not(all(feature = "data", feature = "ort", feature = "registry", feature = "tract")),
     allow(dead_code, unused_imports, unused_macros)
 )]
 
@@ -45,6 +45,8 @@ mod file;
 pub mod graph;
 #[cfg(feature = "data")]
 mod hash;
+#[cfg(feature = "registry")]
+mod http;
 pub mod import;
 pub mod ir;
 #[cfg(feature = "ort")]
@@ -56,6 +58,8 @@ pub mod ops;
 #[cfg(feature = "data")]
 pub mod ordered;
 pub mod probe;
+#[cfg(feature = "registry")]
+pub mod publish;
 #[cfg(feature = "data")]
 pub mod rank;
 #[cfg(feature = "data")]

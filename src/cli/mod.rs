@@ -19,9 +19,11 @@ mod rank;
 mod results;
 mod score;
 mod settings;
+mod sources;
 mod space;
 mod store;
 mod worker;
+mod write_back;
 
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
@@ -36,6 +38,8 @@ use flags::with_flags;
 use progress::LogWriter;
 
 use crate::report::printable;
+/// The target of what is told unless `--quiet` is given, though nothing is wrong.
+use crate::source::NOTICE;
 
 /// How a command came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,11 +52,15 @@ enum Outcome {
     Interrupted,
 }
 
+impl Outcome {
+    /// The worse of two.
+    fn and(self, other: Outcome) -> Outcome {
+        if other == Outcome::Done { self } else { other }
+    }
+}
+
 /// Exit code where nothing could be done: usage, data, environment.
 const NOTHING_DONE: u8 = 2;
-
-/// The target of what is told unless `--quiet` is given, though nothing is wrong.
-const NOTICE: &str = "gradalign::notice";
 
 /// The most columns of text, in tables and in the help.
 const WIDTH: u16 = 100;

@@ -1,12 +1,12 @@
 //! `gradalign rank`.
 
-use super::{NOTICE, Outcome, args, score};
+use super::{NOTICE, Outcome, args, score, sources};
 use crate::rank::{AGGREGATE, Aggregate, Filter, Ranking, Truth};
 use crate::report::{Format, printable};
-use crate::source::{Files, ModelRef, Source};
+use crate::source::{ModelRef, Source, Sources};
 
 pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
-    let args::Rank { sources, truth: truth_file, aggregate, shown, mut scoring } = args;
+    let args::Rank { sources, from, truth: truth_file, aggregate, shown, mut scoring } = args;
     let parts = aggregate.iter().flat_map(Aggregate::scores).cloned();
     scoring.metric.metric.extend(parts);
     let mut request = scoring.resolve()?;
@@ -17,8 +17,11 @@ pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
         request.settings.metrics.iter().cloned().chain(aggregate.iter().map(|_| AGGREGATE.into()));
     filter.as_ref().map_or(Ok(()), |filter| filter.check(&known.collect::<Vec<_>>()))?;
     // What can go wrong early does so before any model is scored.
-    let files = Files::find(&sources)?;
-    let models = files.list()?;
+    let (source, write_back) = from.resolve();
+    let sources = Sources::find(&sources::all(sources)?, source)?;
+    let models = sources.list()?;
+    write_back.map_or(Ok(()), |write_back| write_back.check(&models))?;
+    request.write_back = write_back;
     let truth = truth_file.as_deref().map(Truth::read).transpose()?;
     if let Some(truth) = &truth {
         truth.check(&models)?;
@@ -46,7 +49,7 @@ pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
         }
     }
     let first = request.settings.metrics.first().cloned();
-    score::score_all(&files, &models, &request, move |ranking| {
+    score::score_all(&sources, &models, &request, move |ranking| {
         ranking.sum_ranks();
         if let Some(aggregate) = &aggregate {
             ranking.aggregate(aggregate);

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::output::OutFile;
 use super::page::PageFile;
-use super::settings::Running;
+use super::settings::{Request, Running};
 use super::{Outcome, flags, print, progress};
 use crate::rank::Ranking;
 use crate::report::{Format, write_line};
@@ -27,6 +27,8 @@ pub(super) struct Results {
     fail_fast: bool,
     strict: bool,
     page: Option<PageFile>,
+    /// Whether results are kept though they have been printed.
+    keeps: bool,
     state: Mutex<State>,
 }
 
@@ -47,14 +49,21 @@ impl Results {
         run: Run,
         models: usize,
         arrange: impl Fn(&mut Ranking) + Send + Sync + 'static,
-        format: Format,
-        out: Option<OutFile>,
-        page: Option<PageFile>,
-        running: &Running,
+        request: &Request,
     ) -> Self {
-        let (arrange, state) = (Box::new(arrange), Mutex::default());
-        let Running { fail_fast, strict, .. } = *running;
-        Results { run, models, arrange, format, out, fail_fast, strict, page, state }
+        let Running { fail_fast, strict, .. } = request.running;
+        Results {
+            run,
+            models,
+            arrange: Box::new(arrange),
+            format: request.format,
+            out: request.out.clone(),
+            fail_fast,
+            strict,
+            page: request.page.clone(),
+            keeps: request.write_back.is_some(),
+            state: Mutex::default(),
+        }
     }
 
     /// Takes note of a result that the store could not keep.
@@ -94,10 +103,15 @@ impl Results {
             }
         }
         state.finished += 1;
-        if !self.streams() || self.page.is_some() {
+        if !self.streams() || self.page.is_some() || self.keeps {
             state.kept.insert(position, record.result);
         }
         flow
+    }
+
+    /// The results so far, ranked.
+    pub(super) fn ranking(&self) -> Ranking {
+        Ranking::new(self.run.clone(), self.lock().kept.values().cloned().collect())
     }
 
     /// Writes what has not been printed yet.

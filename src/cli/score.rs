@@ -13,7 +13,7 @@ use super::output::OutFile;
 use super::progress::{self, Progress};
 use super::results::Results;
 use super::settings::Request;
-use super::{NOTICE, Outcome, args, interrupt};
+use super::{NOTICE, Outcome, args, interrupt, sources};
 use crate::data::Dataset;
 use crate::engine::{self, Description, Device, EngineOptions};
 use crate::onnx;
@@ -21,23 +21,26 @@ use crate::probe;
 use crate::rank::isolate::{Isolation, score_isolated};
 use crate::rank::{Observer, Ranking, Shard, score_each};
 use crate::score::{EngineSettings, Record, Scorer};
-use crate::source::{Files, ModelRef, Source};
+use crate::source::{AnySource, ModelRef, Source, Sources};
 use crate::store::{Limits, Store};
 
 /// How many models are scored at once, at most, unless it was said: each takes memory.
 const JOBS: usize = 4;
 
 pub(super) fn run(args: args::Score) -> anyhow::Result<Outcome> {
-    let request = args.scoring.resolve()?;
-    let files = Files::at(args.models);
-    let models = files.list()?;
-    score_all(&files, &models, &request, |_| {})
+    let mut request = args.scoring.resolve()?;
+    let (source, write_back) = args.from.resolve();
+    let sources = Sources::named(&sources::all(args.models)?, source)?;
+    let models = sources.list()?;
+    write_back.map_or(Ok(()), |write_back| write_back.check(&models))?;
+    request.write_back = write_back;
+    score_all(&sources, &models, &request, |_| {})
 }
 
-/// Scores `models`, which are those of `files`, and writes the ranking that `arrange` has put in
+/// Scores `models`, which are those of `sources`, and writes the ranking that `arrange` has put in
 /// order.
 pub(super) fn score_all(
-    files: &Files,
+    sources: &Sources,
     models: &[ModelRef],
     request: &Request,
     arrange: impl Fn(&mut Ranking) + Send + Sync + 'static,
@@ -46,9 +49,9 @@ pub(super) fn score_all(
     let store = running.store.as_deref().map(Store::open).transpose()?;
     for out in request.written() {
         let data = file_in(Path::new(&request.data), out);
-        let tensors = tensors_beside(files.paths(), out);
+        let tensors = tensors_beside(sources.files(), out);
         let library = libraries(request.engine_options.ort_lib.as_deref());
-        let read = files.paths().iter().chain(&data).chain(&tensors).chain(&library);
+        let read = sources.files().iter().chain(&data).chain(&tensors).chain(&library);
         let read = read.chain(&running.store).map(PathBuf::as_path);
         out.spare(read.chain([Path::new(&request.data)]))?;
     }
@@ -67,15 +70,7 @@ pub(super) fn score_all(
     }
     let scorer = Scorer::new(&request.settings, &dataset, &*engine, memory)?;
     let limits = Limits::new(running.timeout, memory.limit);
-    let results = Arc::new(Results::new(
-        scorer.run().clone(),
-        models.len(),
-        arrange,
-        request.format,
-        request.out.clone(),
-        request.page.clone(),
-        running,
-    ));
+    let results = Arc::new(Results::new(scorer.run().clone(), models.len(), arrange, request));
     let rescued = Arc::clone(&results);
     interrupt::arm(move || {
         progress::clear();
@@ -91,7 +86,7 @@ pub(super) fn score_all(
     if running.isolate == Some(true) {
         let isolation = Isolation {
             program: std::env::current_exe()?,
-            arguments: worker_arguments(request),
+            arguments: worker_arguments(request, sources.any()),
             run: scorer.run().clone(),
             data: request.data.clone(),
             settings: request.settings.clone(),
@@ -107,13 +102,22 @@ pub(super) fn score_all(
             Some(recall) => scorer.with_memo(recall),
             None => scorer,
         };
-        score_each(files, &models, &scorer, watch);
+        score_each(sources, &models, &scorer, watch);
     }
     interrupt::disarm();
     if let Some(bytes) = probe::peak_resident() {
         tracing::info!("peak memory {} MiB", bytes.div_ceil(1 << 20));
     }
-    results.write()
+    let ranking = request.write_back.map(|write_back| (write_back, results.ranking()));
+    let outcome = results.write()?;
+    match ranking {
+        Some(_) if outcome == Outcome::Interrupted => {
+            tracing::warn!("nothing is written back, since the run was interrupted");
+            Ok(outcome)
+        }
+        Some((write_back, ranking)) => Ok(outcome.and(write_back.write(ranking)?)),
+        None => Ok(outcome),
+    }
 }
 
 /// The models of a shard. They keep the names that they have among all.
@@ -127,7 +131,7 @@ fn part(models: &[ModelRef], shard: Option<&(Shard, Option<String>)>) -> Vec<Mod
 }
 
 /// What makes this program a worker of itself.
-fn worker_arguments(request: &Request) -> Vec<OsString> {
+fn worker_arguments(request: &Request, source: &AnySource) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["worker".into(), "--child".into()];
     let mut add = |flag: &str, value: OsString| arguments.extend([flag.into(), value]);
     if let Some(store) = &request.running.store {
@@ -139,6 +143,9 @@ fn worker_arguments(request: &Request) -> Vec<OsString> {
         if let Some(memory) = request.memory.limit {
             add("--memory", memory.to_string().into());
         }
+    }
+    for folder in &source.allow_local {
+        add("--allow-local", folder.into());
     }
     // How much is said is decided here: what is too much for this process is dropped in it.
     match tracing::level_filters::LevelFilter::current() {

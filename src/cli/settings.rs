@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use super::args::{self, Auto, WhichShard};
 use super::output::OutFile;
 use super::page::PageFile;
+use super::write_back::WriteBack;
 use crate::engine::{EngineChoice, EngineOptions};
 use crate::error::{Error, Result};
 use crate::import::ImportOptions;
@@ -36,6 +37,8 @@ pub(super) struct Request {
     pub out: Option<OutFile>,
     /// The page that is written beside the result.
     pub page: Option<PageFile>,
+    /// What is written back to a registry; set by the command.
+    pub write_back: Option<WriteBack>,
 }
 
 impl Request {
@@ -135,6 +138,7 @@ impl args::Scoring {
             format,
             out,
             page,
+            write_back: None,
         })
     }
 }

@@ -10,15 +10,16 @@ use crate::engine::Device;
 use crate::rank::isolate::{Event, confine};
 use crate::report::write_line;
 use crate::score::{Job, Memo, ModelResult, Worker};
-use crate::source::ModelRef;
+use crate::source::{AnySource, ModelRef};
 use crate::store::{Limits, Recall, Store};
 
 /// Does each job on standard input when it comes, and writes its record to standard output.
 pub(super) fn run(args: args::Worker) -> anyhow::Result<Outcome> {
-    let args::Worker { child, store, timeout, memory } = args;
+    let args::Worker { child, store, timeout, memory, allow_local } = args;
     let store = store.as_deref().map(Store::open).transpose()?;
     let limits = Limits::new(timeout.map(Duration::from_millis), memory);
-    let mut worker = if child { Worker::silent() } else { Worker::default() };
+    let worker = if child { Worker::silent() } else { Worker::default() };
+    let mut worker = worker.with_source(AnySource { allow_local, ..AnySource::default() });
     let mut outcome = Outcome::Done;
     for (i, line) in io::stdin().lock().lines().enumerate() {
         let job: Job = serde_json::from_str(&line?).map_err(|e| {

@@ -49,9 +49,15 @@ pub(crate) fn load_as(path: &Path, source: &str, room: Option<u64>) -> Result<Mo
 }
 
 /// The messages of the model at `path`.
-#[cfg(feature = "cli")]
+#[cfg(feature = "data")]
 pub(super) fn decode_file(path: &Path) -> Result<ModelProto> {
     decode_within(path, &path.display().to_string(), None).map(|(proto, _)| proto)
+}
+
+/// The messages of a model in memory.
+pub(super) fn decode_bytes(bytes: &[u8], source: &str) -> Result<ModelProto> {
+    check_head(&bytes[..bytes.len().min(64)], source)?;
+    checked(ModelProto::decode(bytes), source)
 }
 
 /// The messages of the model at `path`, and the length of the file, which is within `room`.
@@ -126,8 +132,7 @@ fn tensor_bytes(graph: &GraphProto, beside: Beside) -> u64 {
 /// # Errors
 /// As [`load`].
 pub fn read(bytes: &[u8], source: &str) -> Result<Model> {
-    check_head(&bytes[..bytes.len().min(64)], source)?;
-    finish(checked(ModelProto::decode(bytes), source)?, source, Beside::Nothing, 0, None)
+    finish(decode_bytes(bytes, source)?, source, Beside::Nothing, 0, None)
 }
 
 /// As [`read`], with the external data in `sidecars`, and at most `room` bytes of memory for the model
@@ -143,8 +148,7 @@ pub fn read_within(
 ) -> Result<Model> {
     let length = bytes.len() as u64;
     check_room(length, room, source)?;
-    check_head(&bytes[..bytes.len().min(64)], source)?;
-    let proto = checked(ModelProto::decode(bytes), source)?;
+    let proto = decode_bytes(bytes, source)?;
     finish(proto, source, Beside::Memory(sidecars), length, room)
 }
 

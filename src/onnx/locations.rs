@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::external::folder_of;
-use super::load::decode_file;
-use super::proto::{GraphProto, NodeProto, TensorProto};
+use super::load::{decode_bytes, decode_file};
+use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use crate::error::Result;
 
 /// The files with tensors that the model at `path` names, resolved as paths. No tensor is read, so that
@@ -14,12 +14,31 @@ use crate::error::Result;
 /// # Errors
 /// When the file cannot be read, or is not ONNX.
 pub(crate) fn external_files(path: &Path) -> Result<Vec<PathBuf>> {
-    let model = decode_file(path)?;
+    let folder = folder_of(path);
+    Ok(external_locations(path)?.into_iter().map(|location| folder.join(location)).collect())
+}
+
+/// The same as the model has them: paths from its folder.
+///
+/// # Errors
+/// As [`external_files`].
+pub(crate) fn external_locations(path: &Path) -> Result<BTreeSet<String>> {
+    Ok(of_model(&decode_file(path)?))
+}
+
+/// The same of a model in memory, which messages call `source`.
+///
+/// # Errors
+/// When it is not ONNX.
+pub(crate) fn external_locations_of(bytes: &[u8], source: &str) -> Result<BTreeSet<String>> {
+    Ok(of_model(&decode_bytes(bytes, source)?))
+}
+
+fn of_model(model: &ModelProto) -> BTreeSet<String> {
     let mut locations = BTreeSet::new();
     model.graph.iter().for_each(|graph| of_graph(graph, &mut locations));
     model.functions.iter().for_each(|function| of_nodes(&function.node, &mut locations));
-    let folder = folder_of(path);
-    Ok(locations.into_iter().map(|location| folder.join(location)).collect())
+    locations
 }
 
 fn of_graph(graph: &GraphProto, found: &mut BTreeSet<String>) {

@@ -9,7 +9,7 @@ mod digest;
 mod encode;
 mod external;
 mod load;
-#[cfg(feature = "cli")]
+#[cfg(feature = "data")]
 mod locations;
 mod model;
 mod names;
@@ -23,8 +23,8 @@ pub use encode::encode;
 pub use external::Sidecars;
 pub(crate) use load::load_as;
 pub use load::{NEWEST_KNOWN_OPSET, load, load_within, read, read_tensor, read_within};
-#[cfg(feature = "cli")]
-pub(crate) use locations::external_files;
+#[cfg(feature = "data")]
+pub(crate) use locations::{external_files, external_locations, external_locations_of};
 pub use model::{
     Attribute, Dim, Function, FunctionKey, Graph, Initializer, Literal, Model, Node, Opsets, Type,
     ValueInfo,

@@ -106,7 +106,7 @@ mod tests {
             let mut ops = ops.into_iter();
             for to in 1..4 {
                 let mut sum: Option<String> = None;
-                for from in nodes[..to].to_vec() {
+                for from in nodes.iter().take(to).cloned() {
                     let y = match ops.next().unwrap() {
                         "none" => self.add(&format!("Mul {from} zero")),
                         "skip" => from,

@@ -90,6 +90,7 @@ pub fn run(job: &Job) -> Record {
 pub struct Worker {
     /// Whether it does not log what there is to say about the data.
     is_silent: bool,
+    source: AnySource,
     data: Option<(String, data::Options, Dataset)>,
     engine: Option<(EngineSettings, Box<dyn Engine>)>,
 }
@@ -98,6 +99,12 @@ impl Worker {
     /// A worker beside others, of which one has logged already what there is to say about the data.
     pub fn silent() -> Self {
         Worker { is_silent: true, ..Worker::default() }
+    }
+
+    /// The same with models of `source`.
+    #[must_use]
+    pub fn with_source(self, source: AnySource) -> Self {
+        Worker { source, ..self }
     }
 
     /// Does `job`, as [`run`].
@@ -132,7 +139,7 @@ impl Worker {
         };
         let scorer = Scorer::new(&job.settings, dataset, &**engine, memory)?;
         let memo = memo(scorer.run());
-        Ok(scorer.with_memo(&memo).score(&job.model, &AnySource))
+        Ok(scorer.with_memo(&memo).score(&job.model, &self.source))
     }
 }
 

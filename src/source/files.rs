@@ -9,11 +9,8 @@ use std::path::{Component, Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
 
-use super::{Fetched, ModelRef, Source, address};
+use super::{EXTENSION, Fetched, ModelRef, Source, address};
 use crate::error::{Error, Result};
-
-/// The extension of model files, by which they are found in folders.
-const EXTENSION: &str = "onnx";
 
 /// Model files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,7 +68,8 @@ impl Source for Files {
     }
 }
 
-fn models_of(source: &OsStr) -> Result<Vec<PathBuf>> {
+/// The models that a file, a folder or a pattern stands for, sorted by path.
+pub(super) fn models_of(source: &OsStr) -> Result<Vec<PathBuf>> {
     let path = &address::given(source);
     let mut models = Vec::new();
     if path.is_dir() {
@@ -92,7 +90,7 @@ fn models_of(source: &OsStr) -> Result<Vec<PathBuf>> {
 }
 
 /// Adds the models in `folder` and in its folders.
-fn walk(folder: &Path, models: &mut Vec<PathBuf>) -> Result<()> {
+pub(super) fn walk(folder: &Path, models: &mut Vec<PathBuf>) -> Result<()> {
     for Entry { path, is_folder } in entries(folder)? {
         if is_folder {
             walk(&path, models)?;

@@ -18,10 +18,16 @@ mod page;
 mod paper;
 mod rank;
 mod records;
+mod registry;
 mod schema;
 mod shapes;
 mod space;
 mod store;
+
+#[path = "../support/http.rs"]
+mod http;
+#[path = "../support/mlflow.rs"]
+mod mlflow;
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};

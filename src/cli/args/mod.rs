@@ -3,6 +3,7 @@
 //! One definition serves the parser, the help and the completions. What they mean together is
 //! worked out in [`settings`](super::settings).
 
+mod from;
 mod running;
 mod space;
 mod store;
@@ -26,6 +27,7 @@ use crate::rank::Aggregate;
 use crate::report::Format;
 use crate::transform::{Init, Loss};
 
+pub(super) use from::From;
 pub(super) use running::{Running, Shown, WhichShard};
 pub(super) use space::Space;
 pub(super) use store::{Merge, Store, StoreExport, StoreList, StorePrune, Worker};
@@ -139,9 +141,12 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct Score {
-    /// Model files
+    /// Model files, archives, or addresses as 'rank' takes them
     #[arg(required = true, value_name = "MODEL")]
-    pub models: Vec<PathBuf>,
+    pub models: Vec<OsString>,
+
+    #[command(flatten)]
+    pub from: From,
 
     #[command(flatten)]
     pub scoring: Scoring,
@@ -149,9 +154,16 @@ pub(super) struct Score {
 
 #[derive(Debug, Args)]
 pub(super) struct Rank {
-    /// Model files, folders that hold some, or glob patterns
+    /// Model files; folders or archives (.tar, .tar.gz, .zip) that hold some; glob patterns; one model of
+    /// an archive (FILE.zip!/a/model.onnx); a repository in Hugging Face's cache (hf://ORG/NAME);
+    /// registered models of MLflow (mlflow://HOST:PORT/NAME, then /VERSION or @ALIAS for one;
+    /// models:/NAME); an artifact of an OCI registry (oci://HOST/REPO:TAG); or '-' for a list of these
+    /// on standard input, one a line
     #[arg(required = true, value_name = "SOURCE")]
     pub sources: Vec<OsString>,
+
+    #[command(flatten)]
+    pub from: From,
 
     /// Known accuracies to compare the ranking with: a CSV file with the columns 'model' (a file
     /// name, with or without .onnx; or a path, or as much of its end as the output has) and 'accuracy'

@@ -104,6 +104,10 @@ pub(in crate::cli) struct Worker {
     /// The memory that all processes together may take, in bytes
     #[arg(long, value_name = "BYTES")]
     pub memory: Option<u64>,
+
+    /// A folder of this machine that a registry may name files in
+    #[arg(long, value_name = "PREFIX")]
+    pub allow_local: Vec<PathBuf>,
 }
 
 fn age(text: &str) -> Result<Duration, String> {
