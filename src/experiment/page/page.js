@@ -5,6 +5,13 @@
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const format = (v) => (v === null ? "–" : Math.abs(v) >= 1e6 || (v !== 0 && Math.abs(v) < 1e-3) ? v.toExponential(2) : String(Number(v.toPrecision(5))));
 
+  const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+  const label = (v) => {
+    const size = Math.abs(v);
+    if (size !== 0 && (size < 1e-3 || size >= 1e15)) return v.toExponential().replace("e+", "e");
+    return size >= 1e4 ? compact.format(v) : String(v);
+  };
+
   // Ranks from the lowest up; equal values share the mean of their ranks.
   const ranks = (values) => {
     const order = values.map((v, i) => i).filter((i) => values[i] !== null).sort((a, b) => values[a] - values[b]);
@@ -47,15 +54,15 @@
     const up = (v) => frame.bottom - ((v - y0) / (y1 - y0)) * (frame.bottom - frame.top);
     c.strokeStyle = colour("--line");
     c.fillStyle = colour("--muted");
-    for (const tick of steps(x0, x1, 4)) {
+    for (const tick of steps(x0, x1, 5)) {
       c.beginPath(); c.moveTo(across(tick), frame.top); c.lineTo(across(tick), frame.bottom); c.stroke();
       c.textAlign = "center";
-      c.fillText(format(tick), across(tick), frame.bottom + 15);
+      c.fillText(label(tick), across(tick), frame.bottom + 15);
     }
-    for (const tick of steps(y0, y1, 4)) {
+    for (const tick of steps(y0, y1, 6)) {
       c.beginPath(); c.moveTo(frame.left, up(tick)); c.lineTo(frame.right, up(tick)); c.stroke();
       c.textAlign = "right";
-      c.fillText(format(tick), frame.left - 5, up(tick) + 4);
+      c.fillText(label(tick), frame.left - 5, up(tick) + 4);
     }
     c.fillStyle = colour("--accent");
     c.globalAlpha = xs.length > 1000 ? 0.35 : 0.6;
