@@ -20,6 +20,7 @@ mod records;
 mod registry;
 mod schema;
 mod shapes;
+mod sources;
 mod store;
 
 #[path = "../support/http.rs"]
