@@ -94,7 +94,7 @@ def main():
     parser.add_argument("models", nargs="+")
     parser.add_argument("--limit", type=int, default=1024)
     parser.add_argument("--samples", type=int, default=64)
-    parser.add_argument("--metric", default="gradalign-1,gradalign-2,naswot,grad-norm")
+    parser.add_argument("--metric", default="gradalign-1,gradalign-2,naswot")
     options = parser.parse_args()
     good = True
 

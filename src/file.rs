@@ -43,7 +43,7 @@ pub fn sha256(path: &Path) -> Result<String> {
 }
 
 /// A digest as text.
-pub(crate) fn hex(digest: Sha256) -> String {
+pub(crate) fn hex(digest: impl Digest) -> String {
     digest.finalize().iter().fold(String::new(), |mut hex, byte| {
         // Writing to a string cannot fail.
         let _ = write!(hex, "{byte:02x}");

@@ -39,6 +39,8 @@ pub mod data;
 pub mod emit;
 pub mod engine;
 pub mod error;
+#[cfg(feature = "experiment")]
+pub mod experiment;
 mod file;
 pub mod graph;
 #[cfg(feature = "data")]
@@ -66,6 +68,8 @@ pub mod report;
 pub mod score;
 #[cfg(feature = "data")]
 pub mod source;
+#[cfg(feature = "data")]
+pub mod space;
 #[cfg(feature = "data")]
 pub mod stats;
 #[cfg(feature = "store")]

@@ -14,7 +14,7 @@ use crate::score::{Failure, Record};
 
 /// Whether a word between `before` and `after` stands for itself, and is not part of a name.
 fn is_apart(before: &str, after: &str) -> bool {
-    let after = after.strip_prefix(['.', ',', ';', ':', ')', '?']).unwrap_or(after);
+    let after = after.trim_start_matches(['.', ',', ';', ':', ')', '?']);
     (before.is_empty() || before.ends_with([' ', '(']))
         && (after.is_empty() || after.starts_with([' ', '\n']))
 }

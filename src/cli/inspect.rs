@@ -92,8 +92,12 @@ struct Network {
     parameters: Vec<Parameter>,
     /// Trainable scalars.
     trainable: u64,
+    /// Those on a path from the input to the output.
+    trainable_live: u64,
     /// Multiply-adds of one sample's forward pass.
     flops: u64,
+    /// Those on such a path.
+    flops_live: u64,
     notes: Vec<String>,
 }
 
@@ -245,7 +249,9 @@ fn network(imported: Imported) -> Network {
         batch_norms,
         parameters: parameters(&graph),
         trainable: probe::parameters(&graph),
+        trainable_live: probe::live_parameters(&graph),
         flops: probe::flops(&graph),
+        flops_live: probe::live_flops(&graph),
         notes,
     }
 }
@@ -323,6 +329,11 @@ fn add(text: &mut String, lines: &mut Vec<String>) {
     }
 }
 
+/// What to add to a number of which only some are live.
+fn live(all: u64, live: u64) -> String {
+    if live == all { String::new() } else { format!(", {live} of them live") }
+}
+
 fn describe_network(network: &Network) -> Vec<String> {
     let shape: Vec<_> = network.output_shape.iter().copied().map(Some).collect();
     let before = match network.final_activation {
@@ -336,8 +347,16 @@ fn describe_network(network: &Network) -> Vec<String> {
     let lines = [
         format!("output       {}: {}{before}", network.output, dimensions(&shape)),
         format!("batch norms  {}", network.batch_norms),
-        format!("parameters   {}", network.trainable),
-        format!("flops        {} multiply-adds", network.flops),
+        format!(
+            "parameters   {}{}",
+            network.trainable,
+            live(network.trainable, network.trainable_live)
+        ),
+        format!(
+            "flops        {} multiply-adds{}",
+            network.flops,
+            live(network.flops, network.flops_live)
+        ),
         format!("operators    {}", operators.join(", ")),
     ];
     let notes = network.notes.iter().map(|note| format!("note         {note}"));

@@ -2,6 +2,7 @@
 
 use super::{Outcome, args, print, width};
 use crate::metric::{self, Options};
+use crate::rank::{AGGREGATE, NAMED};
 use crate::report::{Align, Grid};
 
 pub(super) fn run(args: args::List) -> anyhow::Result<Outcome> {
@@ -18,6 +19,16 @@ pub(super) fn run(args: args::List) -> anyhow::Result<Outcome> {
             info.direction.to_owned(),
             metric.probe(&options)?.treatment().map_or_else(|| "–".into(), |t| t.to_string()),
             info.source.to_owned(),
+        ]);
+    }
+    for named in NAMED {
+        grid.push([
+            format!("{AGGREGATE} {}", named.name),
+            named.formula.to_owned(),
+            format!("{}, ranked: rank --aggregate={}", named.scores.join(", "), named.name),
+            "higher is better".to_owned(),
+            "–".to_owned(),
+            format!("limits: {}", named.limits),
         ]);
     }
     let mut text = Vec::new();

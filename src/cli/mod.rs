@@ -5,6 +5,7 @@
 mod args;
 mod compare;
 mod doctor;
+mod experiment;
 mod flags;
 mod grad;
 mod inspect;
@@ -19,6 +20,7 @@ mod results;
 mod score;
 mod settings;
 mod sources;
+mod space;
 mod store;
 mod worker;
 mod write_back;
@@ -99,6 +101,8 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Metrics(args) => metrics::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Compare(args) => compare::run(args),
+        Command::Space(args) => space::run(args),
+        Command::Experiment(args) => experiment::run(args),
         Command::Store(command) => store::run(command),
         Command::Merge(args) => store::merge(args),
         Command::Worker(args) => worker::run(args),

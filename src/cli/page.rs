@@ -36,7 +36,7 @@ impl PageFile {
     }
 }
 
-/// The command line of this process, as a shell takes it.
+/// How this process was started, as a shell takes it.
 pub(super) fn command_line() -> String {
     let arguments = std::env::args_os().skip(1);
     arguments.fold("gradalign".to_owned(), |line, word| line + " " + &quoted(&word))

@@ -1,17 +1,20 @@
 //! `gradalign rank`.
 
 use super::{NOTICE, Outcome, args, score, sources};
-use crate::rank::{AGGREGATE, Filter, Ranking, Truth};
+use crate::rank::{AGGREGATE, Aggregate, Filter, Ranking, Truth};
 use crate::report::{Format, printable};
 use crate::source::{ModelRef, Source, Sources};
 
 pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
-    let args::Rank { sources, from, truth: truth_file, aggregate, shown, scoring } = args;
+    let args::Rank { sources, from, truth: truth_file, aggregate, shown, mut scoring } = args;
+    let parts = aggregate.iter().flat_map(Aggregate::scores).cloned();
+    scoring.metric.metric.extend(parts);
     let mut request = scoring.resolve()?;
     // A folder may hold anything.
     request.running.isolate.get_or_insert(true);
     let args::Shown { top, filter } = shown;
-    let known = request.settings.metrics.iter().cloned().chain(aggregate.map(|_| AGGREGATE.into()));
+    let known =
+        request.settings.metrics.iter().cloned().chain(aggregate.iter().map(|_| AGGREGATE.into()));
     filter.as_ref().map_or(Ok(()), |filter| filter.check(&known.collect::<Vec<_>>()))?;
     // What can go wrong early does so before any model is scored.
     let (source, write_back) = from.resolve();
@@ -48,10 +51,10 @@ pub(super) fn run(args: args::Rank) -> anyhow::Result<Outcome> {
     let first = request.settings.metrics.first().cloned();
     score::score_all(&sources, &models, &request, move |ranking| {
         ranking.sum_ranks();
-        if let Some(method) = aggregate {
-            ranking.aggregate(method);
+        if let Some(aggregate) = &aggregate {
+            ranking.aggregate(aggregate);
         }
-        if let Some(name) = aggregate.map(|_| AGGREGATE).or(first.as_deref()) {
+        if let Some(name) = aggregate.as_ref().map(|_| AGGREGATE).or(first.as_deref()) {
             ranking.sort_by(name);
         }
         let Some(truth) = &truth else { return show(ranking, top, filter.as_ref()) };

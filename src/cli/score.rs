@@ -61,7 +61,7 @@ pub(super) fn score_all(
         tracing::warn!("{warning}");
     }
     let models = part(models, running.shard.as_ref());
-    let jobs = jobs(request, models.len());
+    let jobs = jobs(request.jobs, &request.engine_options, models.len());
     let engine = engine::open(request.engine, &for_one_of(jobs, &request.engine_options))?;
     let mut memory = request.memory;
     // A GPU works for one model at a time, unless it was told otherwise.
@@ -261,12 +261,16 @@ fn is_report(file: &Path) -> bool {
 
 /// How many of `models` models are scored at once. One thread for each makes better use of cores
 /// than several for one: what is not parallel in scoring a model runs beside the others.
-fn jobs(request: &Request, models: usize) -> NonZeroUsize {
-    let most = || match request.engine_options.device {
+pub(super) fn jobs(
+    asked: Option<NonZeroUsize>,
+    options: &EngineOptions,
+    models: usize,
+) -> NonZeroUsize {
+    let most = || match options.device {
         Device::Cuda(_) => 1,
-        Device::Auto | Device::Cpu => threads(&request.engine_options).min(JOBS),
+        Device::Auto | Device::Cpu => threads(options).min(JOBS),
     };
-    let jobs = request.jobs.map_or_else(most, NonZeroUsize::get);
+    let jobs = asked.map_or_else(most, NonZeroUsize::get);
     NonZeroUsize::new(jobs.min(models)).unwrap_or(NonZeroUsize::MIN)
 }
 
@@ -279,7 +283,7 @@ fn threads(options: &EngineOptions) -> usize {
 }
 
 /// The options of an engine that runs `jobs` models at once.
-fn for_one_of(jobs: NonZeroUsize, options: &EngineOptions) -> EngineOptions {
+pub(super) fn for_one_of(jobs: NonZeroUsize, options: &EngineOptions) -> EngineOptions {
     match jobs.get() {
         1 => options.clone(),
         jobs => EngineOptions {

@@ -161,22 +161,28 @@ impl args::Running {
             (false, true) => Some(false),
             (false, false) => None,
         };
-        let shard = match shard {
-            None => None,
-            Some(WhichShard::This(_)) if shards.is_some() => {
-                return Err(Error::Usage(
-                    "`shards` goes with --shard auto; I/N says both numbers".into(),
-                ));
-            }
-            Some(WhichShard::This(shard)) => Some((shard, None)),
-            Some(WhichShard::Auto) => {
-                let variable = |name: &str| std::env::var(name).ok();
-                let (shard, told) = Shard::of_environment(variable, shards)?;
-                Some((shard, Some(told)))
-            }
-        };
+        let shard = self::shard(shard, shards)?;
         let store = store.filter(|_| !no_store);
         Ok(Running { store, isolate, timeout, fail_fast, strict, shard })
+    }
+}
+
+/// The part that was asked for, and where it was read from, if it was not given.
+pub(super) fn shard(
+    shard: Option<WhichShard>,
+    shards: Option<u64>,
+) -> Result<Option<(Shard, Option<String>)>> {
+    match shard {
+        None => Ok(None),
+        Some(WhichShard::This(_)) if shards.is_some() => {
+            Err(Error::Usage("`shards` goes with --shard auto; I/N says both numbers".into()))
+        }
+        Some(WhichShard::This(shard)) => Ok(Some((shard, None))),
+        Some(WhichShard::Auto) => {
+            let variable = |name: &str| std::env::var(name).ok();
+            let (shard, told) = Shard::of_environment(variable, shards)?;
+            Ok(Some((shard, Some(told))))
+        }
     }
 }
 
@@ -226,7 +232,7 @@ fn unique<T>(what: &str, given: Vec<(String, T)>) -> Result<BTreeMap<String, T>>
 }
 
 /// No more threads than there are cores: those beyond only wait, and keep others waiting.
-fn threads(asked: usize) -> usize {
+pub(super) fn threads(asked: usize) -> usize {
     let cores = thread::available_parallelism().map_or(asked, NonZeroUsize::get);
     if asked > cores {
         tracing::warn!("--threads {asked}: this machine has {cores} cores, and as many are used");

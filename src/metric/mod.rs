@@ -40,6 +40,8 @@ pub use zen::ZenForm;
 pub struct Size {
     /// The number of trainable scalars.
     pub parameters: u64,
+    /// The number of those that are live: see [`live`](crate::transform::live).
+    pub live_parameters: u64,
     /// Multiply-adds of the forward pass of one sample.
     pub flops: u64,
 }
@@ -151,6 +153,8 @@ pub fn all() -> &'static [&'static dyn Metric] {
         &jacob_cov::JacobCov,
         &size::Count::Parameters,
         &size::Count::Flops,
+        &size::Count::LiveParameters,
+        &size::Count::LiveFlops,
     ]
 }
 

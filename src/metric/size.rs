@@ -2,7 +2,7 @@
 
 use super::{Info, Metric, Options, Value};
 use crate::error::Result;
-use crate::probe::{Probe, flops, parameters};
+use crate::probe::{Probe, flops, live_flops, live_parameters, parameters};
 
 /// A size of the model, taken as its score.
 #[derive(Clone, Copy, Debug)]
@@ -11,6 +11,10 @@ pub enum Count {
     Parameters,
     /// Multiply-adds of the forward pass of one sample.
     Flops,
+    /// The number of trainable scalars that inputs meet on their way to the prediction.
+    LiveParameters,
+    /// Multiply-adds on that way.
+    LiveFlops,
 }
 
 impl Metric for Count {
@@ -19,6 +23,12 @@ impl Metric for Count {
             Count::Parameters => ("params", "number of trainable scalars"),
             Count::Flops => {
                 ("flops", "multiply-adds of convolutions and matrix products, one sample's forward")
+            }
+            Count::LiveParameters => {
+                ("params-live", "those of params that are on a path from the input to the output")
+            }
+            Count::LiveFlops => {
+                ("flops-live", "those of flops that are on a path from the input to the output")
             }
         };
         Info {
@@ -34,6 +44,8 @@ impl Metric for Count {
         let size = match self {
             Count::Parameters => parameters,
             Count::Flops => flops,
+            Count::LiveParameters => live_parameters,
+            Count::LiveFlops => live_flops,
         };
         Ok(Probe::of_model(move |model| Ok((size(model) as f64).into())))
     }

@@ -1,11 +1,12 @@
 //! Reads and checks ONNX files.
 //!
 //! [`load`] decodes the protobuf messages to a [`Model`] with typed attributes and decoded tensors,
-//! external data included. [`crate::import`] lowers a model to the graph IR.
+//! external data included; [`encode`] writes one back. [`crate::import`] lowers a model to the graph IR.
 
 mod declared;
 mod decode;
 mod digest;
+mod encode;
 mod external;
 mod load;
 #[cfg(feature = "data")]
@@ -18,6 +19,7 @@ mod tensor;
 pub(crate) use declared::non_initializers;
 pub use declared::{DeclaredInput, declared_inputs};
 pub use digest::{sha256, sha256_of};
+pub use encode::encode;
 pub use external::Sidecars;
 pub(crate) use load::load_as;
 pub use load::{NEWEST_KNOWN_OPSET, load, load_within, read, read_tensor, read_within};

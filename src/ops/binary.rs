@@ -274,6 +274,16 @@ impl Rule for Binary {
         false
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        let (p, q) = (zero[0], zero[1]);
+        match self {
+            Add | Greater | Less | Max | Min | Or | Sub | Xor => p && q,
+            And | Mul => p || q,
+            Div | Mod => p && !q,
+            Equal | GreaterOrEqual | LessOrEqual | Pow => false,
+        }
+    }
+
     fn emit(&self, e: &mut dyn Writer, x: &[Value], out: &Fact) -> Result<String> {
         let (p, q) = (e.name(x[0]), e.name(x[1]));
         if *self == Mod && out.dtype.is_float() {

@@ -64,6 +64,10 @@ impl Rule for CumSum {
         false
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero[0]
+    }
+
     /// Sums of int64 are made in int32: not every runtime has others. What networks count is positions.
     fn emit(&self, e: &mut dyn Writer, x: &[Value], out: &Fact) -> Result<String> {
         let (mut x, axis) = (e.name(x[0]), e.scalar(DType::I64, self.axis as f64));

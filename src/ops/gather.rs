@@ -85,6 +85,10 @@ impl Rule for Gather {
         false
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero[0]
+    }
+
     fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let (x, i) = (e.name(x[0]), e.name(x[1]));
         Ok(e.node("Gather", &[&x, &i], &[("axis", Attr::Int(self.axis as i64))]))
@@ -159,6 +163,10 @@ impl Rule for ScatterAdd {
 
     fn moves(&self) -> bool {
         false
+    }
+
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero[1]
     }
 
     fn emit(&self, e: &mut dyn Writer, x: &[Value], out: &Fact) -> Result<String> {

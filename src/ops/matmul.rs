@@ -138,6 +138,10 @@ impl Rule for MatMul {
         false
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero[0] || zero[1]
+    }
+
     fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let (rank_p, rank_q) = (e.fact(x[0]).rank(), e.fact(x[1]).rank());
         let (mut p, mut q) = (e.name(x[0]), e.name(x[1]));

@@ -169,6 +169,10 @@ pub trait Rule {
     /// not depend on their values.
     fn moves(&self) -> bool;
 
+    /// Whether the result is zero where the operands marked in `zero` are, whatever finite values the
+    /// others have. Booleans are zero where they are false.
+    fn vanishes(&self, zero: &[bool]) -> bool;
+
     /// Writes the operation as nodes of standard ONNX and returns the name of the result.
     fn emit(&self, e: &mut dyn Writer, inputs: &[Value], output: &Fact) -> Result<String>;
 }

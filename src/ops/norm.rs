@@ -151,6 +151,11 @@ impl Rule for BatchNorm {
         false
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        let [x, scale, bias, mean] = [zero[0], zero[1], zero[2], zero[3]];
+        bias && (scale || x && (mean || self.mode != BatchNormMode::Running))
+    }
+
     fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         if self.mode != BatchNormMode::Running {
             return Err(Error::Shape("batch normalisation is taken apart before emission".into()));

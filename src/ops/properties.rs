@@ -224,6 +224,35 @@ mod tests {
         }
     }
 
+    /// Every set of operands is made zero in turn.
+    #[test]
+    fn what_vanishes_is_zero() {
+        let with = |fact: &Fact, operand: usize, is_zero: bool, negated: bool| {
+            let x = values(fact, operand);
+            match (is_zero, fact.dtype) {
+                (true, _) => Tensor::full(fact.dtype, &fact.shape, 0.0),
+                (false, dtype) if negated && dtype.is_float() => scaled(&x, -1.0),
+                (false, DType::Bool) if negated => Tensor::from_f64(1.0 - x.to_f64(), DType::Bool),
+                _ => x,
+            }
+        };
+        for (op, facts) in examples() {
+            for set in 1..1usize << facts.len() {
+                let zero: Vec<bool> = (0..facts.len()).map(|i| set >> i & 1 == 1).collect();
+                let [is_zero, is_zero_negated] = [false, true].map(|negated| {
+                    let x = facts.iter().enumerate().map(|(i, f)| with(f, i, zero[i], negated));
+                    run(&op, &x.collect::<Vec<_>>()).is_all(0.0)
+                });
+                match op.rule().vanishes(&zero) {
+                    true => assert!(is_zero, "{op:?} {zero:?}"),
+                    // None of the values equals 0, though others do.
+                    false if op == Binary::Equal.into() => {}
+                    false => assert!(!(is_zero && is_zero_negated), "{op:?} {zero:?}"),
+                }
+            }
+        }
+    }
+
     /// The multiply-adds are the products that `eval` adds up: the sum over a result where all
     /// operands are 1.
     #[test]

@@ -152,6 +152,10 @@ impl Rule for Reduce {
         false
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero[0]
+    }
+
     fn emit(&self, e: &mut dyn Writer, x: &[Value], out: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         let op = format!("Reduce{:?}", self.kind);

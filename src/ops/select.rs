@@ -79,6 +79,11 @@ impl Rule for Where {
         false
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        // Where the condition is false, the result is the last operand.
+        zero[2] && (zero[0] || zero[1])
+    }
+
     fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let (c, p, q) = (e.name(x[0]), e.name(x[1]), e.name(x[2]));
         Ok(e.node("Where", &[&c, &p, &q], &[]))
@@ -133,6 +138,10 @@ impl Rule for Cast {
         false
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero[0]
+    }
+
     fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         Ok(e.cast(&x, self.to))
@@ -174,6 +183,10 @@ impl Rule for Detach {
 
     fn moves(&self) -> bool {
         true
+    }
+
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero[0]
     }
 
     /// The name of the operand itself: nothing is computed.

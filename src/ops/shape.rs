@@ -61,6 +61,10 @@ impl Rule for Reshape {
         true
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero[0]
+    }
+
     fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         Ok(e.reshape(&x, &self.shape))
@@ -134,6 +138,10 @@ impl Rule for Transpose {
         true
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero[0]
+    }
+
     fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         Ok(e.transpose(&x, &self.perm))
@@ -199,6 +207,10 @@ impl Rule for Expand {
 
     fn moves(&self) -> bool {
         true
+    }
+
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero[0]
     }
 
     fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {

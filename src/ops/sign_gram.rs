@@ -110,6 +110,10 @@ impl Rule for SignGram {
         false
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero.iter().all(|&zero| zero)
+    }
+
     fn emit(&self, _: &mut dyn Writer, _: &[Value], _: &Fact) -> Result<String> {
         Err(Error::Shape("products of signs are taken apart before emission".into()))
     }

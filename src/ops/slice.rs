@@ -89,6 +89,10 @@ impl Rule for Slice {
         true
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero[0]
+    }
+
     fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let shape = &e.fact(x[0]).shape;
         let axes: Vec<usize> = (0..shape.len())
@@ -176,6 +180,10 @@ impl Rule for Pad {
 
     fn moves(&self) -> bool {
         false
+    }
+
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero[0] && self.value.get() == 0.0
     }
 
     fn emit(&self, e: &mut dyn Writer, x: &[Value], out: &Fact) -> Result<String> {
@@ -277,6 +285,10 @@ impl Rule for Concat {
 
     fn moves(&self) -> bool {
         false
+    }
+
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero.iter().all(|&zero| zero)
     }
 
     fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {

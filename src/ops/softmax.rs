@@ -69,6 +69,10 @@ impl Rule for Softmax {
         false
     }
 
+    fn vanishes(&self, _: &[bool]) -> bool {
+        false
+    }
+
     fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         let op = if self.log { "LogSoftmax" } else { "Softmax" };

@@ -69,6 +69,10 @@ impl Rule for TopK {
         false
     }
 
+    fn vanishes(&self, _: &[bool]) -> bool {
+        false
+    }
+
     fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let (x, count) = (e.name(x[0]), e.i64s_of(&[self.count]));
         let attrs = [

@@ -266,6 +266,15 @@ impl Rule for Unary {
         false
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        let keeps_zero = match self {
+            Abs | Asin | Asinh | Atan | Atanh | Ceil | Erf | Floor | IsInf | IsNaN | Neg | Relu
+            | Round | Sign | Sin | Sinh | Sqrt | Tan | Tanh => true,
+            Acos | Acosh | Cos | Cosh | Exp | Log | Not | Reciprocal | Sigmoid | Softplus => false,
+        };
+        keeps_zero && zero[0]
+    }
+
     fn emit(&self, e: &mut dyn Writer, x: &[Value], out: &Fact) -> Result<String> {
         let x = e.name(x[0]);
         if *self == Softplus {

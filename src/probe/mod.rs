@@ -40,7 +40,7 @@ pub use network::{LayerValues, Network};
 pub(crate) use runs::STACK;
 pub use sample_runs::Pairs;
 pub use selection::{Roles, Selection};
-pub use size::{flops, has_batch_norm, parameters};
+pub use size::{flops, has_batch_norm, live_flops, live_parameters, parameters};
 pub use view::{BatchView, Differentiated, Features, Inputs, Parameters, SampleView, Treatment};
 
 use crate::error::{Error, Result};

@@ -13,7 +13,7 @@ mod ranking;
 mod shard;
 mod truth;
 
-pub use aggregate::{AGGREGATE, Aggregate};
+pub use aggregate::{AGGREGATE, Aggregate, Method, NAMED, Named};
 pub use compare::{Comparison, Difference, Failed, Move, ScoreComparison, compare};
 pub use filter::Filter;
 pub use queue::{Observer, score_each, score_models};

@@ -127,12 +127,12 @@ impl Ranking {
         }
     }
 
-    /// Adds the score [`AGGREGATE`], which makes one ranking out of those by all scores.
-    pub fn aggregate(&mut self, method: Aggregate) {
+    /// Adds the score [`AGGREGATE`], which makes one ranking out of those by several scores.
+    pub fn aggregate(&mut self, aggregate: &Aggregate) {
         let names: Vec<String> =
             self.score_names().into_iter().filter(|name| name != AGGREGATE).collect();
-        method.add_to(&mut self.models, &names);
-        self.aggregate = Some(method);
+        aggregate.add_to(&mut self.models, &names);
+        self.aggregate = Some(aggregate.clone());
         rank(&mut self.models, AGGREGATE);
     }
 
@@ -257,6 +257,7 @@ fn join_warnings(model: &mut ModelResult) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rank::Method;
     use crate::report::tests::{ranking, run};
     use crate::score::{ScoreSettings, ScoreValue};
     use crate::source::ModelRef;
@@ -320,14 +321,14 @@ mod tests {
         assert_eq!(records[1].result.value("sum"), Some(3.0));
         assert!(records.iter().all(|r| r.result.scores.get("sum").unwrap().rank.is_none()));
         summed.sum_ranks();
-        summed.aggregate(Aggregate::Borda);
+        summed.aggregate(&Aggregate::of_all(Method::Borda));
         summed.sort_by("sum");
         let mut again = summed.clone().into_records();
         again.sort_by(|a, b| a.result.name.cmp(&b.result.name));
         assert_eq!(again, records);
         let mut ranking = Ranking::of(again).unwrap();
         ranking.sum_ranks();
-        ranking.aggregate(Aggregate::Borda);
+        ranking.aggregate(&Aggregate::of_all(Method::Borda));
         ranking.sort_by("sum");
         assert_eq!(ranking, summed);
     }
@@ -356,7 +357,7 @@ mod tests {
     #[test]
     fn one_ranking_is_made_of_several() {
         let mut ranking = ranking();
-        ranking.aggregate(Aggregate::Borda);
+        ranking.aggregate(&Aggregate::of_all(Method::Borda));
         // The second is ahead by both scores; the first has no value in one.
         let values: Vec<_> = ranking.models.iter().map(|row| row.value(AGGREGATE)).collect();
         assert_eq!(values, [Some(0.0), Some(1.0), None]);
@@ -371,15 +372,15 @@ mod tests {
         });
         let rows: Vec<ModelResult> = rows.collect();
         for (method, expected) in [
-            (Aggregate::Borda, [0.625, 0.375, 0.5]),
+            (Method::Borda, [0.625, 0.375, 0.5]),
             (
-                Aggregate::LogRank,
+                Method::LogRank,
                 [[2.5, 2.0], [2.5, 1.0], [1.0, 3.0]]
                     .map(|ranks| ranks.iter().map(|r| (r / 3.0f64).ln()).sum::<f64>() / 2.0),
             ),
         ] {
             let mut ranking = Ranking::new(ranking.run.clone(), rows.clone());
-            ranking.aggregate(method);
+            ranking.aggregate(&Aggregate::of_all(method));
             for (row, expected) in ranking.models.iter().zip(expected) {
                 let value = row.value(AGGREGATE).unwrap();
                 assert!((value - expected).abs() < 1e-12, "{method:?}: {value} {expected}");

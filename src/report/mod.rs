@@ -3,7 +3,7 @@
 
 mod csv;
 mod grid;
-mod html;
+pub(crate) mod html;
 mod json;
 mod markdown;
 mod read;
@@ -15,7 +15,7 @@ mod text;
 
 use std::io::{self, Write};
 
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "experiment"))]
 pub(crate) use grid::number;
 pub use grid::{Align, Column, Grid};
 pub use html::Page;

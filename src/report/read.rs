@@ -135,7 +135,7 @@ impl Run1 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rank::Aggregate;
+    use crate::rank::{Aggregate, Method};
     use crate::report::Format;
     use crate::report::tests::{ranking, written};
 
@@ -145,7 +145,7 @@ mod tests {
         let records = ranking.clone().into_records();
         let lines = written(Format::Jsonl, &ranking);
         assert_eq!(read(&lines, "lines").unwrap(), records);
-        ranking.aggregate(Aggregate::LogRank);
+        ranking.aggregate(&Aggregate::of_all(Method::LogRank));
         assert_eq!(read(&written(Format::Json, &ranking), "document").unwrap(), records);
         // One after the other, as `cat` leaves them.
         assert_eq!(read(&(lines.clone() + &lines), "both").unwrap().len(), 6);

@@ -38,6 +38,7 @@ pub(crate) fn ranking() -> Ranking {
     let models = ModelRef::all(paths.map(String::from));
     let mut first = ModelResult::new(&models[0]);
     first.parameters = Some(10);
+    first.parameters_live = Some(8);
     first.flops = Some(20);
     (first.key, first.sha256) = (Some("ef".into()), Some("cd".into()));
     first.loss = Some("cross-entropy".into());
@@ -125,6 +126,7 @@ fn json_has_the_documented_form() {
       "key": "ef",
       "sha256": "cd",
       "parameters": 10,
+      "parameters_live": 8,
       "flops": 20,
       "output": null,
       "loss": "cross-entropy",

@@ -103,7 +103,11 @@ pub fn score(
     let leaves = leaves(metrics);
     let probes = leaves.iter().map(|leaf| leaf.probe(options)).collect::<Result<Vec<_>>>()?;
     check_repeats(settings)?;
-    let size = Size { parameters: probe::parameters(model), flops: probe::flops(model) };
+    let size = Size {
+        parameters: probe::parameters(model),
+        live_parameters: probe::live_parameters(model),
+        flops: probe::flops(model),
+    };
     let roles = Roles::of(model);
     let mut outcomes: Vec<Outcome> = leaves.iter().map(|_| Outcome::default()).collect();
     let mut warnings = Vec::new();

@@ -10,8 +10,8 @@ use crate::ops::Op;
 use crate::probe::Batch;
 use crate::transform::Loss;
 
-/// Raised where a value changes without a change of gradalign's version.
-const REVISION: u32 = 1;
+/// Raised where a value changes, or a record gains one, without a change of gradalign's version.
+const REVISION: u32 = 2;
 
 /// What identifies a result: two results with equal keys have equal values, up to the rounding of
 /// runs that are cut differently. It is known before anything runs.

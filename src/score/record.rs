@@ -91,6 +91,10 @@ pub struct ModelResult {
     pub sha256: Option<String>,
     /// The number of trainable parameters; `None` for a model that failed before they were known.
     pub parameters: Option<u64>,
+    /// The number of those on a path from the input to the output, where a branch that is multiplied by
+    /// a constant zero is no path; `None` as for `parameters`.
+    #[serde(default)]
+    pub parameters_live: Option<u64>,
     /// Multiply-adds of one sample's forward pass; `None` as for `parameters`.
     pub flops: Option<u64>,
     /// The name of the model's output that was scored; `None` as for `parameters`.
@@ -165,6 +169,7 @@ impl ModelResult {
     /// Fills in what scoring gave.
     pub fn fill(&mut self, scored: Scored) {
         self.parameters = Some(scored.size.parameters);
+        self.parameters_live = Some(scored.size.live_parameters);
         self.flops = Some(scored.size.flops);
         self.loss = Some(scored.loss.to_string());
         self.output = Some(scored.output);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::onnx::{self, Model, Sidecars};
 
-/// A model that can be read: a file with those beside it, or bytes in memory.
+/// A model that can be read: a file with those beside it, bytes in memory, or a model that was built.
 pub struct Fetched {
     content: Content,
     /// What messages call the model.
@@ -20,6 +20,7 @@ pub struct Fetched {
 enum Content {
     File(PathBuf),
     Memory(Arc<Bytes>),
+    Built(Box<Model>),
 }
 
 /// A model in memory.
@@ -45,6 +46,13 @@ impl Fetched {
 
     pub(super) fn shared(bytes: Arc<Bytes>, called: impl Into<String>) -> Self {
         Fetched { content: Content::Memory(bytes), called: called.into(), kept: None }
+    }
+
+    /// A model that was never a file. Messages call it `called`.
+    pub fn built(model: Model, called: impl Into<String>) -> Self {
+        let called = called.into();
+        let model = Model { source: called.clone(), ..model };
+        Fetched { content: Content::Built(Box::new(model)), called, kept: None }
     }
 
     /// The same under another name in messages: for a file that was downloaded, its address.
@@ -74,15 +82,18 @@ impl Fetched {
             Content::Memory(bytes) => {
                 onnx::read_within(&bytes.model, &bytes.sidecars, &self.called, room)
             }
+            // Its tensors are shared. What they take is taken already.
+            Content::Built(model) => Ok((**model).clone()),
         }
     }
 
-    /// The SHA-256 in hex of the content, external data included: see [`onnx::sha256`]. `model` is
+    /// The SHA-256 in hex of the content, external data included: see [`onnx::sha256`]. Of a model that
+    /// was built it is that of the file which [`onnx::encode`] makes of it. `model` is
     /// what [`Fetched::load`] gave; of a model that could not be read, only the file itself is
     /// known.
     ///
     /// # Errors
-    /// When a file cannot be read.
+    /// When a file cannot be read, or a model that was built cannot be written.
     pub fn sha256(&self, model: Option<&Model>) -> Result<String> {
         match &self.content {
             Content::File(path) => match model {
@@ -90,6 +101,7 @@ impl Fetched {
                 None => crate::file::sha256(path),
             },
             Content::Memory(bytes) => Ok(onnx::sha256_of(&bytes.model, &bytes.sidecars)),
+            Content::Built(model) => Ok(onnx::sha256_of(&onnx::encode(model)?, &Sidecars::new())),
         }
     }
 }

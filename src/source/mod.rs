@@ -1,6 +1,7 @@
 //! Where models come from: a [`Source`] lists [`ModelRef`]s and fetches the models that they name.
 
 mod address;
+mod architectures;
 mod archive;
 #[cfg(feature = "registry")]
 mod cache;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use architectures::Architectures;
 pub use fetched::Fetched;
 pub use files::Files;
 pub use memory::InMemory;
@@ -27,6 +29,7 @@ pub use names::names;
 pub use sources::Sources;
 
 use crate::error::{Error, Result};
+use crate::space;
 use archive::Archive;
 
 /// The extension of model files, by which they are found.
@@ -131,6 +134,7 @@ impl Source for AnySource {
             }
             #[cfg(feature = "registry")]
             Some((oci::SCHEME, rest)) => oci::fetch(address, rest),
+            Some((space::SCHEME, _)) => Architectures::default().fetch(model),
             Some((unknown, _)) => Err(refused(unknown)),
             None => match Archive::of_address(address) {
                 Some((archive, inside)) => archive.fetch(inside),

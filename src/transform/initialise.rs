@@ -138,12 +138,14 @@ fn draw(init: Init, role: Role, shape: &[usize], rng: &mut ChaCha8Rng) -> Result
     }))
 }
 
-fn normal(len: usize, deviation: f64, rng: &mut ChaCha8Rng) -> Vec<f32> {
+/// `len` numbers from `N(0, deviation²)`.
+pub(crate) fn normal(len: usize, deviation: f64, rng: &mut ChaCha8Rng) -> Vec<f32> {
     let draw = |v: f64| (v * deviation) as f32;
     StandardNormal.sample_iter(rng).take(len).map(draw).collect()
 }
 
-fn uniform(len: usize, bound: f64, rng: &mut ChaCha8Rng) -> Vec<f32> {
+/// `len` numbers from `U(−bound, bound)`.
+pub(crate) fn uniform(len: usize, bound: f64, rng: &mut ChaCha8Rng) -> Vec<f32> {
     (0..len).map(|_| ((2.0 * rng.random::<f64>() - 1.0) * bound) as f32).collect()
 }
 

@@ -26,6 +26,7 @@ mod grad;
 mod initialise;
 mod landmarks;
 mod linearise;
+mod live;
 mod loss;
 #[cfg(test)]
 mod maps;
@@ -39,8 +40,10 @@ mod widen;
 pub use batch_norm::batch_norm;
 pub use grad::grad;
 pub use initialise::{Init, initialise};
+pub(crate) use initialise::{normal, uniform};
 pub use landmarks::{Layer, features, layers, normalised};
 pub use linearise::{Linearised, linearise};
+pub use live::live;
 pub use loss::{LABELS, Loss, loss, target_name};
 pub use roles::{Role, roles};
 pub(crate) use training::first_output;

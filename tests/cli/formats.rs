@@ -24,13 +24,14 @@ fn has_keys(value: &Value, keys: &[&str]) {
     assert_eq!(found, keys);
 }
 
-const ROW: [&str; 13] = [
+const ROW: [&str; 14] = [
     "model",
     "name",
     "path",
     "key",
     "sha256",
     "parameters",
+    "parameters_live",
     "flops",
     "output",
     "loss",

@@ -6,6 +6,7 @@ mod cases;
 mod commands;
 mod compare;
 mod data;
+mod experiment;
 mod formats;
 mod inspect;
 mod isolate;
@@ -21,6 +22,7 @@ mod registry;
 mod schema;
 mod shapes;
 mod sources;
+mod space;
 mod store;
 
 #[path = "../support/http.rs"]

@@ -11,7 +11,7 @@ use super::{DIGITS, SMALL, command, gradalign, inside, run};
 const OPTIONS: &str = "--samples 10 --engine tract --metric gradalign-1,params";
 
 /// The JSON in a page.
-fn embedded(page: &str) -> &str {
+pub(super) fn embedded(page: &str) -> &str {
     let (_, rest) = page.split_once("id=\"ranking\">").unwrap();
     rest.split_once("</script>").unwrap().0
 }

@@ -131,7 +131,7 @@ fn scores_that_move_the_input_need_numbers_there() {
 fn the_table_of_scores_is_complete() {
     let table = gradalign("metrics --format json").json(0);
     let rows = table.as_array().unwrap();
-    assert_eq!(rows.len(), 17);
+    assert_eq!(rows.len(), 20);
     for row in rows {
         for column in ["name", "formula", "needs", "direction", "bn", "source"] {
             assert!(!row[column].as_str().unwrap().is_empty(), "{row}");

@@ -1,8 +1,10 @@
 //! `rank` and `score`: what fails costs only its own row.
 
+use gradalign::report::read;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::page::embedded;
 use super::{DIGITS, SMALL, engines, gradalign, inside, row, value};
 
 /// Of each file in `fixtures/broken`, the kind of its error and what the message must say.
@@ -201,7 +203,10 @@ fn an_interruption_prints_what_was_finished() {
         std::fs::copy(SMALL, folder.path().join(format!("{i}.onnx"))).unwrap();
     }
     let folder = folder.path().to_str().unwrap();
-    let arguments = format!("-vv rank {folder} --data {DIGITS} --engine tract --format json");
+    let pages = TempDir::new().unwrap();
+    let (page, html) = inside(&pages, "report.html");
+    let arguments =
+        format!("-vv rank {folder} --data {DIGITS} --engine tract --format json --report {html}");
     let mut child = super::command(&arguments.split(' ').collect::<Vec<_>>())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -222,6 +227,8 @@ fn an_interruption_prints_what_was_finished() {
     assert!((1..MODELS).contains(&rows.len()), "{} rows", rows.len());
     assert!(rows.iter().all(|row| row["error"].is_null()));
     assert!(rest.join().unwrap().contains("interrupted"));
+    let page = std::fs::read_to_string(page).unwrap();
+    assert_eq!(read(embedded(&page), "page").unwrap().len(), rows.len());
 }
 
 /// A reader that leaves early, as `| head -1` does.

@@ -97,7 +97,7 @@ fn records_of_a_file_are_ranked_as_they_were() {
 fn reranked(records: Vec<Record>) -> Value {
     let mut ranking = Ranking::of(records).unwrap();
     ranking.sum_ranks();
-    ranking.aggregate(gradalign::rank::Aggregate::Borda);
+    ranking.aggregate(&"borda".parse().unwrap());
     serde_json::to_value(&ranking).unwrap()
 }
 

@@ -5,6 +5,7 @@
 
 mod from;
 mod running;
+mod space;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use crate::transform::{Init, Loss};
 
 pub(super) use from::From;
 pub(super) use running::{Running, Shown, WhichShard};
+pub(super) use space::Space;
 pub(super) use store::{Merge, Store, StoreExport, StoreList, StorePrune, Worker};
 pub(super) use values::{Auto, Plain};
 use values::{
@@ -75,7 +77,8 @@ const SCORING: &str = "Examples:
   gradalign rank models --data probe.npz --metric paper --aggregate --format csv --out ranking.csv
 
 Scores: gradalign-1, gradalign-2, gradsign, naswot, te-nas, te-nas-ntk, te-nas-regions, zen,
-  grad-norm, snip, grasp, synflow, fisher, jacob-cov, params, flops; 'gradalign metrics' explains them.
+  grad-norm, snip, grasp, synflow, fisher, jacob-cov, params, flops, params-live, flops-live; 'gradalign metrics'
+  explains them.
 
 ";
 
@@ -99,6 +102,9 @@ pub(super) enum Command {
     /// Score every model found and rank them, best first
     #[command(after_help = format!("{SCORING}{CODES}"))]
     Rank(Rank),
+    /// Measure how well scores rank the networks of a search space whose accuracies are known
+    #[command(after_help = super::experiment::HELP)]
+    Experiment(super::experiment::Args),
     /// Show which models moved between two results, how far, and what else differs
     #[command(after_help = super::compare::HELP)]
     Compare(super::compare::Args),
@@ -108,6 +114,9 @@ pub(super) enum Command {
     /// Write a model's training graph as a standard ONNX file
     #[command(after_help = WRITING)]
     Grad(Grad),
+    /// Build networks of a search space as ONNX files, at initialisation
+    #[command(after_help = super::space::help())]
+    Space(Space),
     /// List the operators and how gradients pass them
     Ops(List),
     /// List the scores: formula, needs, direction, source
@@ -161,11 +170,12 @@ pub(super) struct Rank {
     #[arg(long, value_name = "FILE.csv")]
     pub truth: Option<PathBuf>,
 
-    /// Make one ranking out of those by all scores, and rank by it
+    /// Make one ranking out of several, and rank by it: 'borda' or 'log-rank' of all scores, or of some
+    /// as in log-rank:params-live,naswot, which are computed, too; or 'live-jacob', whose limits
+    /// 'gradalign metrics' states
     #[arg(
         long,
-        value_name = "METHOD",
-        value_enum,
+        value_name = "METHOD[:LIST]",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "borda"

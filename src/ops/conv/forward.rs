@@ -85,6 +85,10 @@ impl Rule for Conv {
         false
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero[0] || zero[1]
+    }
+
     fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let kernel = e.fact(x[1]).shape[2..].to_vec();
         let (x, w) = (e.name(x[0]), e.name(x[1]));

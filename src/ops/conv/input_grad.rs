@@ -106,6 +106,10 @@ impl Rule for ConvInputGrad {
         false
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero[0] || zero[1]
+    }
+
     fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let (z, kernel) = (e.fact(x[0]).shape.clone(), e.fact(x[1]).shape.clone());
         if let Some(conv) = self.as_conv(&z[2..], &kernel[2..]) {

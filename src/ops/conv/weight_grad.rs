@@ -127,6 +127,10 @@ impl Rule for ConvWeightGrad {
         false
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero[0] || zero[1]
+    }
+
     /// `z` `[n, g, M/g, O]` times the parts of `x` `[n, g, C/g, O]` that each kernel position
     /// meets, transposed.
     ///

@@ -121,6 +121,10 @@ impl Rule for MaxPool {
         false
     }
 
+    fn vanishes(&self, zero: &[bool]) -> bool {
+        zero[0]
+    }
+
     fn emit(&self, e: &mut dyn Writer, x: &[Value], _: &Fact) -> Result<String> {
         let dtype = e.fact(x[0]).dtype;
         let lowest = if dtype == DType::F64 { f64::MIN } else { f64::from(f32::MIN) };
@@ -168,6 +172,10 @@ impl Rule for MaxPoolIndices {
     }
 
     fn moves(&self) -> bool {
+        false
+    }
+
+    fn vanishes(&self, _: &[bool]) -> bool {
         false
     }
 

@@ -5,6 +5,7 @@
 //! plots.
 
 mod bars;
+mod document;
 mod sections;
 mod table;
 #[cfg(test)]
@@ -13,14 +14,14 @@ mod text;
 
 use std::io;
 
-use sha2::{Digest, Sha256};
-
 use crate::ordered::Ordered;
 use crate::rank::{Ranking, Truth};
-use text::{base64, counted, embedded, escaped};
+
+pub(crate) use document::document;
+pub(crate) use sections::{list, plain_table, section, tiles};
+pub(crate) use text::{counted, embedded, escaped};
 
 const PAGE: &str = include_str!("page.html");
-const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("page.js");
 
 /// A page about a ranking.
@@ -78,12 +79,6 @@ impl<'a> Page<'a> {
             .correlation
             .as_ref()
             .map(|found| sections::correlation(found, accuracies.as_deref().unwrap_or_default()));
-        let (style, script) = (lines(STYLE), lines(SCRIPT));
-        let policy = format!(
-            "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{}'; img-src data:; \
-             base-uri 'none'; form-action 'none'",
-            base64(&Sha256::digest(&script))
-        );
         let lead = format!(
             "Data: {}, {} · Engine: {} {} on {}",
             run.data.source,
@@ -92,15 +87,13 @@ impl<'a> Page<'a> {
             run.engine.version,
             run.engine.device
         );
-        fill(PAGE, |name| {
-            Ok(match name {
-                "policy" => policy.clone(),
+        document(PAGE, SCRIPT, |name| {
+            Ok(Some(match name {
                 "generator" => escaped(&format!("{} {}", run.tool.name, run.tool.version)),
                 "title" => format!("Scores of {}", counted(ranking.models.len(), "model")),
-                "style" => style.clone(),
                 "lead" => escaped(&lead),
                 "unfinished" => self.unfinished(),
-                "tiles" => sections::tiles(&self.facts()),
+                "tiles" => tiles(&self.facts()),
                 "table" => table.html.clone(),
                 "table_note" => table.note.clone(),
                 "correlation" => correlation.clone().unwrap_or_default(),
@@ -109,11 +102,8 @@ impl<'a> Page<'a> {
                 "repeat" => sections::repeat(ranking, self.command)?,
                 "ranking" => embedded(&serde_json::to_string(ranking)?),
                 "accuracies" => serde_json::to_string(&accuracies)?,
-                "script" => script.clone(),
-                unknown => {
-                    return Err(io::Error::other(format!("the page has no part '{unknown}'")));
-                }
-            })
+                _ => return Ok(None),
+            }))
         })
     }
 
@@ -150,26 +140,4 @@ impl<'a> Page<'a> {
         );
         facts
     }
-}
-
-/// `template` with `{{name}}` replaced by `part(name)`. What is put in is not looked through again.
-fn fill(template: &str, part: impl Fn(&str) -> io::Result<String>) -> io::Result<String> {
-    let mut pieces = template.split("{{");
-    let mut out = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
-        match piece.split_once("}}") {
-            Some((name, rest)) => {
-                out += &part(name)?;
-                out += rest;
-            }
-            None => out += piece,
-        }
-    }
-    Ok(out)
-}
-
-/// With the ends of lines that browsers see, whatever the source was checked out with: the digest of
-/// the script is of these.
-fn lines(text: &str) -> String {
-    text.replace("\r\n", "\n")
 }

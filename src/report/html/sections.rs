@@ -135,25 +135,28 @@ fn fields(settings: &ScoreSettings) -> serde_json::Result<Map<String, Value>> {
 }
 
 /// A few numbers at the top.
-pub(super) fn tiles(facts: &[(String, String)]) -> String {
+pub(crate) fn tiles(facts: &[(String, String)]) -> String {
     let tile = |(value, what): &(String, String)| {
         format!("<li><b>{}</b><span>{}</span></li>", escaped(value), escaped(what))
     };
     facts.iter().map(tile).collect()
 }
 
-fn section(id: &str, title: &str, content: &str) -> String {
+/// A part of a page under a heading.
+pub(crate) fn section(id: &str, title: &str, content: &str) -> String {
     format!(
         "<section aria-labelledby=\"{id}-title\">\n<h2 id=\"{id}-title\">{title}</h2>\n{content}\n\
          </section>"
     )
 }
 
-fn list(items: &[String]) -> String {
+/// Items, one below the other.
+pub(crate) fn list(items: &[String]) -> String {
     format!("<ul class=\"list\">{}</ul>", items.concat())
 }
 
-fn plain_table(grid: &Grid, is_best: impl Fn(usize) -> bool) -> String {
+/// A table to read; rows that are best stand out.
+pub(crate) fn plain_table(grid: &Grid, is_best: impl Fn(usize) -> bool) -> String {
     let class = |align| match align {
         Align::Left => " class=\"text\"",
         Align::Right => "",

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
+use super::text::base64;
 use super::*;
 use crate::report::read;
 use crate::report::tests::{ranking, run};

@@ -3,7 +3,7 @@
 use super::super::printable;
 
 /// `text` as HTML shows it, in elements and in attributes between double quotes.
-pub(super) fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in printable(text).chars() {
         match c {
@@ -20,7 +20,7 @@ pub(super) fn escaped(text: &str) -> String {
 
 /// JSON that may stand in a `script` element, and is still the same JSON. These characters occur in
 /// strings only.
-pub(super) fn embedded(json: &str) -> String {
+pub(crate) fn embedded(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
         match c {
@@ -47,7 +47,7 @@ pub(super) fn grouped(value: u64) -> String {
 }
 
 /// `count` of things called `noun`.
-pub(super) fn counted(count: usize, noun: &str) -> String {
+pub(crate) fn counted(count: usize, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{} {noun}{plural}", grouped(count as u64))
 }
