@@ -349,6 +349,7 @@ def check_tls(rank, folder):
         assert "MLFLOW_TRACKING_SERVER_CERT_PATH" in said, said
         nobody = {"MLFLOW_TRACKING_SERVER_CERT_PATH": certificates["MLFLOW_TRACKING_SERVER_CERT_PATH"]}
         _, missing = rank(source, code=2, **LOGIN, **nobody, **only)
+        assert "MLFLOW_TRACKING_CLIENT_CERT_PATH" in missing, missing
         rank(source, "--write-back", **LOGIN, MLFLOW_TRACKING_INSECURE_TLS="true", **unknown)
         print(f"TLS with an authority and a client certificate of one's own; without: {said.strip()}\n  {missing.strip()}")
 

@@ -21,6 +21,7 @@ mod records;
 mod registry;
 mod schema;
 mod shapes;
+mod sources;
 mod space;
 mod store;
 

@@ -192,6 +192,24 @@ fn what_cannot_be_asked_is_refused_before_the_work() {
 }
 
 #[test]
+fn a_server_that_goes_down_costs_rows() {
+    let (server, folder) = (registry(), TempDir::new().unwrap());
+    server.state().is_down = true;
+    let once = [LOGIN[0], LOGIN[1], ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")];
+    let run = gradalign(
+        &format!("rank mlflow://{}/net {} {SMALL} --write-back", server.host(), options()),
+        folder.path(),
+        &once,
+    );
+    let report = run.json(1);
+    for name in ["net@1", "net@2", "net@3"] {
+        assert_eq!(row(&report, name)["error"]["kind"], "remote");
+    }
+    assert!(row(&report, "opset11.onnx")["error"].is_null());
+    assert!(run.err.contains("trying again") && server.state().tags.is_empty(), "{}", run.err);
+}
+
+#[test]
 fn files_that_a_registry_names_on_this_machine_need_leave() {
     let (server, folder) = (registry(), TempDir::new().unwrap());
     let (allowed, secret) = (folder.path().join("allowed"), folder.path().join("secret"));

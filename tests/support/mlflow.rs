@@ -28,6 +28,8 @@ pub struct State {
     pub has_experiment: bool,
     /// Whether answers need no password.
     pub is_open: bool,
+    /// Whether nothing is answered any more but the list of versions.
+    pub is_down: bool,
     /// Downloads that break off in the middle, so many times.
     pub breaks: usize,
 }
@@ -90,6 +92,9 @@ fn answer(state: &mut State, asked: &Asked) -> Reply {
     if !state.is_open && asked.header("authorization") != Some(login) {
         let page = "<!doctype html><title>401 Unauthorized</title>";
         return Reply::bytes(401, "text/html", page.as_bytes());
+    }
+    if state.is_down && !asked.path.contains("model-versions/search") {
+        return Reply::broken();
     }
     let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
     let query: Vec<(String, String)> = query

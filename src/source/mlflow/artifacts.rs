@@ -1,4 +1,4 @@
-//! Where the files of a version are, and which of them is the model.
+//! Which of the files of a version is the model, and how they are got.
 
 use std::path::{Path, PathBuf};
 
@@ -6,13 +6,11 @@ use sha2::{Digest, Sha256};
 
 use super::super::cache::Folder;
 use super::api::{Listed, Server, Version};
+use super::place::{ARTIFACTS, Place, inside, joined};
 use crate::error::{Error, Result};
 use crate::file;
-use crate::http::{Origin, Patience, encoded};
+use crate::http::{Patience, encoded};
 use crate::onnx;
-
-/// The part of the server's interface that hands out files by their place, and takes them.
-pub(crate) const ARTIFACTS: &str = "/api/2.0/mlflow-artifacts/artifacts";
 
 /// What lists the model in a folder that MLflow wrote.
 const DESCRIPTION: &str = "MLmodel";
@@ -22,85 +20,6 @@ const USUAL: &str = "model.onnx";
 
 /// The most folders that are looked through for a model.
 const MOST_FOLDERS: usize = 200;
-
-/// Where files are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Below this path, from where the server hands them out.
-    Proxied(String),
-    /// On a disk: the server's, or that of whoever registered the version.
-    Disk(PathBuf),
-    /// At an address that only the server may have access to.
-    Foreign(String),
-}
-
-impl Place {
-    /// What an address of MLflow's means to the server of runs at `origin`.
-    fn of(uri: &str, origin: &Origin) -> Result<Self> {
-        if let Some(rest) = uri.strip_prefix("mlflow-artifacts:") {
-            let path = match rest.strip_prefix("//") {
-                None => rest,
-                Some(rest) => {
-                    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-                    let is_own = ["http", "https"].iter().any(|scheme| {
-                        let other = Origin::parse(&format!("{scheme}://{host}"));
-                        other.is_some_and(|other| other.is_same_server(origin))
-                    });
-                    if !host.is_empty() && !is_own {
-                        return Err(elsewhere(uri));
-                    }
-                    path
-                }
-            };
-            return Ok(Place::Proxied(inside(path.trim_matches('/'))?.to_owned()));
-        }
-        if let Some(path) = uri.strip_prefix("file:") {
-            return Ok(Place::Disk(path.strip_prefix("//").unwrap_or(path).into()));
-        }
-        match uri.split_once(':') {
-            None => Ok(Place::Disk(uri.into())),
-            // The letter of a disk.
-            Some((scheme, _)) if scheme.len() == 1 => Ok(Place::Disk(uri.into())),
-            Some(("http" | "https", _)) => {
-                let path =
-                    uri.split_once(ARTIFACTS).map(|(server, path)| (Origin::parse(server), path));
-                match path {
-                    Some((Some(server), path)) if server.is_same_server(origin) => {
-                        Ok(Place::Proxied(inside(path.trim_matches('/'))?.to_owned()))
-                    }
-                    _ => Err(elsewhere(uri)),
-                }
-            }
-            Some(_) => Ok(Place::Foreign(uri.to_owned())),
-        }
-    }
-}
-
-fn elsewhere(uri: &str) -> Error {
-    let server = uri.split('/').nth(2).unwrap_or_default();
-    Error::Remote(format!(
-        "its files are on another server, {server}, which is not asked: name that server, or register the \
-         version again with files on this one"
-    ))
-}
-
-/// A path from a server, which must stay inside.
-fn inside(path: &str) -> Result<&str> {
-    let is_fine = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', '\0']);
-    let is_drive = path.as_bytes().get(1) == Some(&b':');
-    if !is_drive && path.split('/').all(is_fine) {
-        return Ok(path);
-    }
-    Err(Error::Remote(format!("the server names a file '{path}', which leads out of its folder")))
-}
-
-/// The path below [`ARTIFACTS`] that an address of a folder means; `None` where the server keeps files
-/// elsewhere.
-pub(crate) fn artifact_path(uri: &str) -> Option<String> {
-    let path = uri.strip_prefix("mlflow-artifacts:/").filter(|path| !path.starts_with('/'))?;
-    let parts: Vec<String> = inside(path.trim_matches('/')).ok()?.split('/').map(encoded).collect();
-    Some(parts.join("/"))
-}
 
 /// What it takes to get the files of one version.
 pub(super) struct Files<'a> {
@@ -343,14 +262,6 @@ fn is_model(path: &str) -> bool {
     extension.is_some_and(|e| e.eq_ignore_ascii_case(super::super::EXTENSION))
 }
 
-fn joined(folder: &str, path: &str) -> String {
-    match (folder, path) {
-        ("", path) => path.to_owned(),
-        (folder, "") => folder.to_owned(),
-        (folder, path) => format!("{folder}/{path}"),
-    }
-}
-
 /// An address without what may be a secret in it.
 fn plain(uri: &str) -> &str {
     uri.split(['?', '#']).next().unwrap_or_default()
@@ -378,44 +289,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places() {
-        let origin = Origin::parse("http://h:5000").unwrap();
-        let of = |uri| Place::of(uri, &origin);
-        let proxied = |path: &str| Place::Proxied(path.into());
-        for (uri, expected) in [
-            ("mlflow-artifacts:/1/r/artifacts/m", proxied("1/r/artifacts/m")),
-            ("mlflow-artifacts://h:5000/1/m", proxied("1/m")),
-            ("http://h:5000/api/2.0/mlflow-artifacts/artifacts/1/m", proxied("1/m")),
-            ("file:///srv/m", Place::Disk("/srv/m".into())),
-            ("/srv/m", Place::Disk("/srv/m".into())),
-            ("s3://b/m", Place::Foreign("s3://b/m".into())),
-            ("dbfs:/m", Place::Foreign("dbfs:/m".into())),
-        ] {
-            assert_eq!(of(uri).unwrap(), expected, "{uri}");
-        }
-        for uri in [
-            "mlflow-artifacts://other/1/m",
-            "http://other/api/2.0/mlflow-artifacts/artifacts/1/m",
-            "https://h:5000/m",
-            "mlflow-artifacts:/1/../2",
-        ] {
-            assert!(of(uri).is_err(), "{uri}");
-        }
-    }
-
-    #[test]
     fn descriptions_name_the_model() {
         let text = "artifact_path: x\nflavors:\n  python_function:\n    data: other\n  onnx:\n    code: \
                     null\n    data: 'net.onnx'\nrun_id: y\n";
         assert_eq!(described(text).as_deref(), Some("net.onnx"));
         assert_eq!(described("flavors:\n  sklearn:\n    data: x\ndata: y"), None);
-    }
-
-    #[test]
-    fn paths_stay_inside() {
-        assert!(inside("a/b.data").is_ok());
-        for path in ["", "/a", "../a", "a/../../b", "a//b", "C:x", "a\\b", "."] {
-            assert!(inside(path).is_err(), "{path}");
-        }
     }
 }

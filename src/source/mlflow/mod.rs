@@ -8,13 +8,14 @@ mod address;
 mod api;
 mod artifacts;
 mod environment;
+mod place;
 
 use super::{AnySource, Fetched, cache};
 use crate::error::{Error, Result};
 
 pub(crate) use address::{Address, Which};
 pub(crate) use api::{Server, Version};
-pub(crate) use artifacts::{ARTIFACTS, artifact_path};
+pub(crate) use place::{ARTIFACTS, artifact_path};
 
 use artifacts::Files;
 use environment::Environment;
