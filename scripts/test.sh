@@ -38,7 +38,7 @@ cargo fmt --check
 cargo clippy --locked --all-targets "${lapack[@]}" -- -D warnings
 
 step "the library without the command line"
-for features in "" data ort registry store tract workers; do
+for features in "" data experiment ort registry store tract workers; do
     cargo clippy --locked --lib --no-default-features --features "$features" -- -D warnings
 done
 
