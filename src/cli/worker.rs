@@ -30,7 +30,7 @@ pub(super) fn run(args: args::Worker) -> anyhow::Result<Outcome> {
             )
         })?;
         if child && i == 0 {
-            let own = job.memory.map(|memory| memory.saturating_sub(job.held_elsewhere));
+            let own = job.own_memory.or(job.memory);
             confine(own, job.engine.device != Device::Cpu.to_string())?;
         }
         tracing::debug!("scoring {}", job.model.name);

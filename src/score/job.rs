@@ -27,13 +27,12 @@ pub struct Job {
     /// What runs the model.
     #[serde(default)]
     pub engine: EngineSettings,
-    /// Bytes of memory that the process may take, with those held elsewhere; `None` for what the system
-    /// has.
+    /// Bytes of memory that the run may take; `None` for what the system has.
     #[serde(default)]
     pub memory: Option<u64>,
-    /// How many of these bytes other processes hold.
+    /// The bytes among these that are the process's own; `None` for all of them.
     #[serde(default)]
-    pub held_elsewhere: u64,
+    pub own_memory: Option<u64>,
 }
 
 /// An engine and how it runs, by names and numbers: see [`EngineOptions`].
@@ -119,7 +118,7 @@ impl Worker {
 
     fn record<M: Memo>(&mut self, job: &Job, memo: impl FnOnce(&Run) -> M) -> Result<Record> {
         let memory = job.memory.map_or_else(Memory::default, Memory::up_to);
-        let memory = Memory { elsewhere: job.held_elsewhere, ..memory };
+        let memory = Memory { own: job.own_memory, ..memory };
         let options = job.settings.data_options(None);
         let opened = matches!(&self.data, Some((of, by, _)) if (of, by) == (&job.data, &options));
         if !opened {
@@ -175,7 +174,7 @@ mod tests {
             settings: ScoreSettings::new().metrics(["params", "gradalign-1"]),
             engine: EngineSettings { name: "tract".into(), ..EngineSettings::default() },
             memory: None,
-            held_elsewhere: 0,
+            own_memory: None,
         }
     }
 

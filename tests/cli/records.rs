@@ -48,7 +48,7 @@ fn a_worker_gives_the_records_that_score_gives() {
             settings: settings.clone(),
             engine: EngineSettings { name: engine.into(), ..EngineSettings::default() },
             memory: None,
-            held_elsewhere: 0,
+            own_memory: None,
         };
         let (code, out, err) = worker(&(line(&job(SMALL)) + &line(&job("nowhere.onnx"))));
         assert_eq!(code, 1, "{err}");

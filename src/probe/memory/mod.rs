@@ -34,15 +34,15 @@ const SESSION: u64 = 32 << 20;
 pub struct Memory {
     /// Bytes that the process may take, all in all; `None` for what the system has available.
     pub limit: Option<u64>,
-    /// How many of the bytes of the limit other processes hold.
-    pub elsewhere: u64,
+    /// The bytes among these that are this process's own, where other processes take the rest.
+    pub own: Option<u64>,
     /// How many models are scored at once: each takes its share of what is free.
     pub sharers: NonZeroUsize,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Memory { limit: None, elsewhere: 0, sharers: NonZeroUsize::MIN }
+        Memory { limit: None, own: None, sharers: NonZeroUsize::MIN }
     }
 }
 
@@ -55,16 +55,11 @@ impl Memory {
     /// How many bytes one of the sharers may take beside all that the process holds now; `None`
     /// where there is no limit and the system does not tell what it has.
     pub fn free(self) -> Option<u64> {
-        let free = match self.limit {
-            Some(limit) => limit.saturating_sub(self.held()),
+        let free = match self.own.or(self.limit) {
+            Some(most) => most.saturating_sub(resident().unwrap_or(0)),
             None => available()?,
         };
         Some(free / self.sharers.get() as u64)
-    }
-
-    /// The bytes of the limit that are held already.
-    fn held(self) -> u64 {
-        resident().unwrap_or(0).saturating_add(self.elsewhere)
     }
 
     /// `Ok` where `need` fits into what is free.
@@ -80,17 +75,20 @@ impl Memory {
 
     /// The error of a `need` that is more than what is `free`.
     pub(crate) fn refusal(self, need: Need, free: u64, what: &str) -> Error {
-        let held = self.held();
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        let all = mib(held + need.total());
         Error::Memory(match self.limit {
-            Some(limit) => format!(
-                "{what} take {} MiB beside the {} MiB that are held already, and `memory` allows for \
-                 {} MiB in all: raise `memory` to {all} MiB, or take fewer samples",
-                mib(need.total()),
-                mib(held),
-                limit >> 20,
-            ),
+            Some(limit) => {
+                let elsewhere = limit.saturating_sub(self.own.unwrap_or(limit));
+                let held = resident().unwrap_or(0).saturating_add(elsewhere);
+                format!(
+                    "{what} take {} MiB beside the {} MiB that are held already, and `memory` allows \
+                     for {} MiB in all: raise `memory` to {} MiB, or take fewer samples",
+                    mib(need.total()),
+                    mib(held),
+                    limit >> 20,
+                    mib(held + need.total()),
+                )
+            }
             None => format!(
                 "{what} take {} MiB, of which {} are available: take fewer samples, or a machine \
                  with more memory",
@@ -134,4 +132,34 @@ impl Need {
 pub(crate) fn copies(model: &Graph) -> u64 {
     let bytes = model.parameters().map(|(_, p)| p.tensor.len() * p.tensor.dtype().size());
     2 * bytes.sum::<usize>() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn refused(memory: Memory) -> String {
+        let need = Need { session: 0, values: 0, sessions: 0, more: 64 * GIB };
+        memory.check(need, "runs").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_share_counts_what_others_hold() {
+        let whole = Memory::up_to(4 * GIB);
+        let part = Memory { own: Some(GIB), ..whole };
+        assert!(whole.free().unwrap() > 3 * GIB && part.free().unwrap() < GIB);
+        let why = refused(part);
+        assert!(why.contains("allows for 4096 MiB in all"), "{why}");
+        // What others hold, 3 GiB, is part of what there must be.
+        let raise = why.split("raise `memory` to ").nth(1).unwrap().split(' ').next().unwrap();
+        assert!(raise.parse::<u64>().unwrap() >= (64 + 3) << 10, "{why}");
+    }
+
+    #[test]
+    fn a_limit_that_nobody_gave_cannot_be_raised() {
+        let why = refused(Memory { own: Some(GIB), ..Memory::default() });
+        assert!(why.contains("are available") && !why.contains("raise"), "{why}");
+    }
 }

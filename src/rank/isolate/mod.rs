@@ -92,14 +92,13 @@ impl Worker<'_> {
     ) -> Result<Record, Failure> {
         let Isolation { program, arguments, run, data, settings, engine, timeout, memory } =
             self.isolation;
-        let limit = memory.limit;
         let job = Job {
             model: model.clone(),
             data: data.clone(),
             settings: settings.clone(),
             engine: engine.clone(),
-            memory: limit.or(allowed),
-            held_elsewhere: limit.zip(allowed).map_or(0, |(limit, own)| limit.saturating_sub(own)),
+            memory: memory.limit,
+            own_memory: allowed,
         };
         let has_ended = self.process.as_mut().is_none_or(Process::has_ended);
         let mut process = match self.process.take() {
