@@ -51,8 +51,11 @@ pub struct Variant {
     pub name: String,
     /// How networks are built.
     pub build: BuildOptions,
-    /// How they are scored. The seed is that of each run.
+    /// How they are scored, the scores of aggregates and the baselines among them. The seed is that of
+    /// each run.
     pub settings: ScoreSettings,
+    /// The scores that were asked for themselves: those that an aggregate of all is made of.
+    pub asked: Vec<String>,
     /// The seeds of the draws of samples and parameters: each is a run.
     pub seeds: Vec<u64>,
 }
@@ -178,12 +181,13 @@ impl Plan {
                 };
                 let (space, build) = build(&[&of.space, &variant.space]).map_err(at)?;
                 let scoring = [scoring, &of.scoring, &variant.scoring];
-                let settings = settings(&scoring, &aggregates).map_err(at)?;
+                let (settings, asked) = settings(&scoring, &aggregates).map_err(at)?;
                 let seeds = match seeds.as_slice() {
                     [] => vec![settings.seed],
                     several => several.to_vec(),
                 };
-                Ok((space, Variant { name: variant.name.clone(), build, settings, seeds }))
+                let name = variant.name.clone();
+                Ok((space, Variant { name, build, settings, asked, seeds }))
             });
             let made = made.collect::<Result<Vec<_>>>()?;
             let Some(&(space, _)) = made.first() else {
@@ -250,15 +254,17 @@ fn build(tables: &[&Table]) -> Result<(&'static dyn Space, BuildOptions)> {
     Ok((space::named(&name)?, build))
 }
 
-/// The settings that the tables make together, with the scores of `aggregates` and the baselines.
-fn settings(tables: &[&Table], aggregates: &[Aggregate]) -> Result<ScoreSettings> {
+/// The settings that the tables make together, with the scores of `aggregates` and the baselines; and the
+/// scores without these.
+fn settings(tables: &[&Table], aggregates: &[Aggregate]) -> Result<(ScoreSettings, Vec<String>)> {
     let read = |e: toml::de::Error| Error::Usage(format!("scoring: {}", e.message()));
     let mut settings: ScoreSettings = merged(tables).try_into().map_err(read)?;
+    let asked = settings.spelt_out()?.metrics;
     settings.metrics.extend(aggregates.iter().flat_map(Aggregate::scores).cloned());
     settings.metrics.extend(["params", "flops"].map(String::from));
     let settings = settings.spelt_out()?;
     settings.resolve(Memory::default())?;
-    Ok(settings)
+    Ok((settings, asked))
 }
 
 /// Errs where two of `names` are the same.

@@ -111,8 +111,8 @@ impl Benched {
         mut columns: Vec<Column>,
         mut notes: Notes,
     ) -> Self {
-        let made: Vec<Column> =
-            plan.aggregates.iter().map(|aggregate| aggregated(aggregate, &columns)).collect();
+        let made = plan.aggregates.iter().map(|a| aggregated(a, &columns, &variant.asked));
+        let made: Vec<Column> = made.collect();
         // The baselines come last.
         columns.extend(made);
         columns.sort_by_key(|column| ["params", "flops"].contains(&column.name.as_str()));

@@ -74,10 +74,9 @@ pub(super) fn mean(runs: Vec<Vec<Column>>) -> Vec<Column> {
 }
 
 /// The column that `aggregate` makes of others.
-pub(super) fn aggregated(aggregate: &Aggregate, columns: &[Column]) -> Column {
+pub(super) fn aggregated(aggregate: &Aggregate, columns: &[Column], asked: &[String]) -> Column {
     let takes = |column: &&Column| match aggregate.scores() {
-        // The baselines stand beside the scores that were asked for.
-        [] => !["params", "flops"].contains(&column.name.as_str()),
+        [] => asked.contains(&column.name),
         scores => scores.contains(&column.name),
     };
     let values: Vec<_> = columns.iter().filter(takes).map(|c| c.values.clone()).collect();

@@ -83,6 +83,10 @@ fn a_plan_says_all_that_is_run() {
     // With the scores of aggregates and the baselines.
     let names = ["naswot", "params-live", "flops-live", "params", "flops"];
     assert_eq!(settings(0).metrics, names);
+    // An aggregate of all is of these, whatever others stand beside it.
+    assert_eq!(small.variants[0].asked, ["naswot", "params-live"]);
+    let baseline = parse(&PLAN.replace(r#"["naswot", "params-live"]"#, r#"["params"]"#)).unwrap();
+    assert_eq!(baseline.benchmarks[0].variants[0].asked, ["params"]);
     assert_ne!(settings(0).samples, settings(1).samples);
     assert_eq!(settings(0).init, settings(1).init);
 }

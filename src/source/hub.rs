@@ -91,6 +91,13 @@ fn list_in(cache: &Path, place: &str) -> Result<Vec<String>> {
     Ok(paths.iter().filter_map(address).collect())
 }
 
+/// The file that `address` is of, if it is in the cache.
+pub(super) fn file(address: &str) -> Option<PathBuf> {
+    let place = Place::parse(address.strip_prefix(SCHEME)?.strip_prefix("://")?).ok()?;
+    let (_, folder) = place.snapshot(&cache().ok()?).ok()?;
+    Some(folder.join(place.path?))
+}
+
 /// The model at `place`.
 pub(super) fn fetch(place: &str) -> Result<Fetched> {
     fetch_in(&cache()?, place)

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     models: Vec<ModelRef>,
-    /// The files among them, and the archives.
+    /// The files among them, those in caches too, and the archives.
     files: Vec<PathBuf>,
     any: AnySource,
 }
@@ -112,7 +112,9 @@ impl Found {
     ) -> Result<()> {
         let text = source.to_str().unwrap_or_default();
         if let Some(models) = any.list_at(text) {
-            self.extend(models?);
+            let models = models?;
+            self.files.extend(models.iter().filter_map(|address| hub::file(address)));
+            self.extend(models);
             return Ok(());
         }
         if let Some((archive, _)) = Archive::of_address(text)

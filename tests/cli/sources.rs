@@ -101,5 +101,15 @@ fn the_cache_of_the_hub_is_read() {
         let report = run.json(0);
         assert_eq!(report["models"].as_array().unwrap().len(), 1);
         assert!(run.err.contains("are skipped: 1, such as"), "{}", run.err);
+        // What a link in the snapshot leads to is read, and is not written over.
+        for file in ["external.onnx", "external.bin"] {
+            let blob = repository.join("blobs").join(file);
+            let before = fs::read(&blob).unwrap();
+            let arguments = format!("{arguments} --out {}", blob.display());
+            let mut command = super::command(&arguments.split_whitespace().collect::<Vec<_>>());
+            let run: Run = command.env("HF_HUB_CACHE", folder.path()).output().unwrap().into();
+            assert_eq!(run.code, 2, "{source} {file}: {}", run.err);
+            assert!(fs::read(&blob).unwrap() == before);
+        }
     }
 }

@@ -197,7 +197,11 @@ impl Archive {
             Kind::TarGz => {
                 let unpacked = flate2::read::MultiGzDecoder::new(BufReader::new(file));
                 let bounded = Bounded { inner: unpacked, left: most(length) };
-                self.visit_tar(BufReader::new(bounded), wanted, &mut see)
+                let mut reader = BufReader::new(bounded);
+                self.visit_tar(&mut reader, wanted, &mut see)?;
+                // The checksum is at the end of the file.
+                io::copy(&mut reader, &mut io::sink()).map_err(|e| self.damaged(&e))?;
+                Ok(())
             }
             Kind::Zip => self.visit_zip(file, wanted, &mut see),
         }

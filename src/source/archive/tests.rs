@@ -152,6 +152,18 @@ fn damage_and_doubles_are_told() {
     assert!(archive.list().unwrap_err().to_string().contains("two members"));
 }
 
+/// A member may be whole though the archive is not: the checksum is at the end.
+#[test]
+fn a_checksum_that_is_wrong_is_found() {
+    let mut packed = gz_of(&tar_of(&files()));
+    let checksum = packed.len() - 8;
+    packed[checksum] ^= 1;
+    let (_folder, archive) = archive("nets.tar.gz", &packed);
+    for error in [archive.list().unwrap_err(), archive.fetch("plain.onnx").err().unwrap()] {
+        assert!(error.to_string().contains("damaged"), "{error}");
+    }
+}
+
 #[test]
 fn bombs_are_not_unpacked() {
     let mut bounded = Bounded { inner: io::repeat(0), left: most(1 << 10) };
