@@ -50,10 +50,14 @@ pub trait Space: Sync {
     fn form(&self) -> &'static str;
 
     /// Which order [`Space::nth`] goes by, in words; `None` where there is none.
-    fn order(&self) -> Option<&'static str>;
+    fn order(&self) -> Option<&'static str> {
+        None
+    }
 
     /// How many architectures are in order.
-    fn size(&self) -> Option<usize>;
+    fn size(&self) -> Option<usize> {
+        None
+    }
 
     /// The architecture at a place in the order, from 0.
     ///

@@ -77,8 +77,8 @@ const SCORING: &str = "Examples:
   gradalign rank models --data probe.npz --metric paper --aggregate --format csv --out ranking.csv
 
 Scores: gradalign-1, gradalign-2, gradsign, naswot, te-nas, te-nas-ntk, te-nas-regions, zen,
-  grad-norm, snip, grasp, synflow, fisher, jacob-cov, params, flops, params-live, flops-live; 'gradalign metrics'
-  explains them.
+  grad-norm, snip, grasp, synflow, fisher, jacob-cov, zico-samples, params, flops, params-live, flops-live;
+  'gradalign metrics' explains them.
 
 ";
 

@@ -34,14 +34,6 @@ impl Space for NasBench101 {
          from \"input\" to \"output\" with \"conv3x3-bn-relu\", \"conv1x1-bn-relu\", \"maxpool3x3\" between"
     }
 
-    fn order(&self) -> Option<&'static str> {
-        None
-    }
-
-    fn size(&self) -> Option<usize> {
-        None
-    }
-
     fn nth(&self, index: usize) -> Result<Box<dyn Architecture>> {
         Err(not_indexed(self, index))
     }

@@ -150,14 +150,6 @@ impl Space for CellSpace {
          state that it reads, \"normal_concat\" and \"reduce_concat\"), \"width\" and \"depth\""
     }
 
-    fn order(&self) -> Option<&'static str> {
-        None
-    }
-
-    fn size(&self) -> Option<usize> {
-        None
-    }
-
     fn nth(&self, index: usize) -> Result<Box<dyn Architecture>> {
         Err(not_indexed(self, index))
     }
